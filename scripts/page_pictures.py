@@ -87,7 +87,7 @@ async def draw(into: Path) -> None:
         )
     async with serving() as http, browser(path) as new_tab:
         troubled(http.fleet, is_hostile=False)
-        http.pool.errors["10.0.0.7:4100"] = "the connection was refused"
+        http.unreachable("10.0.0.7:4100", "the connection was refused")
         rng = random.Random(1)  # noqa: S311 - a picture
         http.fill_history(360, lambda: rng.gauss(1.0, 0.08))
         end_some(http)

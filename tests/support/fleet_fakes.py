@@ -37,8 +37,6 @@ from capamesh.protocol.links.calls import (
 from capamesh.protocol.links.events import Answer
 from capamesh.protocol.links.handlers import LoadHandler, PartsHandler, ResponseHandler
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, TensorSpec
-from capamesh.router.balancing.balancer import Balancer
-from capamesh.router.balancing.prober import Prober
 from capamesh.router.balancing.served_model import ServedModel
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.replica import Replica
@@ -46,10 +44,9 @@ from capamesh.router.fleet.view import FleetView
 from capamesh.router.ownership.owners import Owners
 from capamesh.router.policies import IsEligible, Policy, RequestShape, make_policy
 from capamesh.router.policies.policy import MayBeProbed, PolicyBase
+from capamesh.router.process.request_parts import RequestParts
 from capamesh.router.requests.call import Call, Outcome, RoutingOptions
-from capamesh.router.requests.dispatch import Dispatch
 from capamesh.router.requests.repeated_calls import RepeatedCalls
-from capamesh.router.requests.routing import Routing
 from capamesh.router.rules.model_rules import DEFAULT_POLICY, NO_RULES, ModelRules, RoutingRules
 from capamesh.router.telemetry import Telemetry
 
@@ -408,62 +405,31 @@ class InOrder(PolicyBase):
         return self.wanted
 
 
-class Fleet:
-    """A router's core, on the running loop's clock, and nodes A, B, … that replica m and follow the scripts."""
+class Nodes:
+    """Nodes A, B, … at links of a test's making, in the view of a router's core."""
 
     def __init__(
         self,
-        *scripts: Sequence[Reply],
-        policy: str = InOrder.name,
-        rules: RoutingRules | None = None,
-        limits: Limits | None = None,
+        view: FleetView,
+        core: RequestParts,
+        telemetry: Telemetry,
+        *,
+        clock: Callable[[], float],
+        policies: dict[str, Policy],
         owners: Owners | None = None,
-        invites: Mapping[str, str] | None = None,
-        seed: int = 0,
-        rng: random.Random | None = None,
     ) -> None:
-        self.endpoints: list[Endpoint] = []
-        self.links: list[FakeLink] = []
+        self.view = view
+        self.telemetry = telemetry
+        self.clock = clock
+        self.policies = policies
         self.owners = owners
-        self.view = FleetView(on_new=self.endpoints.append, on_gone=lambda _: None, owners=owners)
-        self.policies: dict[str, Policy] = {}
-        self.policy = policy
-        ruled = self._with_policy(rules or NO_RULES)
-        rng = rng or random.Random(seed)
+        self.balancer, self.prober, self.routing = core.balancer, core.prober, core.routing
+        self.dispatch = core.dispatch
+        self.links: list[FakeLink] = []
 
-        def made(name: str, rng: random.Random) -> Policy:
-            self.policies[name] = InOrder() if name == InOrder.name else make_policy(name, rng)
-            return self.policies[name]
-
-        loop = asyncio.get_running_loop()
-        self.clock = loop.time
-        self.balancer = Balancer(
-            self.view,
-            make_policy=made,
-            rng=rng,
-            rules=ruled,
-            invite_of=lambda peer: (invites or {}).get(peer, ""),
-        )
-        self.telemetry = Telemetry()
-        self.prober = Prober(self.balancer, clock=self.clock, timers=loop)
-        self.dispatch = Dispatch(
-            self.prober,
-            clock=self.clock,
-            timers=loop,
-            limits=limits or Limits(),
-            counts=self.telemetry,
-        )
-        self.routing = Routing(
-            self.view,
-            self.balancer,
-            self.dispatch,
-            ruled,
-            rng=rng,
-            clock=self.clock,
-            timers=loop,
-        )
-        for peer, script in zip("ABCDEFGHIJ", scripts, strict=False):
-            self.node(peer, *script)
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        return list(self.view.endpoints())
 
     def node(
         self,
@@ -495,22 +461,6 @@ class Fleet:
         asked_for = Call(asked, options, deadline_s)
         return outcome_of(lambda responder: self.routing.pipeline.start(asked_for, responder))
 
-    def take_rules(self, rules: RoutingRules) -> None:
-        """Go by other rules, as a router that reads them anew does."""
-        ruled = self._with_policy(rules)
-        self.balancer.take_rules(ruled)
-        self.routing.take_rules(ruled)
-
-    def _with_policy(self, rules: RoutingRules) -> RoutingRules:
-        """Return rules whose default policy is this fleet's."""
-
-        def filled(of_model: ModelRules) -> ModelRules:
-            is_default = of_model.policy == DEFAULT_POLICY
-            return replace(of_model, policy=self.policy) if is_default else of_model
-
-        models = {name: filled(of_model) for name, of_model in rules.models.items()}
-        return RoutingRules(filled(rules.every), models)
-
     def served(self, version: str = "1") -> ServedModel:
         return self.balancer.served(ModelName("m"), ModelVersion(version))
 
@@ -541,6 +491,70 @@ class Fleet:
             "probes": len(self.prober._under_way),
         }
         return {name: count for name, count in counts.items() if count}
+
+
+class PolicyMaker:
+    """Makes policies, `in-order` among them, and keeps the last of each name."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, Policy] = {}
+
+    def __call__(self, name: str, rng: random.Random) -> Policy:
+        self.made[name] = InOrder() if name == InOrder.name else make_policy(name, rng)
+        return self.made[name]
+
+
+def with_policy(rules: RoutingRules, policy: str) -> RoutingRules:
+    """Return rules whose default policy is `policy`."""
+
+    def filled(of_model: ModelRules) -> ModelRules:
+        return replace(of_model, policy=policy) if of_model.policy == DEFAULT_POLICY else of_model
+
+    models = {name: filled(of_model) for name, of_model in rules.models.items()}
+    return RoutingRules(filled(rules.every), models)
+
+
+class Fleet(Nodes):
+    """A router's core alone, on the running loop's clock, and nodes A, B, … that replicate m and follow the scripts."""
+
+    def __init__(
+        self,
+        *scripts: Sequence[Reply],
+        policy: str = InOrder.name,
+        rules: RoutingRules | None = None,
+        limits: Limits | None = None,
+        owners: Owners | None = None,
+        invites: Mapping[str, str] | None = None,
+        seed: int = 0,
+        rng: random.Random | None = None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.policy = policy
+        policies = PolicyMaker()
+        view = FleetView(on_new=lambda _: None, on_gone=lambda _: None, owners=owners)
+        telemetry = Telemetry()
+        self.core = RequestParts(
+            view,
+            with_policy(rules or NO_RULES, policy),
+            clock=loop.time,
+            timers=loop,
+            rng=rng or random.Random(seed),
+            counts=telemetry,
+            do=lambda _, turn: turn(),
+            on_verdict=lambda _: None,
+            limits=limits or Limits(),
+            invite_of=lambda peer: (invites or {}).get(peer, ""),
+            make_policy=policies,
+        )
+        super().__init__(
+            view, self.core, telemetry, clock=loop.time, policies=policies.made, owners=owners
+        )
+        for peer, script in zip("ABCDEFGHIJ", scripts, strict=False):
+            self.node(peer, *script)
+
+    def take_rules(self, rules: RoutingRules) -> None:
+        """Go by other rules, as a router that reads them anew does."""
+        self.core.take_rules(with_policy(rules, self.policy))
 
 
 def keys_of(fleet: Fleet) -> RepeatedCalls:

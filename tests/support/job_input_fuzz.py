@@ -7,14 +7,12 @@ which may take no more memory than `MOST_MEMORY_BYTES`, so that a reader that en
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import random
 import re
 import resource
 import struct
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -300,24 +298,3 @@ def try_cases(first: int, count: int) -> Counter[str]:
     finally:
         process.kill()
         process.join()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="puts mistakes into inputs of jobs and reads them")
-    parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--seed", type=int, default=1, help="the number of the first case")
-    parser.add_argument("--batch", type=int, default=500, help="the cases of one process")
-    arguments = parser.parse_args()
-    until_s = time.monotonic() + arguments.seconds
-    done: Counter[str] = Counter()
-    first = arguments.seed
-    with suppress(KeyboardInterrupt):
-        while time.monotonic() < until_s:
-            done += try_cases(first, arguments.batch)
-            first += arguments.batch
-    told = ", ".join(f"{count} {what}" for what, count in sorted(done.items()))
-    print(f"{sum(done.values())} cases: {told}")  # noqa: T201 - its result
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,109 +1,138 @@
-"""A router's HTTP application with a real core behind it, and nodes that answer as a test says."""
+"""A whole router on one port, whose links are to nodes that answer as a test says: no mesh, no dials, no clock of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import functools
 import json
+import random
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
-from fleet_fakes import FakeLink, Fleet, NullLog, Reply, keys_of, offer
+import yarl
+from fleet_fakes import (
+    FakeLink,
+    InOrder,
+    Nodes,
+    NullLog,
+    PolicyMaker,
+    Reply,
+    offer,
+    with_policy,
+)
+from typing_extensions import override
 
 from capamesh.protocol.adverts import ModelOffer
-from capamesh.protocol.errors import InvalidRequest, Overloaded
-from capamesh.protocol.ids import PeerId
-from capamesh.protocol.network import Member
+from capamesh.protocol.data_dir import DataDir
+from capamesh.protocol.errors import Overloaded
+from capamesh.protocol.network import Membership, NetworkOwner, Role
+from capamesh.protocol.system import System
 from capamesh.protocol.tensors import Limits
 from capamesh.router.access.audience import Audience
 from capamesh.router.access.operator_key import OperatorKey
-from capamesh.router.access.origin_check import ANY_HOST, OriginCheck
+from capamesh.router.access.origin_check import ANY_HOST
 from capamesh.router.access.quotas import Quotas
 from capamesh.router.fleet.endpoint import Endpoint
-from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.fleet.view import FleetView
-from capamesh.router.grpc.http2 import Http2Session
-from capamesh.router.grpc.server import GrpcServer
-from capamesh.router.http.admin_fleet import FleetApi
-from capamesh.router.http.admin_routing import RoutingApi
-from capamesh.router.http.aiohttp_handlers import handlers_of, make_runner
-from capamesh.router.http.application import make_application
-from capamesh.router.http.documents import DocumentsApi
-from capamesh.router.http.embeddings import EmbeddingsApi
-from capamesh.router.http.exchange import Inference
-from capamesh.router.http.generate import GenerateApi
-from capamesh.router.http.generation_way import Generations
-from capamesh.router.http.generations import GenerationsApi
 from capamesh.router.http.limits import FrontLimits
-from capamesh.router.http.oip import InferenceApi
-from capamesh.router.http.ollama import OllamaApi
-from capamesh.router.http.open_requests import OpenRequests
-from capamesh.router.http.openai_models import ModelsApi
-from capamesh.router.http.page import PageApi
-from capamesh.router.http.repository import RepositoryApi
-from capamesh.router.http.route import TABLE, Route
+from capamesh.router.http.route import Route
 from capamesh.router.http.server import Front
 from capamesh.router.http.tls_files import ServerTls
-from capamesh.router.http.unsupported import UnsupportedApi
 from capamesh.router.jobs.service import JobService
 from capamesh.router.page.feed import Feed
-from capamesh.router.page.history import BIN_S, History, Totals
-from capamesh.router.page.history_answers import HistoryAnswers
-from capamesh.router.page.overview import OverviewMaker
-from capamesh.router.page.static_files import StaticFiles
+from capamesh.router.page.history import BIN_S, History
+from capamesh.router.process.fronts import Fronts
 from capamesh.router.process.job_parts import JobParts
-from capamesh.router.requests.metered import Meter
-from capamesh.router.requests.model_descriptions import ModelDescriptions
-from capamesh.router.requests.repository import RepositoryControl
+from capamesh.router.process.page_parts import PageParts
+from capamesh.router.process.parts import RouterParts
+from capamesh.router.process.seat import WholeRouter
+from capamesh.router.rules.model_rules import RoutingRules
 from capamesh.router.settings import RouterSettings
 from capamesh.router.telemetry import HTTP, Telemetry
 from capamesh.router.telemetry.ended import EndedRequests
-from capamesh.router.telemetry.metrics import LATENCY
-from capamesh.router.telemetry.request_lines import AccessLog, SlowLog
-from capamesh.router.ws.server import StreamServer
+from capamesh.router.timers import Timer, Timers
 
 INFER = "/v2/models/m/infer"
+WALL_S = 1_700_000_000.5
+"""The time of day in tests."""
+DRAWN = "07" * 12
+"""The id that is drawn for each answer that is generated."""
 
 
-class Order:
-    """The newest order that `FakeDrains` holds."""
-
-    version = 3
-
-
-class FakeDrains:
-    """A router's drains that take any order but junk."""
-
-    encoded = b"signed order"
-
-    def __init__(self) -> None:
-        self.posted: list[bytes] = []
-        self.held: dict[PeerId, dt.datetime] = {}
-
-    def until(self, peer: PeerId) -> dt.datetime | None:
-        return self.held.get(peer)
-
-    def post(self, encoded: bytes) -> tuple[Order, bool]:
-        if encoded == b"junk":
-            raise InvalidRequest("not signed by the owner")
-        self.posted.append(encoded)
-        return Order(), False
+@functools.cache
+def network() -> tuple[NetworkOwner, Membership]:
+    """Return the owner of the network of all routers of tests, and their membership."""
+    now = dt.datetime.fromtimestamp(WALL_S, dt.UTC)
+    owner = NetworkOwner.create("home", now)
+    token = owner.invite(
+        Role.ROUTER, expires_at=now + dt.timedelta(days=3650), bootstrap=(), now=now
+    ).encode()
+    with tempfile.TemporaryDirectory() as folder:
+        return owner, DataDir(Path(folder), NullLog()).membership(token, Role.ROUTER, now)
 
 
-class NoPool:
-    """A link pool without links; `errors` is why they are down, by address."""
+class Home(DataDir):
+    """A data folder that waits for no disk."""
 
-    def __init__(self) -> None:
-        self.errors: dict[str, str] = {}
+    @override
+    def membership(self, token: str | None, role: Role, now: dt.datetime) -> Membership:
+        return network()[1]
 
-    def last_error(self, endpoint: Endpoint) -> str:
-        return self.errors.get(endpoint.address, "")
+    @override
+    def next_boot_ns(self, time_ns: int) -> int:
+        return time_ns
+
+
+class Seat(WholeRouter):
+    """The seat of a router that shares its process with others; `key` is its operator's, None: one is made."""
+
+    def __init__(self, key: str | None = None) -> None:
+        super().__init__()
+        self._key = key
+
+    @override
+    def take_home(self, folder: Path, log: Any) -> DataDir:
+        return Home(folder, log)
+
+    @override
+    def operator_key(self, folder: Path) -> OperatorKey:
+        return super().operator_key(folder) if self._key is None else OperatorKey(self._key)
+
+
+class NoTimers(Timers):
+    """Where no loop runs: nothing is to wait there."""
+
+    @override
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
+        raise AssertionError(f"{callback!r} would wait for {delay} s, but there is no loop")
+
+    @override
+    def call_soon(self, callback: Callable[[], object], /) -> Timer:
+        return self.call_later(0.0, callback)
+
+    @override
+    def call_exception_handler(self, context: dict[str, Any], /) -> None:
+        raise AssertionError(context["message"]) from context.get("exception")
+
+
+def made_parts(
+    folder: Path, log: Any, sources: dict[str, Any] | None = None, **settings: Any
+) -> RouterParts:
+    """Return the parts of a router with `settings`; `sources` are its clocks and what else it is given of the world."""
+    try:
+        timers: Timers = asyncio.get_running_loop()
+    except RuntimeError:
+        timers = NoTimers()
+    given = {"http_port": 0, "mesh_port": 0, "link_port": 0, **settings}
+    made = RouterSettings(data_folder=folder, **given)
+    return RouterParts(made, log, timers, **{"seat": Seat(), **(sources or {})})
 
 
 @dataclass
@@ -124,33 +153,33 @@ class Client:
         return await self.session.request(method, path, **options)
 
 
-@dataclass
-class Times:
-    """The clock of the history, and what it is told of requests in flight."""
-
-    now_s: float = 0.0
-    in_flight: int = 0
-
-
-@dataclass
 class Http:
-    """The front and what stands behind it."""
+    """The router, a client of its, and what stands behind it."""
 
-    client: Client
-    fleet: Fleet
-    pool: NoPool
-    log: NullLog
-    front: Front
-    revoked: list[bytes]
-    members: dict[PeerId, Member]
-    history: History
-    times: Times
-    ended: EndedRequests
-    feed: Feed
-    drains: FakeDrains
-    quotas: Quotas
-    routes: tuple[Route, ...]
-    jobs: JobParts
+    def __init__(
+        self,
+        parts: RouterParts,
+        page: PageParts,
+        jobs: JobParts,
+        fronts: Fronts,
+        front: Front,
+        fleet: Nodes,
+        client: Client,
+        log: NullLog,
+    ) -> None:
+        self.parts = parts
+        self.page = page
+        self.jobs = jobs
+        self.front = front
+        self.fleet = fleet
+        self.client = client
+        self.log = log
+        self._ahead_s = 0.0
+        clock = page.history._clock
+        page.history._clock = lambda: clock() + self._ahead_s
+        self.routes: tuple[Route, ...] = tuple(
+            route for pages in fronts.pages for route in pages.routes()
+        )
 
     @property
     def job_service(self) -> JobService:
@@ -159,11 +188,27 @@ class Http:
 
     @property
     def view(self) -> FleetView:
-        return self.fleet.view
+        return self.parts.fleet
 
     @property
     def telemetry(self) -> Telemetry:
-        return self.fleet.telemetry
+        return self.parts.telemetry
+
+    @property
+    def quotas(self) -> Quotas:
+        return self.parts.quotas
+
+    @property
+    def ended(self) -> EndedRequests:
+        return self.parts.traces.ended
+
+    @property
+    def history(self) -> History:
+        return self.page.history
+
+    @property
+    def feed(self) -> Feed:
+        return self.page.feed
 
     @property
     def endpoints(self) -> list[Endpoint]:
@@ -174,6 +219,11 @@ class Http:
     ) -> FakeLink:
         """Add a node with one address whose link follows `script`."""
         return self.fleet.node(peer, *script, models=models)
+
+    def unreachable(self, address: str, reason: str) -> None:
+        """Let the last dial of an address have failed for `reason`."""
+        endpoint = next(each for each in self.endpoints if each.address == address)
+        self.parts.pool._keepers[endpoint] = SimpleNamespace(last_error=reason), None  # type: ignore[assignment]
 
     def fill_history(self, bins: int, noise: Callable[[], float]) -> None:
         """Let time pass in which each model had requests, as many as `noise` about 1 says."""
@@ -186,9 +236,14 @@ class Http:
                 if at % 60 > 55:
                     error = Overloaded("all nodes are full")
                     self.telemetry.refused(model, error, is_known=True)
-            self.times.in_flight = round(12 * noise())
-            self.times.now_s += BIN_S
+            self.endpoints[0].rif = round(12 * noise())
+            self.let_pass(BIN_S)
             self.history.sample()
+        self.endpoints[0].rif = 0
+
+    def let_pass(self, seconds: float) -> None:
+        """Let so many seconds pass for the history of the page."""
+        self._ahead_s += seconds
 
     async def infer(
         self,
@@ -211,218 +266,81 @@ class Http:
             await asyncio.sleep(0)
 
 
-def page_of(
-    fleet: Fleet,
-    pool: NoPool,
-    log: NullLog,
-    requests: OpenRequests,
-    history: History,
-    boot: str,
-) -> tuple[PageApi, Feed]:
-    """Return the page of a router with this core, and what it follows."""
-    overview = OverviewMaker(
-        fleet.view,
-        last_error=pool.last_error,
-        clock=fleet.clock,
-        router=lambda: {"state": "ready", "reason": ""},
-        traffic=history.traffic,
-        member_of=lambda _: None,
-        drained_until=lambda _: None,
-    )
-    feed = Feed(overview.steps, boot=boot, log=log)  # type: ignore[arg-type]
-    page = PageApi(
-        StaticFiles(),
-        feed,
-        HistoryAnswers(history),
-        is_closing=lambda: requests.is_closing,
-        clock=fleet.clock,
-    )
-    return page, feed
-
-
 @asynccontextmanager
 async def serving(
     *,
-    limits: Limits | None = None,
-    timeout_s: float = 30.0,
-    answer_timeout_s: float | None = None,
-    arrival_s: float = 30.0,
+    policy: str = InOrder.name,
+    rules: RoutingRules | None = None,
     front_limits: FrontLimits | None = None,
-    port: int = 0,
-    make_session: Callable[[], Http2Session] | None = None,
     tls: ServerTls | None = None,
-    boot: str = "boot",
-    access: AccessLog | None = None,
-    slow: SlowLog | None = None,
-    hosts: tuple[str, ...] = (ANY_HOST,),
-    origins: tuple[str, ...] = (),
     audience: Audience = Audience.ALL,
-    jobs: dict[str, Any] | None = None,
-    **options: Any,
+    **settings: Any,
 ) -> AsyncIterator[Http]:
-    """Serve on a port of this machine, 0 for a free one; `boot` is what differs from one start of a router to the next; `options` are the `Fleet`'s.
+    """Serve on a port of this machine; `settings` are those of a router.
 
-    `jobs` are settings of a router that are about jobs, whose file is made in a folder of its own when a test submits one.
+    With another `audience` than all the client is at the front for that one.
     """
-    limits = limits or Limits()
-    fleet, pool, log = Fleet(limits=limits, **options), NoPool(), NullLog()
-    ended = EndedRequests(clock=fleet.clock, wall_clock=time.time, access=access, slow=slow)
-    fleet.telemetry.follow_failures(ended.failed)
-    inference = Inference(
-        fleet.view,
-        fleet.routing,
-        fleet.telemetry,
-        timeout_s,
-        limits,
-        log,  # type: ignore[arg-type]
-        ended=ended,
-        operator=OperatorKey("secret"),
-        repeated=keys_of(fleet),
-        meter=Meter(quotas := Quotas(), fleet.routing.pipeline, fleet.view, clock=fleet.clock),
-    )
-    api = InferenceApi(
-        inference,
-        arrival_s=arrival_s,
-        is_ready=lambda: any(endpoint.is_usable for endpoint in fleet.endpoints),
-    )
-    revoked: list[bytes] = []
-
-    class _Revocations:
-        version = 7
-
-    def revoke(encoded: bytes) -> tuple[_Revocations, bool]:
-        if encoded == b"junk":
-            raise InvalidRequest("not signed by the owner")
-        revoked.append(encoded)
-        return _Revocations(), False
-
-    members: dict[PeerId, Member] = {}
-    drains = FakeDrains()
-    pages = FleetApi(
-        fleet.view,
-        pool,  # type: ignore[arg-type]
-        fleet.telemetry,
-        revoke=revoke,  # type: ignore[arg-type]
-        drains=drains,  # type: ignore[arg-type]
-        arrival_s=arrival_s,
-        clock=fleet.clock,
-        member_of=members.get,
-    )
-    requests = OpenRequests()
-    times = Times()
-    telemetry = fleet.telemetry
-    history = History(
-        lambda: Totals(
-            telemetry.latency_counts(),
-            telemetry.refusals(),
-            times.in_flight,
-            len(fleet.view.adverts),
-            sum(endpoint.is_usable for endpoint in fleet.endpoints),
-        ),
-        bounds_s=LATENCY.bounds,
-        clock=lambda: times.now_s,
-    )
-    page, feed = page_of(fleet, pool, log, requests, history, boot)
-    front = Front(
-        inference,
-        requests,
-        arrival_s=arrival_s,
-        limits=front_limits,
-        tls=tls,
-        audience=audience,
-        origin_check=OriginCheck(hosts, origins),
-    )
-    repository = RepositoryControl(fleet.view, log)  # type: ignore[arg-type]
-    folder = tempfile.TemporaryDirectory()
-    given = {"data_folder": Path(folder.name), "arrival_s": arrival_s, **(jobs or {})}
-    job_parts = JobParts(
-        RouterSettings(**given),
-        fleet.view,
-        log,  # type: ignore[arg-type]
-        inference.slices,
-        lambda: requests.is_closing,
-    )
-    generations = Generations(
-        inference,
-        arrival_s=arrival_s,
-        longest_s=timeout_s if answer_timeout_s is None else answer_timeout_s,
-        wall_clock=lambda: 1_700_000_000.5,
-        draw_id=lambda: "7",
-    )
-    application = make_application(
-        api,
-        GenerateApi(inference, arrival_s=arrival_s, generations=generations),
-        RepositoryApi(repository, fleet.view, arrival_s=arrival_s),
-        UnsupportedApi(),
-        pages,
-        page,
-        EmbeddingsApi(inference, arrival_s=arrival_s),
-        GenerationsApi(generations),
-        OllamaApi(generations, fleet.view),
-        ModelsApi(fleet.view),
-        RoutingApi(
-            fleet.view,
-            fleet.routing,
-            Overrides(),
-            OperatorKey("secret"),
+    loop, log = asyncio.get_running_loop(), NullLog()
+    timeout_s = settings.get("timeout_s", 30.0)
+    policies = PolicyMaker()
+    with tempfile.TemporaryDirectory() as folder:
+        given = {
+            "limits": Limits(),
+            "allowed_hosts": (ANY_HOST,),
+            "answer_timeout_s": timeout_s,
+            "metrics_host": "" if audience is Audience.ALL else "127.0.0.1",
+            "policy": policy,
+            **settings,
+        }
+        parts = made_parts(
+            given.pop("data_folder", Path(folder)),
+            log,
+            {
+                "seat": Seat("secret"),
+                "system": System(
+                    steady_s=loop.time,
+                    wall_ns=lambda: int(WALL_S * 1e9),
+                    rng=random.Random(0),
+                    token_bytes=lambda size: bytes([7]) * size,
+                ),
+                "make_policy": policies,
+            },
+            **given,
+        )
+        parts.tls = tls
+        if rules is not None:
+            ruled = with_policy(rules, policy)
+            parts.owners.take_rules(ruled)
+            parts.request_parts.take_rules(ruled)
+        page = PageParts(parts)
+        jobs = JobParts(
+            parts.settings,
+            parts.fleet,
             log,  # type: ignore[arg-type]
-            arrival_s=arrival_s,
-            timeout_s=timeout_s,
-            clock=fleet.clock,
-            ended=ended,
-        ),
-        DocumentsApi(StaticFiles()),
-        *job_parts.pages(),
-        limits=limits,
-        log=log,  # type: ignore[arg-type]
-        requests=requests,
-        budget=front.budget,
-        keys=front.keys,
-        access=access,
-        audience=audience,
-        origin_check=front.origin_check,
-    )
-    runner = make_runner(application)
-    await runner.setup()
-    front.make_pages = handlers_of(runner, requests)
-    front.guests = GrpcServer(
-        inference,
-        ModelDescriptions(
-            inference,
-            is_ready=lambda: any(endpoint.is_usable for endpoint in fleet.endpoints),
-            wall_clock=time.time,
-        ),
-        front,
-        repository,
-        make_session,
-        audience=audience,
-    )
-    if audience is not Audience.OPERATORS:
-        front.upgrades = StreamServer(front)
-    host, port = await front.listen("127.0.0.1", port)
-    try:
-        scheme = "http" if tls is None else "https"
-        async with aiohttp.ClientSession(f"{scheme}://{host}:{port}") as session:
-            client = Client(session, host, port)
-            yield Http(
-                client,
-                fleet,
-                pool,
-                log,
-                front,
-                revoked,
-                members,
-                history,
-                times,
-                ended,
-                feed,
-                drains,
-                quotas,
-                application[TABLE].routes,
-                job_parts,
-            )
-    finally:
-        front.close()
-        await runner.cleanup()
-        await job_parts.close()
-        folder.cleanup()
+            parts.inference.slices,
+            lambda: parts.requests.is_closing,
+            parts.system,
+        )
+        fronts = Fronts(parts, page, jobs, front_limits or FrontLimits())
+        fleet = Nodes(
+            parts.fleet,
+            parts.request_parts,
+            parts.telemetry,
+            clock=loop.time,
+            policies=policies.made,
+            owners=parts.owners.owners,
+        )
+        try:
+            await fronts.set_up()
+            await fronts.listen()
+            log.events.clear()
+            standing, is_for_operators = parts.standing, audience is Audience.OPERATORS
+            front = fronts.all[-1] if is_for_operators else fronts.clients
+            url = yarl.URL(standing.metrics_address if is_for_operators else standing.http_address)
+            async with aiohttp.ClientSession(url) as session:
+                client = Client(session, str(url.host), url.port or 0)
+                yield Http(parts, page, jobs, fronts, front, fleet, client, log)
+        finally:
+            await fronts.clean_up()
+            await jobs.close()
+            parts.owners.close()

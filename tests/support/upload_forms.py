@@ -20,8 +20,7 @@ BOUNDARY = "b0undary"
 @asynccontextmanager
 async def served(tmp_path: Path, **options: Any) -> AsyncIterator[JobClients]:
     place = make_place(tmp_path / "place")
-    jobs = {"jobs_folder": tmp_path / "jobs"}
-    async with serving(jobs=jobs, **options) as http:
+    async with serving(jobs_folder=tmp_path / "jobs", **options) as http:
         http.node("A", models=(offer(),))
         yield JobClients(http, place)
 

@@ -56,7 +56,7 @@ async def http() -> AsyncIterator[Http]:
     """A router that knows a fleet with something of everything wrong."""
     async with serving() as http:
         troubled(http.fleet)
-        http.pool.errors["10.0.0.7:4100"] = "the connection was refused"
+        http.unreachable("10.0.0.7:4100", "the connection was refused")
         yield http
 
 
@@ -328,7 +328,7 @@ async def test_page_says_when_the_router_is_gone_and_goes_on_when_it_is_back(
     open_page: OpenPage,
 ) -> None:
     # a port that no outgoing connection is given meanwhile
-    async with serving(boot="first", port=free_port()) as http:
+    async with serving(http_port=free_port()) as http:
         join(http.fleet, 1, ())
         tab = await open_page(http)
         await tab.wait_for("document.querySelectorAll('tr.row').length === 1")
@@ -336,7 +336,7 @@ async def test_page_says_when_the_router_is_gone_and_goes_on_when_it_is_back(
     said = await text_of(tab, "#banner")
     assert said.startswith("The router does not answer. What is shown is of before")
     assert await tab.run("document.querySelectorAll('tr.row').length") == 1
-    async with serving(boot="second", port=http.client.port) as again:
+    async with serving(http_port=http.client.port) as again:
         large(again.fleet, 3, 1)
         await tab.wait_for("document.querySelectorAll('tr.row').length === 3")
         await tab.wait_for("document.getElementById('live').textContent === 'live'")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from blocking_client import BlockingClient
 from job_server import Fault, JobServer, result, running_job_server
 
 from capamesh.client import (
+    AsyncClient,
     Client,
     DeadlineExceeded,
     InvalidRequest,
@@ -28,9 +30,61 @@ from capamesh.client import (
     sync_client,
 )
 from capamesh.client.jobs import async_jobs, sync_jobs, uploads
+from capamesh.client.jobs.async_jobs import AsyncFiles, AsyncJob, AsyncJobs
 
 if TYPE_CHECKING:
     from job_server import KeptJob
+
+
+class Blocking:
+    """Waits for what an object's methods return, and for what their iterators yield."""
+
+    def __init__(self, inner: Any, runner: asyncio.Runner) -> None:
+        self._inner = inner
+        self._runner = runner
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if not inspect.ismethod(found):
+            return self._wrapped(found)
+
+        def call(*args: object, **kwargs: object) -> Any:
+            result = found(*args, **kwargs)
+            if inspect.isasyncgen(result):
+                return self._each(result)
+            return self._wrapped(self._wait(result) if inspect.isawaitable(result) else result)
+
+        return call
+
+    def _each(self, items: AsyncIterator[Any]) -> Iterator[Any]:
+        while True:
+            try:
+                yield self._wrapped(self._wait(anext(items)))
+            except StopAsyncIteration:
+                return
+
+    def _wait(self, awaited: Any) -> Any:
+        async def wait() -> Any:
+            return await awaited
+
+        return self._runner.run(wait())
+
+    def _wrapped(self, value: Any) -> Any:
+        if isinstance(value, AsyncJobs | AsyncJob | AsyncFiles):
+            return Blocking(value, self._runner)
+        return value
+
+
+class BlockingClient(Blocking):
+    """An asynchronous client in a loop of its own."""
+
+    def __init__(self, url: Any, **options: Any) -> None:
+        super().__init__(AsyncClient(url, **options), asyncio.Runner())
+
+    def end(self) -> None:
+        self._wait(self._inner.close())
+        self._runner.close()
+
 
 Connect = Callable[..., Any]
 

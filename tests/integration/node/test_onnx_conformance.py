@@ -5,20 +5,312 @@ Cases that it cannot load or gets wrong are counted, each one after it has faile
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
-from collections.abc import Sequence
+import itertools
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
-from model_wire import model_wire
-from onnx_cases import CARRIED, Case, onnx_cases, save
+from fleet_fakes import NullLog
+from link_wire import Wire, greeted
+from onnx.backend.test.case.node import collect_testcases
 
+from capamesh.node.devices.in_flight_journal import InFlightJournal
+from capamesh.node.models.preparation import LoadResult, Preparation
+from capamesh.node.models.registry import HostedModel, ModelRegistry
+from capamesh.node.profiling.profile_cache import ProfileCache
+from capamesh.node.repository import ModelSource, scan
+from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
+from capamesh.node.scheduling import DynamicBatcher
+from capamesh.node.scheduling.runner import ModelRunner
+from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.errors import CapameshError, ModelInvalid
-from capamesh.protocol.tensors import Datatype, Tensor
+from capamesh.protocol.ids import ModelVersion
+from capamesh.protocol.links.calls import InferCall, decode_answer, encode_call
+from capamesh.protocol.links.connection import Connection
+from capamesh.protocol.links.events import (
+    ErrorReceived,
+    Event,
+    RequestReceived,
+    ResponseReceived,
+)
+from capamesh.protocol.links.outgoing import Buffer
+from capamesh.protocol.tensors import DEFAULT_LIMITS, Datatype, Tensor, fp32_from_bf16
+
+IR_VERSIONS = range(10, 14)
+MAX_OPSET = 26
+"""Both as far as ONNX Runtime 1.31 reads them; onnx 1.23 writes newer ones."""
+
+P = onnx.TensorProto
+CARRIED = {
+    P.BOOL: ("bool", Datatype.BOOL),
+    P.UINT8: ("uint8", Datatype.UINT8),
+    P.UINT16: ("uint16", Datatype.UINT16),
+    P.UINT32: ("uint32", Datatype.UINT32),
+    P.UINT64: ("uint64", Datatype.UINT64),
+    P.INT8: ("int8", Datatype.INT8),
+    P.INT16: ("int16", Datatype.INT16),
+    P.INT32: ("int32", Datatype.INT32),
+    P.INT64: ("int64", Datatype.INT64),
+    P.FLOAT16: ("float16", Datatype.FP16),
+    P.BFLOAT16: ("bfloat16", Datatype.BF16),
+    P.FLOAT: ("float", Datatype.FP32),
+    P.DOUBLE: ("double", Datatype.FP64),
+    P.STRING: ("string", Datatype.BYTES),
+}
+"""ONNX's element types that the protocol carries: ONNX Runtime's name and ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One case of the standard; its values are arrays, `TensorProto`s or lists."""
+
+    name: str
+    model: onnx.ModelProto
+    inputs: Sequence[Any]
+    outputs: Sequence[Any]
+    rtol: float
+    atol: float
+
+    @property
+    def uncarried(self) -> str | None:
+        """Return the first input or output that the protocol cannot carry, as a refusal names it."""
+        graph = self.model.graph
+        for side, values in (("input", graph.input), ("output", graph.output)):
+            for value in values:
+                if not _is_carried(value.type):
+                    return f"{side} {value.name!r} is {type_name(value.type)},"
+        return None
+
+    def asked(self) -> list[Tensor]:
+        """Return the inputs as tensors."""
+        return [
+            _tensor(value.name, value.type, given)
+            for value, given in zip(self.model.graph.input, self.inputs, strict=True)
+        ]
+
+    def datatypes(self) -> set[tuple[str, Datatype]]:
+        """Return every ("input" or "output", datatype) that the case carries."""
+        graph = self.model.graph
+        return {
+            (side, CARRIED[value.type.tensor_type.elem_type][1])
+            for side, values in (("input", graph.input), ("output", graph.output))
+            for value in values
+        }
+
+    def check(self, answered: Sequence[Tensor]) -> None:
+        """Compare as ONNX's own runner does: names, datatypes, shapes, then values. Raises AssertionError."""
+        declared = self.model.graph.output
+        assert [tensor.name for tensor in answered] == [value.name for value in declared]
+        for tensor, value, expected in zip(answered, declared, self.outputs, strict=True):
+            wanted = _tensor(value.name, value.type, expected)
+            assert tensor.datatype is wanted.datatype
+            assert tensor.shape == wanted.shape
+            if tensor.datatype is Datatype.BYTES:
+                assert tensor.to_numpy().tolist() == wanted.to_numpy().tolist()
+            else:
+                np.testing.assert_allclose(
+                    _numbers(tensor), _numbers(wanted), rtol=self.rtol, atol=self.atol
+                )
+
+
+def onnx_cases() -> Iterator[Case]:
+    """Yield every node case, its model rewritten to what ONNX Runtime reads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the reference values of 1 / 0 and the like
+        cases = collect_testcases(None)
+    for case in cases:
+        model = case.model
+        model.ir_version = min(max(model.ir_version, IR_VERSIONS.start), IR_VERSIONS.stop - 1)
+        for used in model.opset_import:
+            if used.domain == "":
+                used.version = min(used.version, MAX_OPSET)
+        ((inputs, outputs),) = case.data_sets
+        yield Case(case.name, model, inputs, outputs, case.rtol, case.atol)
+
+
+def save(case: Case, folder: Path) -> Path:
+    """Write the model alone into a folder of its own; return its file."""
+    file = folder / case.name / f"{case.name}.onnx"
+    file.parent.mkdir()
+    file.write_bytes(case.model.SerializeToString())
+    return file
+
+
+def type_name(proto: onnx.TypeProto) -> str:
+    """Return a type as ONNX Runtime writes it: `tensor(float8e4m3fn)`, `seq(tensor(float))`."""
+    match proto.WhichOneof("value"):
+        case "tensor_type":
+            kind = proto.tensor_type.elem_type
+            name = CARRIED[kind][0] if kind in CARRIED else P.DataType.Name(kind).lower()
+            return f"tensor({name})"
+        case "sequence_type":
+            return f"seq({type_name(proto.sequence_type.elem_type)})"
+        case "optional_type":
+            return f"optional({type_name(proto.optional_type.elem_type)})"
+        case other:
+            raise AssertionError(f"a case with a value of {other}")
+
+
+def _is_carried(proto: onnx.TypeProto) -> bool:
+    return proto.WhichOneof("value") == "tensor_type" and proto.tensor_type.elem_type in CARRIED
+
+
+def _tensor(name: str, proto: onnx.TypeProto, value: Any) -> Tensor:
+    array = onnx.numpy_helper.to_array(value) if isinstance(value, P) else np.asarray(value)
+    return Tensor.from_numpy(name, array, CARRIED[proto.tensor_type.elem_type][1])
+
+
+def _numbers(tensor: Tensor) -> np.ndarray[Any, Any]:
+    array = tensor.to_numpy()
+    if tensor.datatype is Datatype.BF16:
+        return fp32_from_bf16(array)
+    return array
+
+
+ANY_VERSION = ModelVersion("")
+CUTS_SEED = 20260702
+"""Where the bytes of a message are cut on their way."""
+BUDGET_MS = 30_000
+"""A deadline that travels with every call and that none comes near."""
+
+Run = Callable[[Sequence[Tensor], Sequence[str]], list[Tensor]]
+
+
+@contextmanager
+def model_wire(file: Path) -> Iterator[Run]:
+    """Prepare `file`, which is alone in its folder, as a node does; give a function that runs it through the wire.
+
+    That takes inputs and the outputs wanted (none: all), and raises what the far end answers with.
+    ModelInvalid: the model cannot be hosted.
+    """
+    (source,) = scan(file.parent).models
+    backend = OnnxBackend()
+    preparation = Preparation(
+        backend,
+        ProfileCache(None),
+        circumstances={},
+        clock=itertools.count().__next__,  # a second a look, so that a measurement is short
+    )
+    prepared = preparation.prepare(source, partial(backend.load, source))
+    with asyncio.Runner() as loop:
+        host = loop.run(_hosted(source, prepared, backend))
+        try:
+            yield _Asker(host, loop).run
+        finally:
+            host.close()
+
+
+async def _hosted(source: ModelSource, prepared: LoadResult, backend: OnnxBackend) -> _Host:
+    return _Host(source, prepared, backend)
+
+
+class _Host:
+    """A worker with one model at the far end of the wire. Made in the event loop that it runs in."""
+
+    def __init__(self, source: ModelSource, prepared: LoadResult, backend: OnnxBackend) -> None:
+        self.source = source
+        rules = source.manifest.rules
+        self._prepared = prepared
+        self._runner = ModelRunner(
+            prepared.loaded,
+            DynamicBatcher(
+                prepared.plan,
+                rules,
+                prepared.measured.profile,
+                max_in_flight=8,
+                streams=prepared.streams,
+            ),
+            stream=prepared.stream,
+            may_run_here=prepared.is_predictable,
+            clock=time.monotonic,
+            switch=backend.stop_switch,
+            marks=InFlightJournal(None),
+            number=1,
+            watchdog_s=60.0,
+            on_stuck=_unexpected,
+        )
+        models = ModelRegistry()
+        models.ready(HostedModel(source, prepared, self._runner))
+        self._service = WorkerService(
+            models,
+            None,  # type: ignore[arg-type]  # nobody introduces themselves on this wire
+            control=_unexpected,
+            clock=time.monotonic,
+            later=lambda *_: None,
+            limits=DEFAULT_LIMITS,
+            log=NullLog(),  # type: ignore[arg-type]
+        )
+
+    async def serve(self, request: RequestReceived, core: Connection) -> None:
+        """Answer a request."""
+        link: Any = _Link(core)
+        self._service.request_received(link, request.stream, request.meta, request.body)
+        self._service.read_ended(link)
+        await self._runner.wait_idle()
+
+    def close(self) -> None:
+        self._runner.close()
+        self._prepared.loaded.close()
+
+
+class _Link:
+    """A core as the worker knows it."""
+
+    def __init__(self, core: Connection) -> None:
+        self._core = core
+
+    def respond(self, stream: int, meta: bytes, body: Sequence[Buffer]) -> bool:
+        return self._core.respond(stream, meta, body)
+
+    def fail(self, stream: int, error: CapameshError) -> bool:
+        return self._core.fail(stream, error)
+
+
+def _unexpected(*what: object) -> NoReturn:
+    raise AssertionError(f"{what} on a wire that only carries inference")
+
+
+class _Asker:
+    """What asks, and both sides of the link between."""
+
+    def __init__(self, host: _Host, loop: asyncio.Runner) -> None:
+        self._host = host
+        self._loop = loop
+        self._wire: Wire = greeted(seed=CUTS_SEED)
+
+    def run(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> list[Tensor]:
+        call = InferCall(self._host.source.name, ANY_VERSION, tuple(inputs), tuple(outputs))
+        stream = self._wire.dialer.ask(*encode_call(call, budget_ms=BUDGET_MS))
+        _, at_host = self._wire.settle()
+        (request,) = at_host
+        assert isinstance(request, RequestReceived)
+        self._loop.run(self._host.serve(request, self._wire.acceptor))
+        at_asker, _ = self._wire.settle()
+        (answer,) = at_asker
+        return self._read(stream, answer)
+
+    def _read(self, stream: int, event: Event) -> list[Tensor]:
+        match event:
+            case ErrorReceived(stream=of, error=error):
+                assert of == stream
+                raise error
+            case ResponseReceived(stream=of, meta=meta, body=body, is_final=is_final):
+                assert (of, is_final) == (stream, True)
+                return list(decode_answer(meta, body, DEFAULT_LIMITS).outputs)
+            case _:
+                raise AssertionError(f"{event} is no answer")
+
 
 pytestmark = pytest.mark.pure
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from fleet_fakes import after, echo, hang
 from grpc_attacker import Attacker, attacking, connected
-from http2_by_h2 import SessionByH2
-from http2_by_ngh2 import SessionByNgh2
 from http2_client import HEAD
 from hyperframe.frame import (
     ContinuationFrame,
@@ -25,8 +23,7 @@ from router_http import Http
 from tidy_router import tidy
 
 from capamesh.protocol.tensors import Limits
-from capamesh.router.grpc.http2 import MAX_STREAMS, Http2Session
-from capamesh.router.grpc.http2_by_hand import SessionByHand
+from capamesh.router.grpc.http2 import MAX_STREAMS
 from capamesh.router.grpc.messages import CLASSES
 from capamesh.router.grpc.methods import SERVICE
 from capamesh.router.grpc.server import GrpcServer
@@ -43,20 +40,14 @@ STREAM = tuple(
 )
 
 
-@pytest.fixture(params=[SessionByHand, SessionByNgh2, SessionByH2], ids=["hand", "ngh2", "h2"])
-def make_session(request: pytest.FixtureRequest) -> Callable[[], Http2Session]:
-    made: Callable[[], Http2Session] = request.param
-    return made
-
-
 @pytest.fixture
 async def clock(monkeypatch: pytest.MonkeyPatch) -> LoopClock:
     return LoopClock(monkeypatch)
 
 
 @pytest.fixture
-async def http(clock: LoopClock, make_session: Callable[[], Http2Session]) -> AsyncIterator[Http]:
-    async with tidy(make_session=make_session) as http:
+async def http(clock: LoopClock) -> AsyncIterator[Http]:
+    async with tidy() as http:
         yield http
 
 
@@ -169,10 +160,8 @@ async def test_broken_frame_behind_requests_withdraws_them(http: Http) -> None:
     assert len(link.withdrawn) == 1
 
 
-async def test_answer_that_is_not_read_ends_the_connection_in_time(
-    clock: LoopClock, make_session: Callable[[], Http2Session]
-) -> None:
-    async with tidy(make_session=make_session, arrival_s=20.0) as http:
+async def test_answer_that_is_not_read_ends_the_connection_in_time(clock: LoopClock) -> None:
+    async with tidy(arrival_s=20.0) as http:
         http.node("a", echo)
         async with attacking(http, initial_window_size=10) as attacker:
             attacker.send(attacker.head(1, INFER), attacker.data(1, message(), is_last=True))
@@ -184,11 +173,9 @@ async def test_answer_that_is_not_read_ends_the_connection_in_time(
             await ended(http, attacker, CALM)
 
 
-async def test_answers_that_nobody_reads_are_within_the_budget(
-    make_session: Callable[[], Http2Session],
-) -> None:
+async def test_answers_that_nobody_reads_are_within_the_budget() -> None:
     limits = FrontLimits(body_bytes=3 * 2**20, arriving_bytes=2**20)
-    async with tidy(make_session=make_session, front_limits=limits) as http:
+    async with tidy(front_limits=limits) as http:
         http.node("a", echo)
         async with attacking(http, initial_window_size=10) as attacker:
             for at in range(60):
@@ -245,10 +232,8 @@ def _opens(each: Frame, stream: int) -> bool:
     return isinstance(each, WindowUpdateFrame) and each.stream_id == stream
 
 
-async def test_message_that_does_not_come_is_refused_in_time(
-    make_session: Callable[[], Http2Session],
-) -> None:
-    async with tidy(make_session=make_session, arrival_s=0.3) as http:
+async def test_message_that_does_not_come_is_refused_in_time() -> None:
+    async with tidy(arrival_s=0.3) as http:
         http.node("a", echo)
         async with attacking(http) as attacker:
             whole = message(100)
@@ -266,12 +251,9 @@ async def test_message_that_does_not_come_is_refused_in_time(
         assert misbehaved(http) == 0
 
 
-async def test_messages_that_arrive_are_within_the_budget(
-    make_session: Callable[[], Http2Session],
-) -> None:
+async def test_messages_that_arrive_are_within_the_budget() -> None:
     limits = FrontLimits(body_bytes=4 * 2**20, arriving_bytes=2**20)
     async with tidy(
-        make_session=make_session,
         front_limits=limits,
         limits=Limits(max_message_bytes=2**20),
     ) as http:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from fleet_fakes import Ask, echo, failing, hang
-from http2_by_h2 import SessionByH2
-from http2_by_ngh2 import SessionByNgh2
 from raw_http import GUARD_S
 from router_http import Http
 from tidy_router import tidy
@@ -23,23 +21,15 @@ from capamesh.protocol.errors import RunFailed
 from capamesh.protocol.tensors import Limits
 from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
 from capamesh.router.grpc.health import HEALTH
-from capamesh.router.grpc.http2 import Http2Session
-from capamesh.router.grpc.http2_by_hand import SessionByHand
 from capamesh.router.grpc.messages import CLASSES
 from capamesh.router.grpc.methods import SERVICE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-@pytest.fixture(params=[SessionByHand, SessionByNgh2, SessionByH2], ids=["hand", "ngh2", "h2"])
-def make_session(request: pytest.FixtureRequest) -> Callable[[], Http2Session]:
-    made: Callable[[], Http2Session] = request.param
-    return made
-
-
 @pytest.fixture
-async def http(make_session: Callable[[], Http2Session]) -> AsyncIterator[Http]:
-    async with tidy(make_session=make_session) as http:
+async def http() -> AsyncIterator[Http]:
+    async with tidy() as http:
         yield http
         await left(http)
 
@@ -339,8 +329,8 @@ async def test_call_that_cannot_be_done_is_told_why(
     assert text in (caught.value.details() or "")
 
 
-async def test_message_over_the_limit_is_refused(make_session: Callable[[], Http2Session]) -> None:
-    async with tidy(make_session=make_session, limits=Limits(max_message_bytes=4096)) as http:
+async def test_message_over_the_limit_is_refused() -> None:
+    async with tidy(limits=Limits(max_message_bytes=4096)) as http:
         http.node("a", echo)
         async with grpc.aio.insecure_channel(address(http)) as channel:
             with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -14,8 +14,6 @@ import pytest
 import tritonclient.grpc as triton
 from fleet_fakes import echo
 from grpc_attacker import Attacker, attacking
-from http2_by_h2 import SessionByH2
-from http2_by_ngh2 import SessionByNgh2
 from http2_client import HEAD
 from raw_http import GUARD_S
 from router_http import Http
@@ -23,8 +21,6 @@ from tidy_router import tidy
 from tritonclient.grpc import aio as triton_aio
 
 from capamesh.protocol.tensors import Limits
-from capamesh.router.grpc.http2 import Http2Session
-from capamesh.router.grpc.http2_by_hand import SessionByHand
 from capamesh.router.grpc.messages import CLASSES
 from capamesh.router.grpc.methods import SERVICE
 from capamesh.router.http import unpacking
@@ -34,15 +30,9 @@ PATHS = {name: f"/{SERVICE}/{name}".encode() for name in ("ModelInfer", "ModelSt
 INVALID, EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = b"3", b"8", b"12", b"13", b"14"
 
 
-@pytest.fixture(params=[SessionByHand, SessionByNgh2, SessionByH2], ids=["hand", "ngh2", "h2"])
-def make_session(request: pytest.FixtureRequest) -> Callable[[], Http2Session]:
-    made: Callable[[], Http2Session] = request.param
-    return made
-
-
 @pytest.fixture
-async def http(make_session: Callable[[], Http2Session]) -> AsyncIterator[Http]:
-    async with tidy(make_session=make_session) as http:
+async def http() -> AsyncIterator[Http]:
+    async with tidy() as http:
         yield http
 
 
@@ -177,10 +167,8 @@ async def test_coding_of_which_nothing_is_made_may_be_any(http: Http) -> None:
         assert trailers(attacker)[b"grpc-status"] == b"0"
 
 
-async def test_packed_message_has_the_same_limit_unpacked(
-    make_session: Callable[[], Http2Session],
-) -> None:
-    async with tidy(make_session=make_session, limits=Limits(max_message_bytes=1000)) as http:
+async def test_packed_message_has_the_same_limit_unpacked() -> None:
+    async with tidy(limits=Limits(max_message_bytes=1000)) as http:
         http.node("a", echo)
         async with attacking(http) as attacker:
             packed = framed(gzip.compress(message(id="x" * 5000), mtime=0))

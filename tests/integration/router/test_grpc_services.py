@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
 from fleet_fakes import echo, offer
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from http2_by_h2 import SessionByH2
-from http2_by_ngh2 import SessionByNgh2
 from raw_http import GUARD_S
 from router_http import Http
 from tidy_router import tidy
@@ -19,8 +17,6 @@ from tidy_router import tidy
 from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
 from capamesh.router.grpc import health
 from capamesh.router.grpc.health import HEALTH
-from capamesh.router.grpc.http2 import Http2Session
-from capamesh.router.grpc.http2_by_hand import SessionByHand
 from capamesh.router.grpc.messages import CLASSES
 from capamesh.router.grpc.methods import SERVICE
 from capamesh.router.grpc.reflection import REFLECTION_METHOD, REFLECTIONS
@@ -29,10 +25,9 @@ from capamesh.router.http.connection import FrontConnection
 SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3
 
 
-@pytest.fixture(params=[SessionByHand, SessionByNgh2, SessionByH2], ids=["hand", "ngh2", "h2"])
-async def http(request: pytest.FixtureRequest) -> AsyncIterator[Http]:
-    make_session: Callable[[], Http2Session] = request.param
-    async with tidy(make_session=make_session) as http:
+@pytest.fixture
+async def http() -> AsyncIterator[Http]:
+    async with tidy() as http:
         yield http
         async with asyncio.timeout(GUARD_S):
             while not all(each.is_idle for each in connections(http)):  # a call lasts

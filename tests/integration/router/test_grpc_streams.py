@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from fleet_fakes import FakeLink, Reply, failing, offer, parting
-from http2_by_h2 import SessionByH2
-from http2_by_ngh2 import SessionByNgh2
 from patience import eventually
 from raw_http import GUARD_S
 from router_http import Http
@@ -22,8 +20,6 @@ from tritonclient.grpc import aio as triton_aio
 from tritonclient.grpc import service_pb2
 
 from capamesh.protocol.errors import RunFailed
-from capamesh.router.grpc.http2 import Http2Session
-from capamesh.router.grpc.http2_by_hand import SessionByHand
 from capamesh.router.grpc.methods import SERVICE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -35,15 +31,9 @@ WIDE = 50_000
 """Rows of a part of 400 KB, more than what a client takes ahead."""
 
 
-@pytest.fixture(params=[SessionByHand, SessionByNgh2, SessionByH2], ids=["hand", "ngh2", "h2"])
-def make_session(request: pytest.FixtureRequest) -> Callable[[], Http2Session]:
-    made: Callable[[], Http2Session] = request.param
-    return made
-
-
 @pytest.fixture
-async def http(make_session: Callable[[], Http2Session]) -> AsyncIterator[Http]:
-    async with tidy(make_session=make_session) as http:
+async def http() -> AsyncIterator[Http]:
+    async with tidy() as http:
         yield http
         # one is aiohttp's
         await eventually(lambda: len(http.front.connections) <= 1, "a client is connected")

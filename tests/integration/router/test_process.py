@@ -13,7 +13,7 @@ import pytest
 from certificates import Authority
 from fleet_fakes import advert
 from raw_http import connected
-from router_parts import made_parts
+from router_http import made_parts
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.fleet import Joined

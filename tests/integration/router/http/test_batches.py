@@ -157,7 +157,7 @@ class BatchClients(JobClients):
 @pytest.fixture
 async def clients(tmp_path: Path) -> AsyncIterator[BatchClients]:
     place = make_place(tmp_path / "place")
-    async with serving(jobs={"jobs_folder": tmp_path / "jobs"}) as http:
+    async with serving(jobs_folder=tmp_path / "jobs") as http:
         http.node("A", models=(offer(), replace(offer("words"), task=Task.TEXT_EMBEDDING)))
         yield BatchClients(http, place)
 

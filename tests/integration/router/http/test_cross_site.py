@@ -44,7 +44,7 @@ def routes_of(http: Http) -> list[tuple[str, str]]:
 @pytest_asyncio.fixture
 async def guarded() -> AsyncIterator[Http]:
     """A router that has no name of its own; one origin may ask it."""
-    async with serving(hosts=(), origins=(APP,)) as http:
+    async with serving(allowed_hosts=(), allowed_origins=(APP,)) as http:
         http.node("a")
         yield http
 

@@ -402,7 +402,8 @@ async def test_key_embeds_by_its_own_models_alone_and_sees_no_others(http: Http)
 async def test_models_are_listed_with_what_they_are_for(http: Http) -> None:
     http.node("A", models=(WORDS, replace(WORDS, version="2"), offer("m")))
     listed = await (await http.client.get("/v1/models")).json()
-    assert (listed["object"], listed["models"]) == ("list", [])
+    assert listed["object"] == "list"
+    assert [model["name"] for model in listed["models"]] == ["m", "words", "words"]
     assert listed["data"] == [
         {
             "id": "m",

@@ -16,7 +16,7 @@ from loading_nodes import LoadingLink
 from openapi_fits import answers_of, misfits
 from patience import eventually
 from raw_http import GUARD_S
-from router_http import Http
+from router_http import DRAWN, Http
 from tidy_router import tidy
 
 from capamesh.protocol.errors import (
@@ -32,7 +32,7 @@ from capamesh.router.requests.generation.run import MOST_RESUMES
 CHATS, TEXTS = "/v1/chat/completions", "/v1/completions"
 HI = [{"role": "user", "content": "Hi"}]
 LAST = {"Connection": "close"}
-HEAD = {"id": "chatcmpl-7", "created": 1_700_000_000, "model": "chat"}
+HEAD = {"id": f"chatcmpl-{DRAWN}", "created": 1_700_000_000, "model": "chat"}
 USED = {"c": 0, "u": [9, 4, 3]}
 USAGE = {
     "prompt_tokens": 9,
@@ -209,7 +209,7 @@ async def test_calls_of_tools_have_one_id_and_end_a_choice(http: Http) -> None:
             {"index": 0, "function": {"arguments": '":1}'}},
             {
                 "index": 1,
-                "id": "call_7",
+                "id": f"call_{DRAWN}",
                 "type": "function",
                 "function": {"name": "g", "arguments": ""},
             },
@@ -268,7 +268,7 @@ async def test_texts_are_continued_each_by_a_call_of_its_own(http: Http) -> None
         (1, "<two>"),
         (2, "<ids>"),
     ]
-    assert (body["object"], body["id"]) == ("text_completion", "cmpl-7")
+    assert (body["object"], body["id"]) == ("text_completion", f"cmpl-{DRAWN}")
     assert body["usage"]["prompt_tokens"] == 27
     assert [asked_of(ask)["max_tokens"] for ask in link.asks] == [5, 5, 5]
     described = answers_of("POST", TEXTS, 200)["application/json"]["schema"]

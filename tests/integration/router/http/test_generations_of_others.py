@@ -12,7 +12,7 @@ from chat_nodes import CHAT, asked_of, chatting, counting, data_of, words
 from fleet_fakes import FakeLink, Reply, failing, offer
 from openapi_fits import answers_of, misfits
 from patience import eventually
-from router_http import Http
+from router_http import DRAWN, Http
 from tidy_router import tidy
 
 from capamesh.protocol.errors import InvalidRequest, RunFailed
@@ -70,12 +70,12 @@ async def test_response_is_whole(http: Http) -> None:
         200,
         "completed",
         "response",
-        "resp_7",
+        f"resp_{DRAWN}",
     )
     assert body["output"] == [
         {
             "type": "message",
-            "id": "msg_7",
+            "id": f"msg_{DRAWN}",
             "status": "completed",
             "role": "assistant",
             "content": [

@@ -34,7 +34,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def clients(tmp_path: Path) -> AsyncIterator[JobClients]:
     place = make_place(tmp_path / "place")
-    async with serving(jobs={"jobs_places": (str(place),)}) as http:
+    async with serving(jobs_places=(str(place),)) as http:
         http.node("A")
         yield JobClients(http, place)
 

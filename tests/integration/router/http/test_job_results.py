@@ -34,7 +34,7 @@ FORMATS = [OutputFormat.JSONL, OutputFormat.PARQUET, OutputFormat.NPZ]
 @pytest.fixture
 async def clients(tmp_path: Path) -> AsyncIterator[JobClients]:
     place = make_place(tmp_path / "place")
-    async with serving(jobs={"jobs_places": (str(place),)}) as http:
+    async with serving(jobs_places=(str(place),)) as http:
         http.node("A")
         yield JobClients(http, place)
 

@@ -46,7 +46,7 @@ ODD_IDS = (
 @pytest.fixture
 async def clients(tmp_path: Path) -> AsyncIterator[JobClients]:
     place = make_place(tmp_path / "place")
-    async with serving(jobs={"jobs_places": (str(place),)}) as http:
+    async with serving(jobs_places=(str(place),)) as http:
         http.node("A", models=(offer(), offer("n", "2")))
         yield JobClients(http, place)
 
@@ -334,7 +334,7 @@ async def test_id_that_no_job_has_is_not_found(clients: JobClients, job: str) ->
 
 
 async def test_router_without_jobs_says_so(tmp_path: Path) -> None:
-    async with serving(jobs={"jobs": None}) as http:
+    async with serving(jobs=None) as http:
         for method, path in (("GET", "/v1/jobs"), ("POST", "/v1/jobs"), ("GET", "/v1/jobs/job-1")):
             response = await http.client.request(method, path)
             assert response.status == 501
@@ -394,8 +394,8 @@ async def test_full_disk_is_told_and_what_is_there_is_still_shown(clients: JobCl
 
 
 async def test_store_that_cannot_be_made_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    async with serving(jobs={"data_folder": tmp_path / "file" / "data"}) as http:
+    async with serving(data_folder=tmp_path / "data") as http:
+        (tmp_path / "data" / "jobs.db").mkdir()
         http.node("A")
         response = await http.client.get("/v1/jobs")
         assert (response.status, response.headers["X-Capamesh-Error"]) == (503, "jobs_unavailable")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -13,8 +12,8 @@ from fleet_fakes import hang
 from router_http import INFER, Http, serving
 
 from capamesh.router.access.keys import Key, Scope, Verb, digest_of
+from capamesh.router.process import request_logs
 from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
-from capamesh.router.telemetry.request_lines import AccessLog, SlowLog
 
 BODY = {
     "id": "seven",
@@ -27,23 +26,34 @@ TRACE = "0a" * 16
 
 
 class Lines(list[Mapping[str, Any]]):
-    """The lines that were put."""
+    """The lines that were put, in the place of a file."""
+
+    written = dropped = lost = 0
+    put = list.append
+
+    def start(self) -> None:
+        """Do nothing: lines are kept as they come."""
+
+    close = start
 
     def without(self, *names: str) -> list[dict[str, Any]]:
         return [{name: each[name] for name in each if name not in names} for each in self]
 
 
+ALL = {"access_log": "-", "access_log_sample": 1.0}
+SLOW = {"slow_log": "-", "slow_log_s": 1e-9}
+
+
 @pytest.fixture
-def lines() -> Lines:
-    return Lines()
+def lines(monkeypatch: pytest.MonkeyPatch) -> Lines:
+    lines = Lines()
+    monkeypatch.setattr(request_logs, "LineFile", lambda *_: lines)
+    return lines
 
 
 @pytest.fixture
 async def http(lines: Lines) -> AsyncIterator[Http]:
-    access = AccessLog(
-        lines.append, 1.0, rng=random.Random(1), clock=lambda: 0.0, wall_clock=lambda: 0.0
-    )
-    async with serving(access=access) as http:
+    async with serving(**ALL) as http:
         http.node("A")
         yield http
 
@@ -85,12 +95,7 @@ async def test_inference_is_one_line_whoever_reads_it(
 
 
 async def test_line_says_whether_the_answer_was_kept(lines: Lines) -> None:
-    access = AccessLog(
-        lines.append, 1.0, rng=random.Random(1), clock=lambda: 0.0, wall_clock=lambda: 0.0
-    )
-    async with serving(
-        access=access, rules=RoutingRules(ModelRules(cache=CacheRule(60.0)))
-    ) as http:
+    async with serving(rules=RoutingRules(ModelRules(cache=CacheRule(60.0))), **ALL) as http:
         http.node("A")
         named = {"Idempotency-Key": "k"}
         for headers in ({}, {}, named, named):
@@ -115,10 +120,7 @@ async def test_other_requests_have_their_route(http: Http, lines: Lines) -> None
 
 
 async def test_client_that_leaves_is_a_line(lines: Lines) -> None:
-    access = AccessLog(
-        lines.append, 1.0, rng=random.Random(1), clock=lambda: 0.0, wall_clock=lambda: 0.0
-    )
-    async with serving(access=access) as http:
+    async with serving(**ALL) as http:
         link = http.node("A", hang)
         reader, writer = await asyncio.open_connection(http.client.host, http.client.port)
         body = json.dumps(BODY)
@@ -135,26 +137,20 @@ async def test_client_that_leaves_is_a_line(lines: Lines) -> None:
 
 
 async def test_slow_request_says_why_its_node_was_chosen(lines: Lines) -> None:
-    slow = SlowLog(
-        lines.append, least_s=-1.0, factor=4.0, clock=lambda: 0.0, wall_clock=lambda: 0.0
-    )
-    async with serving(slow=slow) as http:
+    async with serving(**SLOW) as http:
         http.node("A")
         for _ in range(12):
             assert (await http.infer(BODY)).status == 200
-        assert (len(lines), slow.left_out) == (10, 2)
+        assert (len(lines), http.parts.traces.logs.slow.left_out) == (10, 2)
         line = lines[0]
-        assert (line["model"], line["limit_ms"]) == ("m", -1000.0)
+        assert (line["model"], line["limit_ms"]) == ("m", 0.0)
         assert line["explanation"]["chosen"] == ["A"]
         assert line["explanation"]["replicas"][0]["peer_id"] == "A"
         assert [each["outcome"] for each in line["attempts"]] == ["answered"]
 
 
 async def test_slow_request_that_failed_is_written_too(lines: Lines) -> None:
-    slow = SlowLog(
-        lines.append, least_s=-1.0, factor=4.0, clock=lambda: 0.0, wall_clock=lambda: 0.0
-    )
-    async with serving(slow=slow) as http:
+    async with serving(**SLOW) as http:
         http.node("A")
         assert (await http.infer(BODY, path="/v2/models/n/infer")).status == 404
         assert [line["code"] for line in lines] == ["model_not_found"]

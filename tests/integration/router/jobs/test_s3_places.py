@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from faulty_proxy import FaultyProxy, faulty_proxy
-from s3_server import BUCKET, KEY, SECRET, S3Server, s3_server
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.jobs.errors import InputChanged, InputInvalid, OutputFailed, PlaceUnavailable
@@ -23,6 +28,192 @@ from capamesh.router.jobs.remote.files import RemoteFile, RemoteSink
 from capamesh.router.jobs.remote.object_folder import ObjectFolder
 from capamesh.router.jobs.remote.urls import remote_url
 from capamesh.router.jobs.values import JobId
+
+KEY = "AKIATESTTESTTEST"
+SECRET = "secret/that+no/text/may/say"  # noqa: S105 - of a server that is there for a test
+BUCKET = "bucket"
+_PROGRAM = """
+import sys, threading
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+class S3Server:
+    """One server with one bucket."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process = process
+        self.port = port
+
+    def client(self) -> Any:
+        """Return boto's client, by which a test sees what is in the bucket."""
+        import boto3  # noqa: PLC0415 - it takes half a second
+
+        return boto3.client(
+            "s3",
+            endpoint_url=f"http://127.0.0.1:{self.port}",
+            aws_access_key_id=KEY,
+            aws_secret_access_key=SECRET,
+            region_name="us-east-1",
+        )
+
+    def put(self, key: str, data: bytes) -> None:
+        self.client().put_object(Bucket=BUCKET, Key=key, Body=data)
+
+    def get(self, key: str) -> bytes:
+        found: bytes = self.client().get_object(Bucket=BUCKET, Key=key)["Body"].read()
+        return found
+
+    def keys(self, prefix: str = "") -> list[str]:
+        found = self.client().list_objects_v2(Bucket=BUCKET, Prefix=prefix)
+        return sorted(each["Key"] for each in found.get("Contents", []))
+
+    def open_uploads(self) -> list[str]:
+        """Return the keys of multipart uploads that were begun and never ended."""
+        found = self.client().list_multipart_uploads(Bucket=BUCKET)
+        return [each["Key"] for each in found.get("Uploads", [])]
+
+    def environment(self, port: int | None = None) -> dict[str, str]:
+        """Return what a router's environment says of the server, or of what stands before it."""
+        return {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port or self.port}",
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_REGION": "us-east-1",
+        }
+
+    def freeze(self) -> None:
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.process.pid, signal.SIGCONT)
+
+
+@contextmanager
+def s3_server() -> Iterator[S3Server]:
+    """Run a server, or leave the test out where moto is not installed."""
+    pytest.importorskip("moto")
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        server = S3Server(process, int(process.stdout.readline()))
+        server.client().create_bucket(Bucket=BUCKET)
+        yield server
+    finally:
+        process.kill()
+        with process:  # closes its pipes, and waits for it
+            pass
+
+
+PIECE = 16 * 1024
+
+
+class FaultyProxy:
+    """Passes connections on, as long as it is told to."""
+
+    def __init__(self, port: int) -> None:
+        """`port` is that of the server, on this machine."""
+        self._server_port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self.requests: list[bytes] = []
+        """The first line and the headers of each request, as far as they came at once."""
+        self.is_refusing = False
+        """True: connections are closed at once, and those that are open."""
+        self.is_silent = False
+        """True: what the client sends is taken, and nothing is answered."""
+        self.cut_after: int | None = None
+        """The bytes of answers after which one connection is closed, once; None: none is."""
+        self.answers: Callable[[bytes], bytes | None] = lambda _head: None
+        """Returns an answer of the proxy's own to a request, or None to pass it on."""
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.break_all()
+
+    def break_all(self) -> None:
+        """Break all connections that are open, as a server that dies does."""
+        with self._lock:
+            sockets, self._sockets = self._sockets, []
+        for each in sockets:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self.is_refusing:
+                client.close()
+                continue
+            server = socket.create_connection(("127.0.0.1", self._server_port))
+            with self._lock:
+                self._sockets += [client, server]
+            threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
+            threading.Thread(target=self._back, args=(client, server), daemon=True).start()
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while data := client.recv(PIECE):
+                if self.is_refusing:
+                    break
+                if b" HTTP/1.1\r\n" in data:
+                    self.requests.append(data.partition(b"\r\n\r\n")[0])
+                    own = self.answers(data)
+                    if own is not None:
+                        client.sendall(own)
+                        continue
+                if not self.is_silent:
+                    server.sendall(data)
+        self._end(client, server)
+
+    def _back(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while data := server.recv(PIECE):
+                with self._lock:
+                    left = self.cut_after
+                    if left is not None:
+                        self.cut_after = left - len(data) if left > len(data) else None
+                if left is not None and left <= len(data):
+                    client.sendall(data[:left])
+                    break
+                if not self.is_silent:
+                    client.sendall(data)
+        self._end(client, server)
+
+    def _end(self, *ends: socket.socket) -> None:
+        for each in ends:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def faulty_proxy(port: int) -> Iterator[FaultyProxy]:
+    """Run a proxy before a server."""
+    proxy = FaultyProxy(port)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
+
 
 pytest.importorskip("obstore")
 

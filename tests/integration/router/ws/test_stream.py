@@ -224,7 +224,7 @@ async def test_client_that_is_refused_is_told_why_before_there_is_a_stream(
     "line", ["Origin: http://localhost", "Origin: https://app.example", "Origin: https://LOCALHOST"]
 )
 async def test_own_pages_and_allowed_ones_open_streams(line: str) -> None:
-    async with tidy(origins=("https://app.example",)) as http:
+    async with tidy(allowed_origins=("https://app.example",)) as http:
         http.node("A")
         async with streaming(http, STREAM, line) as client:
             client.send(infer("a"))

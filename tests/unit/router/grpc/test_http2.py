@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from http2_by_h2 import SessionByH2
-from http2_by_ngh2 import SessionByNgh2
 from http2_client import HEAD, Http2Client
 from hyperframe.frame import ContinuationFrame, DataFrame, Frame, PingFrame, SettingsFrame
 from hypothesis import given, settings
@@ -80,7 +79,7 @@ class Pair:
         pytest.fail("it goes on")
 
 
-@pytest.fixture(params=[SessionByHand, SessionByNgh2, SessionByH2], ids=["hand", "ngh2", "h2"])
+@pytest.fixture(params=[SessionByHand, SessionByH2], ids=["hand", "h2"])
 def make(request: pytest.FixtureRequest) -> Callable[[], Http2Session]:
     made: Callable[[], Http2Session] = request.param
     return made
@@ -325,7 +324,7 @@ def test_floods_of_frames_are_noise(make: Callable[[], Http2Session]) -> None:
         ),
         max_size=12,
     ),
-    st.sampled_from([SessionByHand, SessionByNgh2, SessionByH2]),
+    st.sampled_from([SessionByHand, SessionByH2]),
 )
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_end_in_events_or_in_goaway(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fleet_fakes import NullLog, advert
 from fleet_members import EventLog
-from router_parts import made_parts
+from router_http import made_parts
 
 from capamesh.protocol.errors import ConfigError, LinkLost
 from capamesh.protocol.fleet import Joined

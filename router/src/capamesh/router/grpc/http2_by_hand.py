@@ -1,6 +1,6 @@
 """HTTP/2 by hand, RFC 9113, as far as a server of gRPC needs it: what a call costs, and a large body's bytes as they lie. Pure.
 
-Tests compare it with nghttp2 and with the package h2, on the same bytes and by made-up clients.
+Tests compare it with the package h2, on the same bytes and by made-up clients.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -62,11 +60,6 @@ OPENAI_STREAM: Final = StreamForm()
 NEWEST: Final = ModelVersion("")
 
 
-def drawn_id() -> str:
-    """Return a text by chance that nobody else has."""
-    return secrets.token_hex(12)
-
-
 class Generations:
     """The way that the requests of all routes for generation go."""
 
@@ -76,8 +69,8 @@ class Generations:
         *,
         arrival_s: float,
         longest_s: float = 0.0,
-        wall_clock: Callable[[], float] = time.time,
-        draw_id: Callable[[], str] = drawn_id,
+        wall_clock: Callable[[], float],
+        draw_id: Callable[[], str],
     ) -> None:
         """A body may take `arrival_s` seconds to arrive, an answer `longest_s`; `draw_id` returns a text by chance.
 

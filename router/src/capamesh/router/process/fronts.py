@@ -54,8 +54,18 @@ OPERATORS_CONNECTIONS: Final = 256
 class Fronts:
     """All fronts of one process."""
 
-    def __init__(self, parts: RouterParts, page: PageParts, jobs: JobParts) -> None:
-        """Make them; `page` has the pages that people see, `jobs` those of batch jobs."""
+    def __init__(
+        self,
+        parts: RouterParts,
+        page: PageParts,
+        jobs: JobParts,
+        limits: FrontLimits | None = None,
+    ) -> None:
+        """Make them; `page` has the pages that people see, `jobs` those of batch jobs.
+
+        `limits` are those of clients; None: those of the settings.
+        """
+        self._given_limits = limits
         self._parts = parts
         settings = parts.settings
         self._has_operators = bool(settings.metrics_host)
@@ -87,11 +97,18 @@ class Fronts:
         )
         """The routes of how requests are routed."""
         generations = Generations(
-            parts.inference, arrival_s=settings.arrival_s, longest_s=settings.answer_timeout_s
+            parts.inference,
+            arrival_s=settings.arrival_s,
+            longest_s=settings.answer_timeout_s,
+            wall_clock=parts.system.wall_s,
+            draw_id=lambda: parts.system.token_bytes(12).hex(),
         )
-        self._pages: tuple[Pages, ...] = (
+        self.pages: tuple[Pages, ...] = (
             InferenceApi(
-                parts.inference, arrival_s=settings.arrival_s, is_ready=parts.standing.has_usable
+                parts.inference,
+                arrival_s=settings.arrival_s,
+                is_ready=parts.standing.has_usable,
+                wall_clock=parts.system.wall_s,
             ),
             GenerateApi(parts.inference, arrival_s=settings.arrival_s, generations=generations),
             RepositoryApi(self._repository, parts.fleet, arrival_s=settings.arrival_s),
@@ -106,23 +123,23 @@ class Fronts:
             ModelsApi(parts.fleet),
             *jobs.pages(),
         )
-        self._clients = self._front(Audience.CLIENTS if self._has_operators else Audience.ALL)
-        self._clients.watch(parts.telemetry)
-        self._fronts = [self._clients]
+        self.clients = self._front(Audience.CLIENTS if self._has_operators else Audience.ALL)
+        self.clients.watch(parts.telemetry)
+        self.all = [self.clients]
         if self._has_operators:
-            self._fronts.append(self._front(Audience.OPERATORS))
+            self.all.append(self._front(Audience.OPERATORS))
         self._runners: list[web.AppRunner] = []
 
     async def set_up(self) -> None:
         """Make all ready to listen."""
         parts, settings = self._parts, self._parts.settings
-        for front in self._fronts:
+        for front in self.all:
             limits = settings.limits
             if front.audience is Audience.OPERATORS:
                 limits = replace(limits, max_message_bytes=_operators_bytes(parts))
             runner = make_runner(
                 make_application(
-                    *self._pages,
+                    *self.pages,
                     limits=limits,
                     log=parts.log,
                     requests=parts.requests,
@@ -142,31 +159,31 @@ class Fronts:
         """Accept connections, and tell where; raise `ConfigError` where an address cannot be had."""
         settings, seat = self._parts.settings, self._parts.seat
         clients = await _listen(
-            self._clients, (settings.http_host, settings.http_port), seat.shared, "--http"
+            self.clients, (settings.http_host, settings.http_port), seat.shared, "--http"
         )
         operators: Address | None = None
-        for front in self._fronts[1:]:
+        for front in self.all[1:]:
             asked = settings.metrics_host, settings.metrics_port
             operators = await _listen(front, asked, seat.shared_metrics, "--metrics-listen")
         tell_addresses(self._parts, clients, operators)
 
     def stop_accepting(self) -> None:
         """Accept no connection any more; those that are open go on."""
-        for front in self._fronts:
+        for front in self.all:
             front.stop_accepting()
 
     def ask_to_leave(self) -> None:
         """Ask all clients who can be asked at any time."""
-        for front in self._fronts:
+        for front in self.all:
             front.ask_to_leave()
 
     async def wait_left(self) -> None:
         """Wait until nobody is connected, or all had time to be asked to leave."""
-        await asyncio.gather(*(front.wait_left() for front in self._fronts))
+        await asyncio.gather(*(front.wait_left() for front in self.all))
 
     def close(self) -> None:
         """Hang up on all, once what they were answered is sent."""
-        for front in self._fronts:
+        for front in self.all:
             front.close()
 
     async def clean_up(self) -> None:
@@ -203,6 +220,8 @@ class Fronts:
         )
 
     def _limits(self, *, is_for_operators: bool, has_tls: bool) -> FrontLimits:
+        if self._given_limits is not None and not is_for_operators:
+            return self._given_limits
         settings = self._parts.settings
         trusted = networks_of(settings.trusted_proxies)
         if is_for_operators:

@@ -37,9 +37,10 @@ class PageParts:
         )
         files = StaticFiles()
         self.documents = DocumentsApi(files)
+        self.feed = Feed(overview.steps, boot=parts.system.token_bytes(4).hex(), log=parts.log)
         self.api = PageApi(
             files,
-            Feed(overview.steps, boot=parts.system.token_bytes(4).hex(), log=parts.log),
+            self.feed,
             HistoryAnswers(self.history),
             is_closing=lambda: parts.requests.is_closing,
             clock=clock,

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
 
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
     from capamesh.protocol.links.calls import LoadReport
+    from capamesh.router.balancing.served_model import MakePolicy
     from capamesh.router.balancing.unhealthy import Verdict
     from capamesh.router.fleet.endpoint import Endpoint
     from capamesh.router.settings import RouterSettings
@@ -82,6 +83,7 @@ class RouterParts:
         timers: Timers,
         seat: Seat | None = None,
         system: System | None = None,
+        make_policy: MakePolicy = make_policy,
     ) -> None:
         """Take over the data folder and make the parts in it; raise `ConfigError` when that cannot be.
 
@@ -110,7 +112,7 @@ class RouterParts:
         self.link_host = advertised_host(settings.link_host, settings.advertised_host)
         self._join_network(membership)
         self._make_fleet(membership, rules)
-        self._make_requests(rules, timers)
+        self._make_requests(rules, timers, make_policy)
         self._make_control(membership)
 
     def _join_network(self, membership: Membership) -> None:
@@ -224,7 +226,7 @@ class RouterParts:
             log=log,
         )
 
-    def _make_requests(self, rules: RoutingRules, timers: Timers) -> None:
+    def _make_requests(self, rules: RoutingRules, timers: Timers, make_policy: MakePolicy) -> None:
         """Make the parts that a request goes through."""
         settings, system = self.settings, self.system
         self.request_parts = parts = RequestParts(
@@ -233,6 +235,7 @@ class RouterParts:
             clock=system.steady_s,
             timers=timers,
             rng=system.rng,
+            make_policy=make_policy,
             counts=self.telemetry,
             do=self.supervisor.do,
             on_verdict=self._judged,

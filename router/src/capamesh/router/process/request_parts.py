@@ -18,6 +18,7 @@ from capamesh.router.requests.routing import Routing
 if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.tensors import Limits
+    from capamesh.router.balancing.served_model import MakePolicy
     from capamesh.router.balancing.unhealthy import Verdict
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.rules.model_rules import RoutingRules
@@ -44,6 +45,7 @@ class RequestParts:
         is_limited: bool = True,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         workers: int = 1,
+        make_policy: MakePolicy = make_policy,
     ) -> None:
         """`clock` returns seconds and never goes backwards; `timers` go by it, those of a process or of a simulation.
 
@@ -60,11 +62,13 @@ class RequestParts:
             is_limited=is_limited,
         )
         self.prober = Prober(self.balancer, clock=clock, timers=timers)
-        dispatch = Dispatch(self.prober, clock=clock, timers=timers, limits=limits, counts=counts)
+        self.dispatch = Dispatch(
+            self.prober, clock=clock, timers=timers, limits=limits, counts=counts
+        )
         self.routing = Routing(
             fleet,
             self.balancer,
-            dispatch,
+            self.dispatch,
             rules,
             rng=rng,
             clock=clock,
