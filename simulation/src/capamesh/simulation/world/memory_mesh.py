@@ -29,13 +29,17 @@ class MeshBus:
         self._network = network
         self._rng = rng
         self._ends: dict[MemoryMesh, None] = {}
+        self._orders: dict[str, bytes] = {}
+        """The newest order of each kind."""
         self.loss = 0.0
         """The share of messages that are lost on their way to one member."""
         self.most_delay_s = 0.1
         """The longest that one takes; they overtake one another."""
 
     def joined(self, end: MemoryMesh) -> None:
-        """Take in that a member listens; those who are there already hear of it."""
+        """Take in that a member listens: those who are there already hear of it, and it hears the newest orders."""
+        for kind, raw in self._orders.items():
+            self.deliver(end, end, end.hear[kind], raw)
         self._ends[end] = None
         for other in list(self._ends):
             for listening, told in ((end, other), (other, end)):
@@ -53,13 +57,12 @@ class MeshBus:
             if each is not sender and topic in each.subscribed and self._rng.random() >= self.loss:
                 self.deliver(sender, each, each.on_message, topic, envelope, sender.peer)
 
-    def spread(
-        self, sender: MemoryMesh, hear: Callable[[MemoryMesh], Callable[[bytes], None]], raw: bytes
-    ) -> None:
+    def spread(self, sender: MemoryMesh, kind: str, raw: bytes) -> None:
         """Tell all others of an order of the owner's, as those who meet do until all have it."""
+        self._orders[kind] = raw
         for each in list(self._ends):
             if each is not sender:
-                self.deliver(sender, each, hear(each), raw)
+                self.deliver(sender, each, each.hear[kind], raw)
 
     def deliver(
         self, sender: MemoryMesh, to: MemoryMesh, hear: Callable[..., None], *values: object
@@ -106,8 +109,7 @@ class MemoryMesh(Mesh):
         self.on_message = on_message
         self._on_ready = on_ready
         self.on_subscribed = on_subscribed
-        self.on_revocations = on_revocations
-        self.on_drains = on_drains
+        self.hear = {"revocations": on_revocations, "drains": on_drains}
         self._is_up = False
 
     @property
@@ -139,11 +141,11 @@ class MemoryMesh(Mesh):
 
     @override
     def update_revocations(self, encoded: bytes) -> None:
-        self._bus.spread(self, lambda each: each.on_revocations, encoded)
+        self._bus.spread(self, "revocations", encoded)
 
     @override
     def update_drains(self, encoded: bytes) -> None:
-        self._bus.spread(self, lambda each: each.on_drains, encoded)
+        self._bus.spread(self, "drains", encoded)
 
     @override
     def renew(self, membership: Membership, bootstrap: Sequence[str] = ()) -> None:

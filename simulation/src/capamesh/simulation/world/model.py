@@ -13,7 +13,7 @@ from capamesh.node.repository.chunks import ChunkList
 from capamesh.node.repository.rules import BatchingRules, Rules
 from capamesh.node.runtime.api import LoadedModel, StopSwitch
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
-from capamesh.protocol.errors import InvalidRequest, RunFailed
+from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.model_digest import ALGORITHM
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
@@ -47,13 +47,22 @@ class Switch(StopSwitch):
 class WorldModel(LoadedModel):
     """`y = 2 x + 1` of rows of two numbers."""
 
-    def __init__(self, slowness: Callable[[], float], ran: Callable[[list[float]], None]) -> None:
-        """`slowness` says how many times longer than usual a run takes that begins now; `ran` is told what ran, by its first numbers."""
+    def __init__(
+        self,
+        slowness: Callable[[], float],
+        fault: Callable[[], CapameshError | None],
+        ran: Callable[[list[float]], None],
+    ) -> None:
+        """`slowness` says how many times longer than usual a run takes that begins now, `fault` how it fails; None: it does not.
+
+        `ran` is told what ran, by its first numbers.
+        """
         self.inputs, self.outputs = INPUTS, OUTPUTS
         self.provider, self.precision = "CPUExecutionProvider", "fp32"
         self.is_data_dependent = self.is_random = False
         self.notes = ()
         self._slowness = slowness
+        self._fault = fault
         self._ran = ran
 
     @override
@@ -71,6 +80,9 @@ class WorldModel(LoadedModel):
         stop: StopSwitch | None = None,
     ) -> list[Tensor]:
         array = inputs[0].to_numpy()
+        error = self._fault()
+        if error is not None:
+            raise error
         self._ran([float(row[0]) for row in array])
         virtual_threads.running().sleep(PROFILE.seconds_at(len(array)) * self._slowness())
         if isinstance(stop, Switch) and stop.is_used:

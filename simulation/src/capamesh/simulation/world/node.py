@@ -34,6 +34,7 @@ from capamesh.simulation.world.memory_mesh import MemoryMesh, MeshBus
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from capamesh.protocol.errors import CapameshError
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.network import Membership
     from capamesh.protocol.system import System
@@ -55,15 +56,16 @@ class WorldNode:
         log: FilteringBoundLogger,
         *,
         slowness: Callable[[], float],
+        fault: Callable[[], CapameshError | None],
         ran: Callable[[list[float]], None],
     ) -> None:
-        """`slowness` and `ran` are those of its model; made on the machine that it runs on."""
+        """`slowness`, `fault` and `ran` are those of its model; made on the machine that it runs on."""
         self._address = address
         self._membership = membership
         self._trust = membership.trust()
         loop = asyncio.get_running_loop()
         self.models = ModelRegistry()
-        self.models.ready(_hosted(model.WorldModel(slowness, ran), system, self._stuck))
+        self.models.ready(_hosted(model.WorldModel(slowness, fault, ran), system, self._stuck))
         self.service = WorkerService(
             self.models,
             self._trust,

@@ -11,12 +11,16 @@ import argparse
 import asyncio
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed
+from capamesh.protocol.network import RevocationList, Role
+from capamesh.router.resilience.retry_budget import RESERVE, RETRY_SHARE, TTL_S
 from capamesh.simulation.memory_tcp import Machine
-from capamesh.simulation.world import http_client, model
+from capamesh.simulation.world import http_client, members, model
 from capamesh.simulation.world.http_client import Answer
 from capamesh.simulation.world.world import HTTP_PORT, TIMEOUT_S, Host, Violation, World
 
@@ -30,13 +34,23 @@ SLACK_S: Final = 1.5
 """Seconds by which an answer may come after its deadline."""
 DRAIN_S: Final = 10.0
 """Seconds for which a node that drains is waited for; one that is frozen meanwhile takes longer."""
+DRAIN_SLOWNESS: Final = 30.0
+"""The times that runs take longer which a node begins just before it drains."""
 LOOK_S: Final = 0.1
 """Seconds between two looks at what must be true all along."""
 AFTER_S: Final = 12.0
 """Seconds after a fault for which it explains that a request fails."""
+MOST_RATE: Final = 15.0
+"""The most requests a second."""
+WORK_S: Final = 1.0
+"""Seconds after which a node knows that a request is not wanted any more."""
+LAST: Final = 8
+"""Requests at the end to each router."""
+FIRST_OF_LAST: Final = 1_000_000.0
+"""The number that the first of these asks for."""
 INFER: Final = f"/v2/models/{model.NAME}/infer"
-FAILURES: Final = frozenset({429, 500, 502, 503, 504})
-"""The statuses that say that a request failed and it is not the caller's fault."""
+FAILURES: Final = frozenset({400, 429, 500, 502, 503, 504})
+"""The statuses of requests that failed for a fault; 400 is a liar's word where no one could be asked who knows better."""
 
 
 @dataclass(slots=True)
@@ -56,14 +70,22 @@ class Story:
     def __init__(self, seed: int) -> None:
         self.rng = rng = random.Random(f"{seed}/story")  # noqa: S311 - replays
         self.is_cached = rng.random() < 0.3
-        rules = (
-            f"[{model.NAME}]\ncache = {{ ttl_s = 2.0, shared = true }}\n" if self.is_cached else ""
-        )
+        self.is_once = not self.is_cached and rng.random() < 0.3
+        """True if no request may run twice."""
+        rules = f"[{model.NAME}]\n"
+        if self.is_cached:
+            rules += "cache = { ttl_s = 2.0, shared = true }\n"
+        if self.is_once:
+            rules += "retry = false\nhedge = false\n"
         self.world = world = World(
             seed, routers=rng.randint(1, 3), nodes=rng.randint(2, 4), rules=rules
         )
         self.clients = Machine("20.0.3.1")
         self.open: dict[int, Asked] = {}
+        self.over_s: dict[float, float] = {}
+        """The time when the last request for each number was over."""
+        self.cut_s = 0.0
+        """The time until which withdrawals may be late, for a wire or a process was cut off."""
         self.asked = 0
         self.failed = 0
         self.until_s = 0.0
@@ -101,7 +123,7 @@ class Story:
 
     async def _ask_for(self, tasks: asyncio.TaskGroup, seconds: float) -> None:
         rng, loop = self.rng, self.world.loop
-        rate = rng.choice((2.0, 6.0, 15.0))
+        rate = rng.choice((2.0, 6.0, MOST_RATE))
         end_s = loop.time() + seconds
         while loop.time() < end_s:
             self.asked += 1
@@ -123,6 +145,7 @@ class Story:
             return
         finally:
             del self.open[number]
+            self.over_s[x] = loop.time()
         self.world.say(f"client {number} asked for {x:g}: {answer.status}")
         self._judge(answer, asked, rows)
 
@@ -157,6 +180,7 @@ class Story:
         rng = self.rng
         faults = [
             self._kill, self._freeze, self._part, self._reset, self._slow, self._jump, self._drain,
+            self._drain, self._ill, self._all_ill, self._lie, self._revoke,
         ]  # fmt: skip
         for _ in range(rng.choice((0, 1, 2, 4))):
             yield rng.uniform(0.0, DURATION_S * 0.8), rng.choice(faults)
@@ -165,9 +189,11 @@ class Story:
         await asyncio.sleep(at_s)
         await fault()
 
-    def _wrong(self, for_s: float) -> None:
-        """Take down that requests may fail for a while."""
+    def _wrong(self, for_s: float, *, is_cut: bool = True) -> None:
+        """Take down that requests may fail for a while, and that not all is heard in time."""
         self.until_s = max(self.until_s, self.world.loop.time() + for_s + AFTER_S)
+        if is_cut:
+            self.cut_s = self.until_s
 
     def _victim(self) -> Host:
         world = self.world
@@ -221,7 +247,7 @@ class Story:
         host = self.rng.choice(self.world.nodes)
         usual, host.slowness = host.slowness, self.rng.choice((5.0, 20.0, 100.0))
         for_s = self.rng.uniform(1.0, 10.0)
-        self._wrong(for_s)
+        self._wrong(for_s, is_cut=False)
         self.world.say(f"{host.name} is slow: {host.slowness:g} times")
         await asyncio.sleep(for_s)
         host.slowness = usual
@@ -243,17 +269,86 @@ class Story:
             or len(serving) < 2
         ):
             return
-        machine = host.machine
+        machine, usual = host.machine, host.slowness
+        host.slowness = DRAIN_SLOWNESS  # so that something runs that must not be cut
+        await asyncio.sleep(0.3)
+        if host.machine is not machine or machine.is_halted:
+            return
         world.say(f"{host.name} drains")
         with machine.here():
             draining = world.loop.create_task(host.process.drain())
         with self.clients.here():
             await asyncio.wait({draining}, timeout=DRAIN_S)
+        host.slowness = usual
         if host.machine is not machine:
             return
         world.kill(host)
         await asyncio.sleep(self.rng.uniform(0.5, 3.0))
         world.start(host)
+
+    async def _ill(self) -> None:
+        """Let all runs of a node fail."""
+        host, for_s = self.rng.choice(self.world.nodes), self.rng.uniform(1.0, 10.0)
+        self._wrong(for_s, is_cut=False)
+        self.world.say(f"{host.name} fails")
+        host.fault = RunFailed("the run failed, as the story has it")
+        await asyncio.sleep(for_s)
+        host.fault = None
+
+    async def _all_ill(self) -> None:
+        """Let all runs fail everywhere: retries must not make it worse."""
+        world, for_s = self.world, self.rng.uniform(2.0, 10.0)
+        self._wrong(for_s, is_cut=False)
+        world.say("all nodes fail")
+        before = self._again(), self.asked
+        self._set_faults(RunFailed("the run failed, as the story has it"))
+        await asyncio.sleep(for_s)
+        self._set_faults(None)
+        again, asked = self._again() - before[0], self.asked - before[1]
+        paid = len(world.routers) * RESERVE + RETRY_SHARE * (asked + TTL_S * MOST_RATE)
+        if again > paid:
+            raise Violation(f"{asked} requests were retried {again} times; the budget is {paid:g}")
+
+    def _again(self) -> int:
+        """Return how often requests were sent once more."""
+        return sum(
+            sum(host.process._parts.telemetry._attempts_extra.values())  # noqa: SLF001
+            for host in self.world.routers
+            if host.process is not None
+        )
+
+    def _set_faults(self, error: CapameshError | None) -> None:
+        for host in self.world.nodes:
+            host.fault = error
+
+    async def _lie(self) -> None:
+        """Let a node say of good requests that they are wrong: where others know better, no caller is told so."""
+        host, for_s = self.rng.choice(self.world.nodes), self.rng.uniform(1.0, 10.0)
+        if self.is_once:
+            return
+        self.world.say(f"{host.name} lies")
+        host.fault = InvalidRequest("the request is wrong, says a liar")
+        await asyncio.sleep(for_s)
+        host.fault = None
+
+    async def _revoke(self) -> None:
+        """Shut a node out, which goes on as if it had not heard."""
+        world = self.world
+        host = self.rng.choice(world.nodes)
+        router = self.rng.choice(world.routers)
+        if len(world.nodes) < 3 or any(each.is_revoked for each in world.nodes):
+            return
+        if router.process is None or router.machine is None or router.machine.is_halted:
+            return
+        self._wrong(0.0)
+        world.say(f"{host.name} is revoked")
+        host.is_revoked = True
+        network = members.owner()
+        empty = RevocationList.empty(network.network_id)
+        peer = members.member(Role.NODE, world.nodes.index(host)).identity.peer_id
+        revoked = network.revoke(empty, peers=[peer], invites=(), now=members.START)
+        with router.machine.here():
+            router.process._parts.revocations.post(revoked.encode())  # noqa: SLF001
 
     def _heal(self) -> None:
         """Let all be well again."""
@@ -261,6 +356,7 @@ class Story:
         for host in world.routers + world.nodes:
             host.skew_s = 0.0
             host.slowness = 1.0
+            host.fault = None
             if host.machine is not None and host.machine.is_halted:
                 world.loop.thaw(host.machine)
         world.bus.loss = 0.0
@@ -272,20 +368,45 @@ class Story:
         while True:
             await asyncio.sleep(LOOK_S)
             now_s = self.world.loop.time()
+            for host in self.world.nodes:
+                self._check_work(host)
             for number, asked in self.open.items():
                 late_s = now_s - asked.began_s - TIMEOUT_S - SLACK_S
                 if late_s > 0 and now_s > self.until_s:
                     raise Violation(f"client {number} got no answer of {asked.router.name} in time")
 
+    def _check_work(self, host: Host) -> None:
+        """Raise `Violation` where a node works for clients that have long had their answer."""
+        if host.process is None or host.machine is None or host.machine.is_halted:
+            return
+        now_s = self.world.loop.time()
+        wanted = {asked.x for asked in self.open.values()}
+        for _, request in host.process.service._requests.values():  # noqa: SLF001
+            x = float(request.inputs[0].to_numpy()[0, 0])
+            over_s = now_s - self.over_s.get(x, now_s)
+            if x not in wanted and over_s > WORK_S and now_s > self.cut_s:
+                raise Violation(
+                    f"{host.name} still works for {x:g}, which was over {over_s:.1f} s ago"
+                )
+
     async def _check_end(self) -> None:
         world = self.world
+        if self.is_once:
+            ran = Counter(x for host in world.nodes for run in host.ran for x in run)
+            twice = [x for x, count in ran.items() if count > 1]
+            if twice:
+                raise Violation(f"these ran twice, which they may not: {twice[:5]}")
         for host in world.routers + world.nodes:
             if host.process is None:
                 raise Violation(f"{host.name} does not run at the end")
         for host in world.routers:
-            answer = await self._infer(host, 1.0, 1)
-            if answer.status != 200:
-                raise Violation(f"{host.name} does not answer at the end: {answer}")
+            for number in range(LAST):
+                answer = await self._infer(host, FIRST_OF_LAST + number, 1)
+                if answer.status != 200:
+                    raise Violation(f"{host.name} does not answer at the end: {answer}")
+        for host in world.nodes:
+            if host.is_revoked and any(run[0] >= FIRST_OF_LAST for run in host.ran):
+                raise Violation(f"{host.name} was revoked, and is asked all the same")
         await asyncio.sleep(SLACK_S)
         left = [
             f"{name} of {host.name}: {count}"

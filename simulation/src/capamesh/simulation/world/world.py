@@ -36,6 +36,8 @@ from capamesh.simulation.world.virtual_threads import VirtualThreads
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from capamesh.protocol.errors import CapameshError
+
 HTTP_PORT = 8000
 TIMEOUT_S = 5.0
 """The deadline of a request."""
@@ -84,6 +86,9 @@ class Host:
     task: asyncio.Task[None] | None = None
     starts: int = 0
     slowness: float = 1.0
+    fault: CapameshError | None = None
+    """The error of all its runs."""
+    is_revoked: bool = False
     ran: list[list[float]] = field(default_factory=list[list[float]])
     """The first numbers of the rows of each run of its model."""
 
@@ -223,6 +228,7 @@ class World:
             self._system(host),
             self.log.bind(host=host.name),
             slowness=lambda: host.slowness,
+            fault=lambda: host.fault,
             ran=host.ran.append,
         )
 

@@ -1,0 +1,92 @@
+"""Bugs that are planted in production code, each of which some seed must find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from capamesh.node.worker.service import WorkerService
+from capamesh.protocol.network import NetworkTrust
+from capamesh.router.balancing.attempt import Attempt
+from capamesh.router.balancing.picker import RequestPicker
+from capamesh.router.balancing.prober import Prober
+from capamesh.router.fleet.membership import FleetMembers
+from capamesh.router.http.body_budget import BodyBudget
+from capamesh.router.requests import answer_cache
+from capamesh.router.requests.answer_cache import AnswerCache
+from capamesh.router.resilience.retry_budget import RetryBudget
+from capamesh.simulation.world.story import Story
+
+pytestmark = pytest.mark.pure
+SEEDS = 60
+"""The most seeds in which a bug must be found."""
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def retry_forgets_its_budget(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RetryBudget, "try_withdraw", lambda *_: True)
+
+
+def probe_counts_as_a_request(patch: pytest.MonkeyPatch) -> None:
+    ask = Prober.ask
+
+    def counted(self: Prober, replicas: Any) -> None:
+        replicas = list(replicas)
+        for replica in replicas:
+            replica.endpoint.rif += 1
+        ask(self, replicas)
+
+    patch.setattr(Prober, "ask", counted)
+
+
+def loser_of_a_hedge_is_not_withdrawn(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Attempt, "withdraw", lambda _: None)
+
+
+def request_that_its_client_left_stays_in_flight(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RequestPicker, "withdrawn", lambda *_: None)
+
+
+def answer_is_kept_under_the_key_of_another(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(answer_cache, "mark_of", lambda _: 1)
+    patch.setattr(AnswerCache, "_key", lambda *_: b"k" * 32)
+
+
+def drain_cuts_what_runs(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(WorkerService, "is_quiet", True)
+
+
+def revoked_member_is_believed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(NetworkTrust, "update", lambda _self, _revocations: True)
+    patch.setattr(FleetMembers, "expel", lambda *_: None)
+
+
+def body_is_not_given_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(BodyBudget, "let_go", lambda *_: None)
+    patch.setattr(BodyBudget, "release", lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        retry_forgets_its_budget,
+        probe_counts_as_a_request,
+        loser_of_a_hedge_is_not_withdrawn,
+        request_that_its_client_left_stays_in_flight,
+        answer_is_kept_under_the_key_of_another,
+        drain_cuts_what_runs,
+        revoked_member_is_believed,
+        body_is_not_given_back,
+    ],
+)
+def test_planted_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    for seed in range(SEEDS):
+        try:
+            Story(seed).play()
+        except Exception:  # noqa: BLE001 - a violation, or what breaks for the bug
+            return
+    pytest.fail(f"no seed up to {SEEDS} finds it")
