@@ -67,9 +67,7 @@ END = b"that is all"
         ({}, False, "{", 2),
         ({}, True, "\x1b[2m", 2),
         ({"NO_COLOR": "1"}, True, "0", 2),
-        ({"CAPAMESH_LOG": "json"}, True, "{", 2),
         ({"CAPAMESH_LOG": "console", "CAPAMESH_LOG_LEVEL": "warning"}, False, "0", 1),
-        ({"CAPAMESH_LOG": "auto", "CAPAMESH_LOG_LEVEL": "error"}, False, "", 0),
     ],
 )
 def test_terminal_gets_lines_for_people_and_all_else_json(

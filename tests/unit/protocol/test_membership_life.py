@@ -118,17 +118,3 @@ def test_member_that_the_list_names_knows_that_it_is_revoked() -> None:
         "life_left": "ample",
         "revocations_version": 2,
     }
-
-
-def test_member_of_a_retired_key_is_out_until_it_has_a_token_of_the_new_one() -> None:
-    mine = member(DAY)
-    trust = mine.trust()
-    life = MembershipLife(mine, trust)
-    later = OWNER.rotated(NOW)
-    trust.update(later.revoke(RevocationList.empty(OWNER.network_id), is_retiring=True, now=NOW))
-    ended = life.look(NOW)
-    assert isinstance(ended, Ended)
-    assert (ended.state, ended.reason[:17]) == ("revoked", "retired owner key")
-    token = later.invite(Role.NODE, expires_at=NOW + DAY, bootstrap=(), now=NOW)
-    life.renewed(Membership.join(mine.identity, token, NOW))
-    assert life.look(NOW) == Lasts()

@@ -164,7 +164,6 @@ def test_header_length_is_read_strictly() -> None:
     ("fields", "error"),
     [
         ({"shape": [2**40], "data": []}, f"has {2**40} elements, the data has 0"),
-        ({"shape": [2**62, 2**62], "data": [1]}, f"has {2**124} elements"),
         ({"shape": [2**63]}, f"from 0 to {2**63 - 1}, got {2**63} in"),
         ({"shape": [10**4000, 10**4000]}, "integer from 0 to .*, got 1000"),
         ({"shape": [0, 2**62], "data": []}, "non-zero dimensions span"),
@@ -192,7 +191,6 @@ def test_malformed_input_is_refused_with_the_value(fields: dict[str, object], er
 @pytest.mark.parametrize(
     ("size", "data", "fields", "error"),
     [
-        (7, bytes(7), {}, r"FP32 of shape \[2\] needs 8 bytes, got 7"),
         (8, bytes(7), {}, "binary_data_size 8, but only 7 of the 7 bytes"),
         (8, bytes(9), {}, "9 bytes follow the JSON, but .* sum to 8"),
         (-8, b"", {}, "binary_data_size must be an integer of 0 or more, got -8"),
@@ -201,8 +199,6 @@ def test_malformed_input_is_refused_with_the_value(fields: dict[str, object], er
         (2**80, bytes(8), {}, f"binary_data_size {2**80}, but only 8"),
         (10**4000, bytes(8), {}, r"binary_data_size 10+\.\.\.0+, but only 8 of"),
         (8, bytes(8), {"data": [1, 2]}, "both data and binary_data_size"),
-        (2, b"\1\2", {"datatype": "BOOL"}, "BOOL element 1 is the byte 2"),
-        (8, b"\0\0\0\0\1\0\0\0", {"datatype": "BYTES"}, "element 1 of 2 claims 1"),
         (0, b"", {"shape": [2**40]}, f"needs {2**42} bytes, got 0"),
     ],
 )
