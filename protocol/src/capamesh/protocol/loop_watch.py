@@ -38,14 +38,21 @@ class LoopWatch:
         log: FilteringBoundLogger,
         on_beat: Callable[[float, float], None] = lambda _late_s, _busy_s: None,
         doing: Callable[[], str] = lambda: "",
+        *,
+        steady_s: Callable[[], float] = time.monotonic,
+        used_s: Callable[[], float] = time.thread_time,
+        look_every_s: float = TELL_S / 2,
     ) -> None:
         """`on_beat` is told of each beat how late it was, and the CPU time since the one before, in seconds.
 
-        `doing` may tell what the loop works for.
+        `doing` may tell what the loop works for; `used_s` tells the CPU time of the loop's thread.
         """
         self._log = log
         self._on_beat = on_beat
         self._doing = doing
+        self._clock_s = steady_s
+        self._cpu_s = used_s
+        self._look_every_s = look_every_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = 0.0
@@ -60,9 +67,9 @@ class LoopWatch:
         """Begin, on the running loop."""
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
-        self._used_s = time.thread_time()
+        self._used_s = self._cpu_s()
         self._wait()
-        threading.Thread(target=self._look, name="loop-watch", daemon=True).start()
+        threading.Thread(target=self._look_on, name="loop-watch", daemon=True).start()
 
     def stop(self) -> None:
         """End."""
@@ -72,12 +79,12 @@ class LoopWatch:
 
     def _wait(self) -> None:
         assert self._loop is not None  # noqa: S101 - it has started
-        self._due_s = time.monotonic() + BEAT_S
+        self._due_s = self._clock_s() + BEAT_S
         self._timer = self._loop.call_later(BEAT_S, self._beat)
 
     def _beat(self) -> None:
-        late_s = max(0.0, time.monotonic() - self._due_s)
-        used_s = time.thread_time()
+        late_s = max(0.0, self._clock_s() - self._due_s)
+        used_s = self._cpu_s()
         busy_s, self._used_s = used_s - self._used_s, used_s
         self._on_beat(late_s, busy_s)
         if late_s >= TELL_S:
@@ -91,16 +98,20 @@ class LoopWatch:
             )
         self._wait()
 
-    def _look(self) -> None:
-        while not self._ended.wait(TELL_S / 2):
-            due_s = self._due_s
-            if time.monotonic() - due_s < TELL_S / 2:
-                continue
-            # public, for all its name: see the documentation of sys
-            frames = sys._current_frames()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-            frame = frames.get(self._thread_id)
-            if frame is not None and due_s == self._due_s:  # it is late still
-                self._seen = stack_of(frame)
+    def _look_on(self) -> None:
+        while not self._ended.wait(self._look_every_s):
+            self.look()
+
+    def look(self) -> None:
+        """Note what runs if the loop is late; from any thread."""
+        due_s = self._due_s
+        if self._clock_s() - due_s < TELL_S / 2:
+            return
+        # public, for all its name: see the documentation of sys
+        frames = sys._current_frames()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        frame = frames.get(self._thread_id)
+        if frame is not None and due_s == self._due_s:  # it is late still
+            self._seen = stack_of(frame)
 
 
 def stack_of(frame: FrameType) -> str:
