@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from capamesh.cli import task_inputs
 from capamesh.cli.__main__ import run
 from capamesh.cli.class_table import class_notes, class_rows, classes_json
 from capamesh.cli.operator_client import OperatorClient
@@ -296,3 +297,14 @@ def test_node_is_called_by_its_name_where_it_is_to_be_had(
         f"by {shown}, version 1; hit, of 7 s ago",
         f"A request for m/1 would go to {shown} at a:1: no other node hosts the model.",
     ]
+
+
+def test_file_that_no_model_takes_is_not_sent(
+    router: FakeRouter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_inputs, "MAX_FILE_BYTES", 3)
+    for content, status in ((b"abc", 0), (b"abcd", 1)):
+        router.asked.clear()
+        (tmp_path / "a").write_bytes(content)
+        assert run(["infer", "m", str(tmp_path / "a")]) == status
+        assert bool(router.asked) is (status == 0)

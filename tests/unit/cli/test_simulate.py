@@ -118,7 +118,9 @@ def test_outcome_of_each_fault_is_reported(
         "liar at 2.5 s: did not happen, the time ended before",
     ]
     assert run([*line, "--json"]) == 0
-    faults = json.loads(capsys.readouterr().out)["faults"]
+    told = json.loads(capsys.readouterr().out)
+    faults = told["faults"]
+    assert told["counted_s"] == pytest.approx(1.8)
     assert [(each["kind"], each["begun"], each["ended"], each["for_s"]) for each in faults] == [
         ("kill", 1, 1, 0.5),
         ("freeze", 1, 0, 4.0),
