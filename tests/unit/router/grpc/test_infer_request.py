@@ -174,64 +174,44 @@ def test_parameters_and_classes_are_those_of_http() -> None:
 X = {"name": "x", "datatype": "FP32", "shape": [1, 2]}
 
 
+EIGHT = b"12345678"
+SHARED = CLASSES["InferInputTensor"](**X, parameters={"shared_memory_region": Parameter()})
+
+
 @pytest.mark.parametrize(
-    ("encoded", "text"),
+    ("raw", "fields", "text"),
     [
-        (b"\x0a\xff", "no ModelInferRequest"),
-        (b"\x0b\x0c", "no ModelInferRequest"),
-        (message(b"1234567").SerializeToString(), "needs 8 bytes, got 7"),
-        (message(b"1", b"2").SerializeToString(), "2 raw_input_contents for 1 inputs"),
+        ([b"1234567"], {}, "needs 8 bytes, got 7"),
+        ([b"1", b"2"], {}, "2 raw_input_contents for 1 inputs"),
+        ([], {"inputs": [X | {"contents": {"fp32_contents": [1]}}]}, "needs 8 bytes, got 4"),
+        ([EIGHT], {"inputs": [X | {"contents": {"fp32_contents": [1]}}]}, "send one of them"),
         (
-            message(inputs=[X | {"contents": {"fp32_contents": [1]}}]).SerializeToString(),
-            "needs 8 bytes, got 4",
-        ),
-        (
-            message(
-                b"12345678", inputs=[X | {"contents": {"fp32_contents": [1]}}]
-            ).SerializeToString(),
-            "send one of them",
-        ),
-        (
-            message(inputs=[X | {"contents": {"fp64_contents": [1, 2]}}]).SerializeToString(),
+            [],
+            {"inputs": [X | {"contents": {"fp64_contents": [1, 2]}}]},
             "FP32 goes in fp32_contents, not in fp64_contents",
         ),
         (
-            message(
-                inputs=[X | {"datatype": "INT8", "contents": {"int_contents": [1, 200]}}]
-            ).SerializeToString(),
+            [],
+            {"inputs": [X | {"datatype": "INT8", "contents": {"int_contents": [1, 200]}}]},
             "does not fit INT8",
         ),
-        (
-            message(inputs=[X | {"datatype": "FP16"}]).SerializeToString(),
-            "FP16 has no typed contents",
-        ),
-        (
-            message(b"12345678", inputs=[X | {"datatype": "x"}]).SerializeToString(),
-            "must be one of",
-        ),
-        (
-            message(b"12345678", b"12345678", inputs=[X, X]).SerializeToString(),
-            "repeats the name",
-        ),
-        (
-            message(b"12345678", parameters={"k": Parameter()}).SerializeToString(),
-            "'k' has no value",
-        ),
-        (
-            message(
-                b"",
-                inputs=[
-                    CLASSES["InferInputTensor"](
-                        **X, parameters={"shared_memory_region": Parameter()}
-                    )
-                ],
-            ).SerializeToString(),
-            "shared memory",
-        ),
+        ([], {"inputs": [X | {"datatype": "FP16"}]}, "FP16 has no typed contents"),
+        ([EIGHT], {"inputs": [X | {"datatype": "x"}]}, "must be one of"),
+        ([EIGHT, EIGHT], {"inputs": [X, X]}, "repeats the name"),
+        ([EIGHT], {"parameters": {"k": Parameter()}}, "'k' has no value"),
+        ([b""], {"inputs": [SHARED]}, "shared memory"),
     ],
 )
-def test_malformed_request_is_refused_with_its_reason(encoded: bytes, text: str) -> None:
+def test_malformed_request_is_refused_with_its_reason(
+    raw: list[bytes], fields: dict[str, Any], text: str
+) -> None:
     with pytest.raises(InvalidRequest, match=text):
+        read(message(*raw, **fields).SerializeToString())
+
+
+@pytest.mark.parametrize("encoded", [b"\x0a\xff", b"\x0b\x0c"])
+def test_bytes_that_are_no_message_are_refused(encoded: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="no ModelInferRequest"):
         read(encoded)
 
 
