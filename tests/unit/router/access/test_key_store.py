@@ -88,6 +88,16 @@ def test_new_file_is_refused_where_a_network_leads_to_it_and_one_that_is_there_g
     assert len(store.all()) == 2
 
 
+def test_stamp_is_another_one_in_each_file(store: KeyStore, path: Path) -> None:
+    stamps: set[int] = set()
+    for _ in range(2):
+        store.create("lab", SCOPE, 1.0)
+        stamps.add(store.stamp())
+        path.unlink()
+    assert len(stamps) == 2
+    assert store.stamp() == 0
+
+
 def test_newer_file_and_unknown_limit_are_refused(store: KeyStore, path: Path) -> None:
     key, _ = store.create("lab", SCOPE, 1.0)
     with closing(sqlite3.connect(path)) as file, file:

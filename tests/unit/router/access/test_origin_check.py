@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 
 from capamesh.protocol.errors import ConfigError, Forbidden
-from capamesh.router.access.origin_check import OriginCheck, checked_origin
+from capamesh.router.access.origin_check import OriginCheck, checked_host, checked_origin
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,11 @@ def test_names_of_strangers_are_taken_while_keys_are_asked_for() -> None:
     check.check("GET", "proxy.example:80")
     with pytest.raises(Forbidden, match=r"--allow-origin https://evil\.example to let it"):
         check.check("POST", "proxy.example", origin="https://evil.example")
+
+
+@pytest.mark.parametrize("text", ["router.example", "*.example", "*", "10.0.0.1", "my_host"])
+def test_hosts_that_may_be_allowed(text: str) -> None:
+    assert checked_host(text) == text
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,15 @@ def looked(*replicas: Replica, now_s: float = 0.0) -> Saturation:
     return saturation
 
 
+def test_level_is_the_mean_of_those_that_can_be_sent_to() -> None:
+    a, b = replica("a", load=load(2)), replica("b", load=load(6))
+    assert looked(a, b).level == pytest.approx(0.4)
+    lose(b)
+    saturation = looked(a, b)
+    assert saturation.level == pytest.approx(0.2)
+    assert (saturation.in_flight, saturation.slots) == (2, 10)
+
+
 def test_limit_counts_up_to_four_times_that_of_most_replicas() -> None:
     def slots(*limits: int) -> float:
         return looked(

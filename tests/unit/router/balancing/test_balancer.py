@@ -34,7 +34,7 @@ from capamesh.protocol.links.calls import TELL_S, LoadReport
 from capamesh.router.balancing.attempt import Attempt
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.eligibility import Eligibility
-from capamesh.router.balancing.opinions import MOST
+from capamesh.router.balancing.opinions import GRAY_S, MOST
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.balancing.picking import Picker
 from capamesh.router.balancing.purpose import Purpose
@@ -305,6 +305,24 @@ def test_error_is_blamed_on_whom_it_concerns_for_as_long_as_it_matters(
         one = replica.health if of_replica is INHIBITED else replica.endpoint.health
         assert not one.may_send(until_s - 0.001)
         assert one.may_send(until_s + 0.001)
+
+
+def test_replica_that_refused_what_another_answered_is_blamed_as_for_a_failed_run() -> None:
+    world = World("ab")
+    replica, other = world.replicas
+    error = InvalidRequest("odd shape")
+    for times in range(1, 6):
+        picker = world.sent(replica)
+        picker.failed(replica, error, 0.001, 10.0)
+        picker.refuted(replica, other, error, 0.001, 10.0 + times)
+        assert replica.endpoint.failed == times
+    assert replica.health.state(15.0) is CircuitState.EJECTED
+    assert replica.endpoint.health.is_full
+    assert peak_ewma.cost_s(replica, 15.0) == 5.0
+    assert replica.health.reason == "5 failures in a row"
+    assert (replica.rif, replica.endpoint.rif) == (0, 0)
+    assert world.served.is_doubted(replica, 15.0 + GRAY_S - 0.5)
+    assert not world.served.is_doubted(other, 15.0)
 
 
 @pytest.mark.parametrize(
@@ -599,6 +617,14 @@ def test_counts_return_to_zero_and_a_link_that_is_up_is_tried_whatever_happens(
         world.balancer.tick(now_s)
 
 
+def test_policy_that_is_only_asked_what_it_would_do_is_not_kept() -> None:
+    served = World().served
+    passing = served.foreseen_chooser("other", random.Random(0))
+    kept = served.chooser("other")
+    assert kept is not passing
+    assert served.chooser("other") is served.foreseen_chooser("other", random.Random(0)) is kept
+
+
 # the boundaries of one model's traffic
 
 
@@ -606,6 +632,20 @@ def test_node_that_was_never_reached_is_waited_for_without_telling_when() -> Non
     world = World("a")
     world.fleet.apply([Joined(advert("v"))])
     assert world.served.awaits_until_s(Eligibility(now_s=100.0)) == 100.0
+
+
+def test_other_rules_change_the_policy_and_keep_the_one_of_before_and_weigh_tenants_anew() -> None:
+    served = World("a", ModelRules(policy="first")).served
+    first, other = served.policy, served.chooser("other")
+    assert served.chooser("first") is served.foreseen_chooser("first", random.Random(0)) is first
+    served.take_rules(ModelRules(policy="other", is_hedged=False))
+    assert served.policy is served.chooser("") is other
+    assert served.chooser("first") is first
+    assert not served.hedging.is_enabled
+    served.take_rules(ModelRules(policy="other", tenants=(("gold", 3.0),)))
+    assert served.policy is other
+    assert served.hedging.is_enabled
+    assert served.admission.fair.weight("gold") == 3.0
 
 
 def test_model_that_is_slow_is_reported_by_its_name() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -11,7 +12,9 @@ from capamesh.router.balancing.eligibility import Eligibility
 from capamesh.router.balancing.explanation import (
     MAX_SHOWN,
     Explanation,
+    attempt_bodies,
     explained,
+    replica_body,
 )
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.rules.constraints import ANYWHERE, Constraints
@@ -48,3 +51,20 @@ def test_text_fits_a_header_whatever_the_fleet() -> None:
     assert (shown["replica_count"], len(shown["replicas"])) == (1000, MAX_SHOWN)
     assert shown["replicas"][0]["report_age_us"] is None
     assert math.isinf(explain(*replicas).replicas[0].reported_s)
+
+
+def test_times_are_told_in_whole_microseconds_and_the_share_in_thousandths() -> None:
+    signals = dataclasses.replace(
+        explain(replica("a")).replicas[0], latency_s=2.0, rtt_s=3.0, reported_s=4.0, share=0.12345
+    )
+    body = replica_body(signals)
+    assert (body["latency_us"], body["rtt_us"], body["report_age_us"], body["share"]) == (
+        2_000_000,
+        3_000_000,
+        4_000_000,
+        0.123,
+    )
+    (attempt,) = attempt_bodies([AttemptRecord(replica("a"), 100.0, 102.0, "answered")])
+    assert (attempt["sent_us"], attempt["ended_us"]) == (0, 2_000_000)
+    attempts = attempt_bodies([AttemptRecord(replica(), at_s, None, "") for at_s in (100.0, 102.0)])
+    assert [each["sent_us"] for each in attempts] == [0, 2_000_000]

@@ -16,6 +16,7 @@ from capamesh.router.balancing.fitting import (
     MOST_REPLICAS,
     fits,
     fits_another,
+    usual_size_bytes,
 )
 from capamesh.router.fleet.replica import Replica
 
@@ -73,3 +74,28 @@ def test_call_fits_if_all_that_it_has_and_wants_is_the_model_s(
     asked: InferCall, is_fit: bool
 ) -> None:
     assert fits(asked, offer()) is is_fit
+
+
+FP32, INT64 = Datatype.FP32, Datatype.INT64
+
+
+FP32, INT64 = Datatype.FP32, Datatype.INT64
+
+
+@pytest.mark.parametrize(
+    ("specs", "best_rows", "size_bytes"),
+    [
+        ([("x", FP32, (-1, 3))], 5, 4 * 3 * 5),
+        ([("x", FP32, (-1, 3)), ("y", INT64, (-1, 2, 2))], 5, (4 * 3 + 8 * 4) * 5),
+        ([("x", FP32, (-1,))], 5, 4 * 5),
+        ([("x", FP32, (-1, 3))], 0, 0),  # the best batch is not known
+        ([("x", FP32, (-1, 3)), ("y", FP32, (-1, -1))], 5, 0),
+        ([("x", FP32, (-1, 3)), ("text", Datatype.BYTES, (-1, 1))], 5, 0),
+        ([], 5, 0),
+    ],
+)
+def test_usual_size_is_that_of_the_best_batch_where_that_is_known(
+    specs: list[tuple[str, Datatype, tuple[int, ...]]], best_rows: int, size_bytes: int
+) -> None:
+    inputs = tuple(TensorSpec(*spec) for spec in specs)
+    assert usual_size_bytes(replace(offer(), inputs=inputs, best_rows=best_rows)) == size_bytes

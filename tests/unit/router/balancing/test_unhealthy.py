@@ -56,3 +56,19 @@ def test_events_are_reported_once_in_their_order() -> None:
     unhealthy.settle(60.0)
     assert not unhealthy.noted
     assert repr(unhealthy) == "UnhealthySet(0)"
+
+
+def test_trouble_of_an_endpoint_is_over_once_its_replica_and_its_link_are_gone() -> None:
+    unhealthy, one = UnhealthySet(), replica("a")
+    one.endpoint.health.failed(10.0, is_hard=True)
+    unhealthy.note(one, 10.0)
+    link = one.endpoint.link
+    lose(one)
+    unhealthy.settle(10.1)
+    assert unhealthy.noted
+    one.is_gone, one.endpoint.link = True, link
+    unhealthy.settle(10.2)
+    assert unhealthy.noted
+    lose(one)
+    unhealthy.settle(10.3)
+    assert not unhealthy.noted

@@ -12,6 +12,7 @@ from signed_adverts import NOW_MS
 
 from capamesh.protocol.adverts import RouterAdvert, open_envelope, router_from_body
 from capamesh.protocol.data_dir import DataDir
+from capamesh.protocol.errors import LocalError
 from capamesh.router.fleet.announcer import ADVERT_EVERY_S, Announcer
 from capamesh.router.supervision import Supervisor
 from capamesh.router.telemetry import Telemetry
@@ -74,3 +75,11 @@ async def test_news_are_announced_at_once_and_all_is_again_every_ten_seconds(
     await asyncio.sleep(0.2)
     assert len(router.published) == 3
     announcing.cancel()
+
+
+def test_advert_that_this_router_cannot_make_is_logged(tmp_path: Path) -> None:
+    router = Router(tmp_path)
+    router.announcer.listening("127.0.0.1:7100")
+    router.error = LocalError("it is too large")
+    router.announcer.announce()
+    assert router.log.of("advert_refused") == [{"error": "it is too large"}]

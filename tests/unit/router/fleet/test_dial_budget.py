@@ -22,6 +22,18 @@ def test_address_that_never_answers_holds_its_places_and_no_more() -> None:
     assert [dial.invite for dial in budget.due(60.0)] == ["honest"]
 
 
+def test_fleet_that_answers_is_dialled_as_fast_as_it_does() -> None:
+    budget = DialBudget(0.0)
+    wanted(budget, "honest", 500)
+    rounds = 0
+    while begun := budget.due(0.0):
+        rounds += 1
+        for dial in begun:
+            budget.over(dial, has_answered=True, now_s=0.0)
+    assert rounds == 100
+    assert repr(budget) == "DialBudget(0 under way, 0 waiting)"
+
+
 def test_invites_take_turns_when_all_places_are_taken() -> None:
     budget = DialBudget(0.0)
     for number in range(20):

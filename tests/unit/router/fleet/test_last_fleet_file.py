@@ -14,7 +14,7 @@ from signed_adverts import FakeClocks
 from capamesh.protocol.ids import PeerId
 from capamesh.router.fleet.clocks import Clocks
 from capamesh.router.fleet.last_fleet import LastFleet
-from capamesh.router.fleet.last_fleet_file import LAST_FLEET_FILE, LastFleetFile
+from capamesh.router.fleet.last_fleet_file import LAST_FLEET_FILE, LastFleetFile, WritePace
 
 
 class Kept:
@@ -57,6 +57,12 @@ def test_disk_that_refuses_the_last_fleet_is_told_of_once_until_it_has_taken_one
     kept.path.mkdir()
     kept.file.write()
     assert len(kept.log.of("last_fleet_not_kept")) == 2
+
+
+def test_fleet_that_does_not_change_is_written_every_five_minutes() -> None:
+    pace = WritePace(0.0)
+    written_s = [now_s for now_s in range(1, 700) if pace.is_due(now_s, is_changed=False)]
+    assert written_s == [300, 600]
 
 
 @in_virtual_time

@@ -31,6 +31,13 @@ from capamesh.router.grpc.status import (
 from capamesh.router.http.calm import A_SECOND, MOST, Calm
 
 
+def test_head_says_what_is_called_and_how_it_is_routed() -> None:
+    head, time_s = CallHeads(ANYWHERE).read((*HEAD, (b"x-capamesh-policy", b"prequal")))
+    assert (head.path, head.is_grpc, head.options.policy) == (dict(HEAD)[b":path"], True, "prequal")
+    assert time_s is None
+    assert head.refusal is None
+
+
 def test_wish_that_is_none_is_a_refusal_with_the_text_of_http() -> None:
     head, _ = CallHeads(ANYWHERE).read((*HEAD, (b"x-capamesh-polizy", b"prequal")))
     assert isinstance(head.refusal, InvalidRequest)

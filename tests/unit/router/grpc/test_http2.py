@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capamesh.router.grpc.http2 import (
+    MAX_HEADER_BYTES,
     MAX_STREAMS,
     STREAM_WINDOW_BYTES,
     ErrorCode,
@@ -83,6 +84,15 @@ class Pair:
 def make(request: pytest.FixtureRequest) -> Callable[[], Http2Session]:
     made: Callable[[], Http2Session] = request.param
     return made
+
+
+def test_client_is_told_the_bounds_at_once(make: Callable[[], Http2Session]) -> None:
+    settings_frame, *_ = Pair(make).client.frames
+    assert isinstance(settings_frame, SettingsFrame)
+    told = settings_frame.settings
+    assert told[SettingsFrame.MAX_CONCURRENT_STREAMS] == MAX_STREAMS
+    assert told[SettingsFrame.INITIAL_WINDOW_SIZE] == STREAM_WINDOW_BYTES
+    assert told[SettingsFrame.MAX_HEADER_LIST_SIZE] == MAX_HEADER_BYTES
 
 
 def test_bytes_one_at_a_time_tell_the_same(make: Callable[[], Http2Session]) -> None:

@@ -56,3 +56,12 @@ def test_answer_that_is_known_is_the_one_that_is_written_anew(
         KnownAnswers().written(asked, second, "m")
     )
     assert len(known) == 1
+
+
+def test_each_answer_of_a_stream_says_whether_it_is_the_last() -> None:
+    known = KnownAnswers()
+    assert not read(known.written(ALL, answer_of(Y), "m")).parameters
+    for is_final in (True, False):
+        found = read(known.written(ALL, answer_of(Y), "m", is_final=is_final))
+        (entry,) = found.parameters.items()
+        assert (entry[0], entry[1].bool_param) == ("triton_final_response", is_final)

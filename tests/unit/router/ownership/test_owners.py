@@ -111,6 +111,26 @@ def test_two_nodes_with_different_files_are_never_mixed_and_the_one_known_before
     assert fleet.served() == ("b" if invites == "ii" else "a")
 
 
+@pytest.mark.parametrize("invites", ["ii", "ij"])
+def test_router_that_starts_serves_none_of_two_files_until_more_invites_have_one_or_rules_name_it(
+    invites: str,
+) -> None:
+    fleet = Fleet()
+    fleet.replicas("A", at("1", "a"), invite=invites[0])
+    assert fleet.served() == "a"
+    fleet.replicas("B", at("1", "b"), invite=invites[1])
+    fleet.settle()
+    fleet.wait(10 * KEEP_S)
+    assert (fleet.served(), fleet.owners.contested()) == ("-", 1)
+    assert "capamesh model trust m" in fleet.owners.withheld(M, ModelVersion("1"))
+    assert fleet.owners.pins() == []
+    fleet.take(ModelRules(digests={ModelVersion("1"): digest("b")}))
+    assert fleet.served() == "b"
+    fleet.take(ModelRules())
+    fleet.replicas("C", at("1", "a"), invite="third")
+    assert fleet.served() == ("b" if invites == "ii" else "a")
+
+
 def test_file_of_one_invite_that_came_first_gives_way_to_that_of_two() -> None:
     fleet = Fleet()
     fleet.settle()
@@ -292,6 +312,29 @@ def test_higher_version_of_one_invite_is_on_trial_for_ever_whatever_its_number_o
     assert fleet.owners.admits(M, ModelVersion("9"), digest("b"))
 
 
+def test_trust_at_the_start_goes_by_most_invites_then_most_nodes_not_the_highest_version() -> None:
+    fleet = Fleet()
+    fleet.replicas("X", at("9", "b"), invite="evil")
+    assert fleet.trusted() == "9"
+    for peer in "AB":
+        fleet.replicas(peer, at("1", "a"), invite="honest")
+    assert fleet.trusted() == "1"
+    fleet.settle()
+    assert fleet.trusted() == "1"
+
+
+def test_new_version_on_most_nodes_of_the_one_operator_is_trusted() -> None:
+    fleet = Fleet()
+    for peer in "ABC":
+        fleet.replicas(peer, at("1", "a"))
+    fleet.settle()
+    fleet.replicas("A", at("1", "a"), at("2", "b"))
+    assert fleet.trusted() == "1"
+    fleet.news()
+    fleet.replicas("B", at("2", "b"))
+    assert (fleet.trusted(), fleet.news()) == ("12", ["model_version_trusted"])
+
+
 def test_most_of_all_invites_are_a_quorum_where_they_are_two_at_least() -> None:
     fleet = Fleet()
     fleet.replicas("A", at("1", "a"), invite="one")
@@ -314,6 +357,17 @@ def test_others_wait_for_their_place_when_those_with_the_trusted_version_are_awa
     fleet.replicas("A2", at("2", "c"), invite="honest")
     fleet.wait(1)
     assert fleet.trusted() == "12"
+
+
+def test_word_of_a_publisher_or_the_rules_leaves_all_else_to_those_who_name_it() -> None:
+    fleet = Fleet(publishers=(ALICE.peer_id,))
+    fleet.replicas("X", at("9", "b"))
+    fleet.settle()
+    assert fleet.trusted() == "9"
+    fleet.replicas("A", at("1", "a", signed_by=ALICE))
+    assert fleet.trusted() == "1"
+    assert not fleet.owners.may_try(M, ModelVersion("9"))
+    assert [each["standing"] for each in fleet.owners.described()] == ["trusted", "by name only"]
 
 
 def test_version_to_which_the_rules_give_a_weight_is_trusted() -> None:

@@ -26,6 +26,19 @@ class Counters:
         self.history.sample()
 
 
+def test_answer_is_made_once_until_the_history_goes_on() -> None:
+    counters = Counters("m")
+    first = counters.answers.answer("m", 20)
+    assert counters.answers.answer("m", 20) is first
+    assert counters.answers.answer("m", 24.9) is first, "it is of the same bins"
+    assert counters.answers.made == 1
+    counters.pass_bin()
+    newer = counters.answers.answer("m", 20)
+    assert newer.tag != first.tag
+    assert counters.answers.made == 2
+    assert counters.answers.kept_bytes == len(newer.plain) + len(newer.packed)
+
+
 def test_invented_models_are_answered_and_push_nothing_out() -> None:
     counters = Counters("m")
     counters.answers.answer("m", 20)

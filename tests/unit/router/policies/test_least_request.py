@@ -3,9 +3,17 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from replicas import fleet, picks
+from replicas import fleet, lose, picks
 
 from capamesh.router.policies.least_request import LeastRequest
+
+
+def test_least_busy_of_all_is_picked_in_a_small_fleet() -> None:
+    replicas = fleet([3, 2, 4, 1, 2])
+    policy = LeastRequest(random.Random(1))
+    assert picks(policy, replicas, 5) == "33333"
+    lose(replicas[3])
+    assert picks(policy, replicas, 6) == "414141"
 
 
 def test_idle_small_fleet_is_served_in_turn_from_a_start_that_the_seed_gives() -> None:

@@ -533,6 +533,16 @@ def test_slow_attempt_is_joined_by_another_and_the_first_answer_wins() -> None:
     assert (picker.hedges, picker.retries) == (8, 9)
 
 
+def test_hedge_that_gets_no_token_is_not_asked_for_again() -> None:
+    picker = ScriptedDesk(hedges=0, hedge_delay_s=0.5)
+    attempts = started(picker, is_hedged=True)
+    assert attempts.tick(100.5) == ()
+    assert attempts.due_s == 110.0
+    assert fail(attempts, 0, LinkLost("gone"), 101.0) == ["send 1 to B, 9000 ms"]
+    assert attempts.due_s == 110.0
+    assert picker.hedges == -1
+
+
 def test_hedge_counts_as_an_attempt() -> None:
     picker = ScriptedDesk(hedge_delay_s=0.5)
     attempts = started(picker, is_hedged=True, max_attempts=1)

@@ -10,7 +10,7 @@ import pytest
 from replicas import fleet
 
 from capamesh.router.fleet.replica import Replica
-from capamesh.router.requests.idempotency import Idempotency
+from capamesh.router.requests.idempotency import OFFERS_AGE_S, Idempotency
 
 pytestmark = pytest.mark.pure
 
@@ -35,6 +35,24 @@ class World:
 
 def says(one: Replica, *, is_idempotent: bool) -> None:
     one.offer = replace(one.offer, is_idempotent=is_idempotent)
+
+
+@pytest.mark.parametrize(
+    ("at_s", "is_read_again"),
+    [
+        (5.0, False),
+        (5.0 + OFFERS_AGE_S - 0.01, False),
+        (5.0 + OFFERS_AGE_S, True),
+        (4.99, True),  # a clock that was set back
+    ],
+)
+def test_offers_of_the_same_replicas_are_read_again_after_a_second(
+    at_s: float, is_read_again: bool
+) -> None:
+    world, replicas = World(), fleet("ab")
+    assert world.holds(replicas)
+    says(replicas[0], is_idempotent=False)
+    assert world.holds(replicas, at_s=at_s) is not is_read_again
 
 
 def test_models_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,6 +125,19 @@ def test_single_death_is_remembered_for_an_hour_and_no_longer() -> None:
         assert killers.is_barred(target(1.0), FLEET, 10.0 + waited_s) is is_barred
 
 
+def test_killer_noted_again_is_not_among_the_first_to_be_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("capamesh.router.requests.killers.MAX_KILLERS", 2)
+    killers = Killers()
+    for value in (1.0, 2.0, 1.0, 3.0):
+        killers.note(target(value), 1, BOTH, 10.0)
+    killers.note(target(2.0), 1, BOTH, 10.0)
+    assert not killers.is_barred(target(2.0), FLEET, 10.0)  # its first death was forgotten
+    killers.note(target(3.0), 1, BOTH, 10.0)
+    assert killers.is_barred(target(3.0), FLEET, 10.0)
+
+
 def test_verdict_of_one_killer_does_not_shorten_that_of_another() -> None:
     killers = Killers()
     for _ in range(2):
@@ -181,3 +194,12 @@ def test_each_byte_of_a_small_request_tells_it_from_a_killer_without_a_digest(
     killers.note(small(None), 2, BOTH, 10.0)
     monkeypatch.setattr("capamesh.router.requests.killers.digest", pytest.fail)
     assert not any(killers.is_barred(small(at), FLEET, 11.0) for at in range(SAMPLES))
+
+
+def test_death_after_a_verdict_is_one_again_and_not_enough_for_the_next() -> None:
+    killers = Killers()
+    killers.note(target(1.0), 2, BOTH, 10.0)
+    killers.note(target(1.0), 1, BOTH, 20.0)
+    assert killers.until_s == 10.0 + BARRED_S[0]
+    killers.note(target(1.0), 1, BOTH, 30.0)
+    assert killers.until_s == 30.0 + BARRED_S[1]

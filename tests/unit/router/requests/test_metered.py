@@ -101,6 +101,15 @@ async def metering() -> Metering:
     return Metering()
 
 
+async def test_answer_is_passed_on_and_counted(metering: Metering) -> None:
+    handle = metering.start()
+    assert (handle.picker, metering.is_free, metering.used) == ("picker", False, [])
+    metering.pipeline.responder.complete(ANSWER)
+    assert metering.pipeline.told == [ANSWER]
+    size_bytes = sum(len(tensor.data) for tensor in call().inputs)
+    assert (metering.is_free, metering.used) == (True, [Amount(1, 1, size_bytes + 6)])
+
+
 @pytest.mark.parametrize("end", ["answer", "error", "cancel"])
 async def test_parts_are_passed_on_and_counted_however_the_answer_ends(
     metering: Metering, end: str

@@ -21,6 +21,12 @@ def test_time_allowed_is_the_callers_but_no_longer_than_the_routers(
     assert time_allowed_s(parameters, 30.0) == seconds
 
 
+@pytest.mark.parametrize("wrong", [True, -1, 1.5, "1", []])
+def test_time_that_is_none_is_refused(wrong: object) -> None:
+    with pytest.raises(InvalidRequest, match="timeout"):
+        time_allowed_s({"timeout": wrong}, 30.0)
+
+
 @pytest.mark.parametrize("wrong", [True, -1, 256, 1.0, "1"])
 def test_priority_that_is_none_is_refused(wrong: object) -> None:
     with pytest.raises(InvalidRequest, match="priority"):

@@ -659,3 +659,12 @@ async def test_explanation_changes_nothing(policy: str) -> None:
     answers = await answered_by(is_explained=False)
     assert len(set(answers)) >= 5
     assert await answered_by(is_explained=True) == answers
+
+
+async def test_explanation_names_whom_the_next_request_goes_to() -> None:
+    fleet = Fleet([echo] * 9, [echo] * 9, [echo] * 9, policy="round-robin")
+    foreseen = [fleet.routing.explain(M, V1, NO_OPTIONS).chosen for _ in range(3)]
+    assert foreseen == [foreseen[0]] * 3
+    for _ in range(6):
+        (peer,) = fleet.routing.explain(M, V1, NO_OPTIONS).chosen
+        assert await infer(fleet) == peer

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from capamesh.protocol.steps import Steps, run_through
+from capamesh.protocol.steps import Steps
 from capamesh.router.requests.slices import Slices
 
 
@@ -18,12 +18,6 @@ def counting(log: list[str], name: str, steps: int, error: Exception | None = No
     if error is not None:
         raise error
     return name
-
-
-def test_steps_may_be_run_through() -> None:
-    log: list[str] = []
-    assert run_through(counting(log, "a", 2)) == "a"
-    assert log == ["a0", "a1"]
 
 
 async def test_end_of_a_job_is_reported() -> None:

@@ -48,6 +48,10 @@ class World:
         return found
 
 
+def test_one_request_in_a_hundred_is_sent_on_trial() -> None:
+    assert World("2", 0.0, 0.0).tried(2 * EVERY + 1) == [(EVERY, "2"), (2 * EVERY, "2")]
+
+
 def test_request_that_is_not_retried_leaves_the_trial_to_the_next_that_is() -> None:
     world = World("2", 0.0)
     world.made["1"].rules.is_retried = False

@@ -71,6 +71,19 @@ def test_line_has_no_text_that_could_repeat_a_body_and_no_control_character() ->
     assert "node" not in told
 
 
+def test_share_of_requests_is_as_asked_and_by_chance() -> None:
+    log = access_log(0.1, [])
+    wanted = [log.wants() for _ in range(20_000)]
+    assert 1_850 < sum(wanted) < 2_150
+    gaps = {
+        after - at
+        for at, after in zip(*[iter([i for i, w in enumerate(wanted) if w])] * 2, strict=False)
+    }
+    assert len(gaps) > 10
+    every = access_log(1.0, [])
+    assert all(every.wants() for _ in range(100))
+
+
 def test_page_has_its_route_and_status_and_no_path() -> None:
     lines: Lines = []
     access_log(1.0, lines).page("GET", "/v1/nodes/{peer}", 404, 1.5, Facts("http", "::1"))

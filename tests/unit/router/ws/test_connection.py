@@ -153,6 +153,26 @@ async def test_client_that_is_silent_is_pinged_and_then_given_up(talk: Talk) -> 
     assert all(timer.is_cancelled for timer in talk.front.timers)
 
 
+async def test_client_that_answers_pings_stays_until_it_is_idle(talk: Talk) -> None:
+    pings = 0
+    while talk.front.clock_s < IDLE_S - PING_S:
+        talk.front.pass_s(PING_S)
+        pings += sum(isinstance(event, Ping) for event in talk.heard())
+        talk.send(Pong())
+    assert pings >= 4
+    talk.front.pass_s(PING_S)
+    assert closed(talk) == (1001, f"no message came for {IDLE_S:g} s")
+
+
+async def test_message_begins_the_time_anew(talk: Talk) -> None:
+    for _ in range(3):
+        talk.front.pass_s(PING_S - 1)
+        talk.send(TextMessage("["))
+    kinds = [type(event) for event in talk.heard()]
+    assert kinds == [TextMessage] * 3
+    assert talk.used_s == talk.front.clock_s
+
+
 async def test_slow_reader_is_not_read_and_goes_on_once_it_has_read(talk: Talk) -> None:
     talk.connection.paused()
     talk.send(*[TextMessage("[" + " " * 3000)] * 8)

@@ -39,6 +39,17 @@ def test_request_that_names_its_own_is_left_as_it_is(sequence: StreamSequence) -
     assert marks(sequence, sequence_id=7) == {"sequence_id": 7}
 
 
+@pytest.mark.parametrize("status", [400, 413, 429, 503])
+def test_request_that_was_not_run_leaves_it_as_it_is(sequence: StreamSequence, status: int) -> None:
+    marks(sequence)
+    sequence.replied(failed(status))
+    assert marks(sequence)["sequence_start"] is True
+    sequence.replied(OK)
+    marks(sequence)
+    sequence.replied(failed(status, "invalid_request"))
+    assert marks(sequence) == {"sequence_id": "id1", "sequence_start": False}
+
+
 @pytest.mark.parametrize(
     ("status", "code"),
     [(410, "sequence_lost"), (502, "link_lost"), (504, "late"), (400, "sequence_unknown")],

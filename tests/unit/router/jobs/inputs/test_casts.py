@@ -85,6 +85,16 @@ def test_row_of_another_shape_is_refused(value: Any, shape: tuple[int, ...]) -> 
     assert set(wrong) == {0}
 
 
+def test_texts_and_bytes_become_bytes() -> None:
+    rows, wrong = cast_to(["ä", b"\xff", ["a", "b"]], Datatype.BYTES)
+    assert [each and each.item() for each in rows[:2]] == ["ä".encode(), b"\xff"]
+    assert set(wrong) == {2}
+    rows, _ = cast_to([["a", "b"]], Datatype.BYTES, 2)
+    assert rows[0].tolist() == [b"a", b"b"]
+    rows, _ = cast_to(["a"], Datatype.BYTES, 1)
+    assert rows[0].tolist() == [b"a"]
+
+
 NUMBERS = st.one_of(
     st.integers(-(2**70), 2**70),
     st.integers(-300, 300),

@@ -30,6 +30,20 @@ def written(path: Path, data: bytes) -> Path:
     return path
 
 
+def test_ranges_have_their_rows_offsets_and_digests(tmp_path: Path) -> None:
+    data = b"aa\nb\ncccc\nd\n"
+    path = written(tmp_path / "in", data)
+    found = ranges_of(path, ShardLimits(3))
+    assert [(each.first_row, each.rows, each.offset, each.size_bytes) for each in found] == [
+        (0, 3, 0, 10),
+        (3, 1, 10, 2),
+    ]
+    assert [each.digest for each in found] == [
+        hashlib.sha256(data[:10]).digest(),
+        hashlib.sha256(data[10:]).digest(),
+    ]
+
+
 def test_range_is_no_longer_than_its_bytes(tmp_path: Path) -> None:
     path = written(tmp_path / "in", b"1234\n12345678\n\n12\n1234567890")
     found = ranges_of(path, ShardLimits(100, in_bytes=10))
@@ -111,11 +125,6 @@ def test_quote_that_is_never_closed_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "in", b'a,b\n1,"2\n3,4\n')
     with pytest.raises(InputInvalid, match="never closed"):
         ranges_of(path, ShardLimits(10), has_header=True, has_quotes=True)
-
-
-def test_shards_become_longer_after_so_many(tmp_path: Path) -> None:
-    limits = ShardLimits(3, most_rows=10)
-    assert [limits.rows_at(seq) for seq in (0, 19_999, 20_000, 40_000, 10**9)] == [3, 3, 6, 10, 10]
 
 
 def test_header_is_found_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

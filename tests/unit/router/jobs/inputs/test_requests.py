@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from batch_requests import request, text_of
 
+from capamesh.protocol.tensors import Datatype
 from capamesh.router.jobs.errors import InputChanged, InputInvalid
 from capamesh.router.jobs.inputs import requests
 from capamesh.router.jobs.inputs.limits import MAX_REQUEST_BYTES, ShardLimits
@@ -34,6 +35,23 @@ def window(path: Path) -> RowWindow:
 def shown(batch: RowBatch) -> list[tuple[int, str, int, bytes]]:
     values = batch.inputs[REQUEST_ROWS].tolist()
     return list(zip(batch.numbers, batch.ids, batch.places, values, strict=True))
+
+
+def test_request_has_a_row_of_its_node_for_each_text(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(text_of(request("a"), request("b", ["x", "y"]), request("c", ["z"])))
+    found = window(path)
+    (batch,) = found.batches
+    assert shown(batch) == [
+        (0, "a", 0, b"a cat"),
+        (1, "b", 0, b"x"),
+        (1, "b", 1, b"y"),
+        (2, "c", 0, b"z"),
+    ]
+    assert batch.form is not None
+    assert batch.form.outputs == ("embedding", "tokens")
+    (texts,) = batch.form.tensors([b"x", b"yz"])
+    assert (texts.name, texts.datatype, texts.shape) == ("text", Datatype.BYTES, (2,))
 
 
 def test_requests_of_one_form_run_together(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from typing_extensions import override
 
 from capamesh.protocol.steps import run_through
@@ -67,6 +68,14 @@ def test_row_has_the_text_why_it_ended_and_its_tokens() -> None:
         (RESPONSE, {"input": "a"}),
     ):
         assert outputs_of(results(3, form_of(path, **body), [cut]))["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize("form", [OutputFormat.JSONL, OutputFormat.PARQUET, OutputFormat.NPZ])
+def test_rows_are_in_order_in_each_form(form: OutputFormat) -> None:
+    chat = form_of(CHAT, messages=HI)
+    rows, _ = generated_rows([results(at, chat, [piece(f"t{at}")]) for at in (2, 0, 1)])
+    assert [each.numbers for each in rows] == [[0], [1], [2]]
+    assert b"".join(part_chunks(rows, form))
 
 
 def test_calls_of_tools_are_json() -> None:

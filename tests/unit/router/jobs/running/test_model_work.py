@@ -8,8 +8,9 @@ import virtual_time
 from job_desk import PINNED
 from job_nodes import At, FakeNodes
 
+from capamesh.router.jobs.running.hosted_rows import CALL_S
 from capamesh.router.jobs.running.lane import Ticket
-from capamesh.router.jobs.running.model_work import ModelWork
+from capamesh.router.jobs.running.model_work import CAREFUL_S, ModelWork
 from capamesh.router.jobs.running.nodes import Crowd
 from capamesh.router.jobs.running.pace import CALLS_A_NODE
 from capamesh.router.jobs.values import JobId
@@ -42,6 +43,15 @@ class Rig:
 
     def ask(self) -> Ticket:
         return self.work.lane.ask(JobId("j"), 32, lambda: None)
+
+
+def test_calls_have_one_batch_for_a_while_after_rows_were_suspected() -> None:
+    rig = Rig(run_s=CALL_S / 5)
+    rig.work.suspect()
+    rig.now_s += CAREFUL_S
+    assert rig.work.call_rows == 32
+    rig.now_s += 0.1
+    assert rig.work.call_rows == 5 * 32
 
 
 def test_node_where_people_wait_longer_than_usual_has_few_calls() -> None:

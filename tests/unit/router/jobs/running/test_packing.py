@@ -33,6 +33,17 @@ def test_batches_are_full_over_the_ends_of_windows() -> None:
         assert each.ids == [f"r{number}" for number in each.numbers]
 
 
+def test_rows_of_other_shapes_are_packed_apart() -> None:
+    found = packed(
+        Packer(lambda: 4), [batch(0, 3), batch(3, 3, width=5), batch(6, 3), batch(9, 1, width=5)]
+    )
+    assert [(len(each.ids), each.inputs["x"].shape[1]) for each in found] == [
+        (4, 2),
+        (4, 5),
+        (2, 2),
+    ]
+
+
 def test_no_row_is_lost_or_changed_whatever_the_windows() -> None:
     rng = random.Random(7)
     for _ in range(50):

@@ -7,7 +7,6 @@ from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.policies.prequal.pool import (
     MAX_PARALLEL,
-    Entry,
     ProbePool,
 )
 
@@ -62,11 +61,3 @@ def test_replica_that_is_gone_is_forgotten_and_a_late_report_does_not_bring_it_b
     assert (names(pool), list(pool.known)) == ("c", [c])
     pool.fit((), size=16)
     assert (len(pool), pool.known) == (0, {})
-
-
-def test_text_forms_say_what_is_known() -> None:
-    pool, a = pool_of(size=4), replica("a")
-    report(a, pool, 2.0, rif=3, latency_us=1500)
-    assert repr(pool) == "ProbePool(1 of 4)"
-    assert repr(pool.known[a]).endswith("rif 3, 1.5 ms, told 2.000)")
-    assert Entry(a).reported_rif == -1

@@ -32,6 +32,13 @@ def messages(*given: Any) -> Any:
     return sent(chat(messages=list(given)))["messages"]
 
 
+def test_plain_chat_asks_for_nothing_else() -> None:
+    asked = chat()
+    assert sent(asked) == {"messages": [HI]}
+    assert (asked.choices, asked.max_tokens, asked.logprobs) == (1, None, None)
+    assert (asked.is_streamed, asked.has_usage) == (False, False)
+
+
 def test_fields_that_ask_for_nothing_are_skipped() -> None:
     nothing = {
         "unknown": 1,
