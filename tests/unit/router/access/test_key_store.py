@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from capamesh.protocol.errors import ConfigError
-from capamesh.router.access.engines import file_systems
 from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.access.key_store import KeyStore
 from capamesh.router.access.keys import KEYS_FILE, Key, Scope, Verb, digest_of, id_of
@@ -74,20 +73,6 @@ def test_file_has_no_secret_and_is_its_owners_alone(store: KeyStore, path: Path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_new_file_is_refused_where_a_network_leads_to_it_and_one_that_is_there_goes_on(
-    store: KeyStore, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as on_network:
-        on_network.setattr(file_systems, "file_system_of", lambda _path: "nfs4")
-        with pytest.raises(ConfigError, match=r"kind nfs4.*PostgreSQL"):
-            store.create("lab", SCOPE, 1.0)
-    assert not path.exists()
-    store.create("lab", SCOPE, 1.0)
-    monkeypatch.setattr(file_systems, "file_system_of", lambda _path: "nfs4")
-    store.create("lab", SCOPE, 2.0)
-    assert len(store.all()) == 2
-
-
 def test_stamp_is_another_one_in_each_file(store: KeyStore, path: Path) -> None:
     stamps: set[int] = set()
     for _ in range(2):
@@ -146,15 +131,3 @@ def test_key_without_a_newer_limit_is_read_by_earlier_versions(store: KeyStore, 
     plain, limited = [json.loads(scope) for (scope,) in rows]
     assert set(limited) - set(plain) == {"max_price", "regions"}
     assert [each.key.scope for each in store.all()][1] == Scope(max_price=0.0, regions=("eu",))
-
-
-def test_folder_that_cannot_be_looked_into_is_told(
-    store: KeyStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def exists(_: Path) -> bool:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "exists", exists)
-    for use in (store.stamp, store.all, lambda: store.usage(0, 1)):
-        with pytest.raises(ConfigError, match=r"cannot look for .*: Permission denied"):
-            use()

@@ -71,20 +71,6 @@ def test_address_that_answers_and_hangs_up_again_and_again_is_rationed_too() -> 
     assert begun == 150
 
 
-def test_dial_that_is_wanted_no_more_leaves_its_place_once() -> None:
-    budget = DialBudget(0.0)
-    dials = wanted(budget, "a", 6)
-    budget.due(0.0)
-    for dial in dials:
-        budget.over(dial, has_answered=False, now_s=0.0)
-        budget.over(dial, has_answered=True, now_s=0.0)
-    assert repr(budget) == "DialBudget(0 under way, 0 waiting)"
-    budget.forget_idle(0.5)
-    assert len(budget._queues) == 1  # its tokens are not all back
-    budget.forget_idle(60.0)
-    assert len(budget._queues) == 0
-
-
 @given(
     st.lists(
         st.tuples(st.integers(0, 3), st.booleans(), st.booleans(), st.floats(0, 0.5)), max_size=80

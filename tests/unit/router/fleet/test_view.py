@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import pytest
 from fleet_fakes import advert, offer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,8 +9,6 @@ from hypothesis import strategies as st
 from capamesh.protocol.adverts import ModelState, NodeAdvert
 from capamesh.protocol.fleet import Changed, Joined, Left, LeftReason, Recovered, Suspected
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.protocol.links.calls import LoadReport
-from capamesh.protocol.steps import run_through
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.fleet.view import FleetView
@@ -44,17 +41,6 @@ def left(peer: str) -> Left:
     return Left(PeerId(peer), LeftReason.GOODBYE)
 
 
-def test_node_is_a_endpoint_for_each_of_its_addresses_until_it_leaves() -> None:
-    seen = Seen()
-    seen.joined(advert("A", "a:1", "a:2"), advert("B", "b:1"))
-    assert seen.replicas() == ["A@a:1", "A@a:2", "B@b:1"]
-    assert [endpoint.address for endpoint in seen.new] == ["a:1", "a:2", "b:1"]
-    seen.view.apply([left("A")])
-    assert seen.replicas() == ["B@b:1"]
-    assert [endpoint.address for endpoint in seen.gone] == ["a:1", "a:2"]
-    assert repr(seen.view) == "FleetView(1 nodes, 1 models)"
-
-
 def test_newest_version_is_the_largest_number_not_the_last_text() -> None:
     seen = Seen()
     seen.joined(
@@ -72,19 +58,6 @@ def test_newest_version_is_the_largest_number_not_the_last_text() -> None:
     assert seen.replicas() == ["A@a:1"]
 
 
-@pytest.mark.parametrize("state", [ModelState.LOADING, ModelState.FAILED, ModelState.UNLOADING])
-def test_model_that_is_not_ready_is_listed_but_gets_nothing(state: ModelState) -> None:
-    seen = Seen()
-    seen.joined(advert("A", "a:1", models=[offer(state=state)]))
-    assert seen.replicas() == []
-    assert seen.view.models() == []
-    assert seen.view.offer(M, ANY) is None
-    assert [one.state for one in run_through(seen.view.offers())] == [state]
-    seen.joined(advert("B", "b:1"))
-    assert [one.state for one in run_through(seen.view.offers())] == [ModelState.READY]
-    assert seen.replicas() == ["B@b:1"]
-
-
 def test_suspicion_ends_with_recovery_and_does_not_outlive_the_membership() -> None:
     seen = Seen()
     visitor = Endpoint(PeerId("A"), "dialled-in-1")
@@ -97,21 +70,6 @@ def test_suspicion_ends_with_recovery_and_does_not_outlive_the_membership() -> N
     seen.view.apply([Suspected(PeerId("A")), left("A")])
     seen.joined(advert("A", "a:1", counter=9))
     assert [endpoint.is_suspected for endpoint in seen.view.endpoints()] == [False, False]
-
-
-def test_latency_to_expect_is_as_last_told_or_else_as_advertised() -> None:
-    seen = Seen()
-    seen.joined(advert("A", "a:1", models=(dataclasses.replace(offer(), row_us=500),)))
-    replica = seen.replica("a:1")
-    assert replica.service_s == 0.0005
-    seen.joined(advert("A", "a:1", models=(dataclasses.replace(offer(), row_us=700),)))
-    assert replica.service_s == 0.0007
-    replica.reported(LoadReport(queue_us=100, run_us=200), 1.0)
-    assert replica.service_s == 0.0003
-    replica.reported(LoadReport(queue_us=100, run_us=200, latency_us=400), 1.0)
-    assert replica.service_s == 0.0004
-    seen.joined(advert("A", "a:1", models=(dataclasses.replace(offer(), row_us=900),)))
-    assert replica.service_s == 0.0004
 
 
 def tuples_of(view: FleetView) -> dict[tuple[str, str], tuple[Replica, ...]]:

@@ -104,29 +104,3 @@ def test_container_s_memory_is_what_there_is(tmp_path_factory: pytest.TempPathFa
     (root / "sys/fs/cgroup/memory/a/memory.limit_in_bytes").write_text(f"{2**28}\n")
     (root / "proc/self/cgroup").write_text("9:cpu,memory:/a\n")
     assert memory_bytes(root) == 2**28
-
-
-def test_two_full_sites_that_connect_in_turn_are_looked_through_once_in_a_while() -> None:
-    looks = 0
-
-    class Seen(One):
-        @property
-        def is_dispensable(self) -> bool:
-            nonlocal looks
-            looks += 1
-            return True
-
-        @is_dispensable.setter
-        def is_dispensable(self, value: bool) -> None:
-            del value
-
-    connections = Connections(4096, 1000)
-    for n in range(2000):
-        connections.opened(Seen(f"1.0.0.{n % 2}", n), 1)
-    assert looks == 0
-    for n in range(400):
-        assert connections.opened(Seen(f"1.0.0.{n % 2}", 2000 + n), 2)
-    assert looks == 2 * 1000 + 400
-    for connection in list(connections):
-        connections.closed(connection)
-    assert connections._lines == {}

@@ -9,7 +9,6 @@ from capamesh.router.http.handshakes import (
     A_SECOND,
     AT_ONCE,
     DAWDLES_AFTER_S,
-    MOST_SITES,
     Handshake,
     Handshakes,
 )
@@ -82,15 +81,6 @@ def test_trusted_site_has_neither_a_share_nor_a_rate() -> None:
     handshakes = Handshakes(lambda site: site == "proxy", most=1000, most_of_site=1)
     assert all(begin(handshakes, "proxy", 0.0) for _ in range(1000))
     assert not handshakes.has_room(0.0)
-
-
-def test_rates_of_so_many_sites_are_remembered() -> None:
-    handshakes = Handshakes(none_trusted)
-    for at in range(MOST_SITES + 10):
-        begun = begin(handshakes, str(at), 0.0)
-        assert begun is not None
-        handshakes.ended(begun)
-    assert len(handshakes._rates) == MOST_SITES
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])

@@ -12,7 +12,6 @@ from capamesh.router.access.keys import KeyRing
 from capamesh.router.http.exchange import InferTarget
 from capamesh.router.http.heads import (
     MAX_HEAD_BYTES,
-    MAX_KNOWN,
     MAX_LINES,
     Head,
     Heads,
@@ -138,17 +137,6 @@ def test_request_needs_a_host() -> None:
     assert Heads(LIMITS, KeyCheck(KeyRing()), ANYWHERE).read(
         b"GET /v2 HTTP/1.1\r\nhost:\r\n\r\n"
     ) == Head(0, False, None)
-
-
-def test_head_that_was_read_is_remembered_and_the_memory_is_bounded() -> None:
-    heads = Heads(LIMITS, KeyCheck(KeyRing()), ANYWHERE)
-    first = read(INFER, "Content-Length: 1", heads=heads)
-    assert read(INFER, "Content-Length: 1", heads=heads) is first
-    for number in range(MAX_KNOWN):
-        read(INFER, "Content-Length: 1", f"X-Request: {number}", heads=heads)
-    assert len(heads._known) <= MAX_KNOWN
-    assert read(INFER, "Content-Length: 1", heads=heads) == first
-    assert read(INFER, "Content-Length: 1", heads=heads) is not first
 
 
 @pytest.mark.parametrize(

@@ -93,18 +93,6 @@ def test_price_that_is_none_is_refused(value: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["region", "device", "nodes"])
-@pytest.mark.parametrize("value", [",", " , ,", ",".join(map(str, range(65)))])
-def test_list_without_names_or_with_too_many_is_refused(name: str, value: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        asked(**{name: value})
-    assert caught.value.message == (
-        f"X-Capamesh-{name.title()} is {value.strip()[:80]!r}; 1 to 64 names, with commas between,"
-        " are expected"
-    )
-    assert asked(**{name: ",".join(map(str, range(64)))})
-
-
 @pytest.mark.parametrize("value", ["yes", "2", "on", "-1", "truer", "\udcff"])
 def test_flag_that_is_none_is_refused(value: str) -> None:
     with pytest.raises(InvalidRequest) as caught:

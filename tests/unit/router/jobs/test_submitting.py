@@ -47,24 +47,6 @@ def test_each_input_of_a_model_has_a_column_of_its_name() -> None:
         read(job("/d/in.npy"), fleet)
 
 
-@pytest.mark.parametrize(
-    ("task", "url", "columns"),
-    [
-        (Task.IMAGE_CLASSIFICATION, "/d/pictures/", {"image": ("content",)}),
-        (Task.FILE_TYPE, "s3://b/files/", {"file": ("content",)}),
-        (Task.TEXT_EMBEDDING, "/d/texts/", {"text": ("content",)}),
-        (Task.TEXT_CLASSIFICATION, "/d/in.csv", {"text": ("text",)}),
-        # a table of a model of pictures has its own input, unless it says so
-        (Task.IMAGE_CLASSIFICATION, "/d/in.jsonl", {"x": ("x",)}),
-        (Task.NONE, "/d/pictures/", {"x": ("content",)}),
-    ],
-)
-def test_model_of_texts_pictures_or_files_is_given_these(
-    task: Task, url: str, columns: dict[str, tuple[str]]
-) -> None:
-    assert read(job(url), fleet_of(replace(offer(), task=task))).input.columns == columns
-
-
 def test_requests_have_no_classes() -> None:
     values = job("/d/in.jsonl", output={"classes": {"text": 2}})
     with pytest.raises(InvalidRequest, match="a file of requests has answers of its endpoint"):

@@ -111,16 +111,3 @@ async def test_too_many_viewers_are_turned_away_until_one_leaves() -> None:
         assert feed.viewers == 1
     with feed.following():
         assert feed.viewers == 1
-
-
-@in_virtual_time
-async def test_bug_ends_one_turn_and_not_the_feed() -> None:
-    source = Source()
-    feed = source.feed()
-    source.is_broken = True
-    with feed.following():
-        await asyncio.sleep(1)
-        assert source.log.events == ["page_crashed"]
-        source.is_broken = False
-        await asyncio.sleep(20)
-        assert feed.revision == "boot-1"

@@ -65,18 +65,3 @@ def test_long_span_is_told_in_fewer_points() -> None:
     assert len(body["series"]["requests_per_s"]) == 720
     assert body["series"]["requests_per_s"][-1] == 0.25
     assert body["series"]["p99_us"][-1] == 9910.0
-
-
-def test_busiest_models_have_the_places_until_they_are_idle_for_an_hour() -> None:
-    counters = Counters(most_models=2)
-    for name, count in (("a", 1), ("b", 2), ("c", 3)):
-        counters.count(name, count)
-    counters.pass_bin()
-    assert counters.history.models() == ["b", "c"]
-    counters.count("a", 1)
-    counters.count("b", 1)
-    counters.pass_bin(3590)
-    assert counters.history.models() == ["b", "c"]
-    counters.count("a", 1)
-    counters.pass_bin()
-    assert counters.history.models() == ["a", "b"]

@@ -6,7 +6,7 @@ from fleet_fakes import advert, linked
 
 from capamesh.protocol.fleet import Joined
 from capamesh.router.fleet.view import FleetView
-from capamesh.router.page.others import OthersFigures, figures_of
+from capamesh.router.page.others import OthersFigures
 
 
 def test_figures_told_are_those_of_the_address_and_of_the_version() -> None:
@@ -20,13 +20,3 @@ def test_figures_told_are_those_of_the_address_and_of_the_version() -> None:
     assert others.of_model("m", "1") == 4
     assert others.traffic("m", {"requests_per_s": 1.0}) == {"requests_per_s": 5.0}
     assert others.traffic("n", {"requests_per_s": 1.0}) == {}
-
-
-def test_process_tells_of_links_and_models_with_a_count() -> None:
-    fleet = FleetView(on_new=linked, on_gone=lambda _: None)
-    fleet.apply([Joined(advert(name, f"127.0.0.1:{port}")) for port, name in enumerate("AB", 1)])
-    assert figures_of(fleet) == ([], [])
-    (endpoint,) = fleet.endpoints_of(next(iter(fleet.adverts)))
-    (replica,) = fleet.replicas_at(endpoint)
-    endpoint.rif, endpoint.answered, replica.rif = 2, 5, 2
-    assert figures_of(fleet) == ([("A", "127.0.0.1:1", 2, 5, 0)], [("m", "1", 2)])

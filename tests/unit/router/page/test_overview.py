@@ -3,10 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from fleet_fakes import Fleet, advert, hang, offer
+from fleet_fakes import Fleet, hang
 
-from capamesh.protocol.adverts import ModelState
-from capamesh.protocol.fleet import Joined, Left, Suspected
+from capamesh.protocol.fleet import Joined, Suspected
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import Member
 from capamesh.protocol.steps import run_through
@@ -55,41 +54,3 @@ async def test_state_of_a_node_is_one_word_with_the_reason() -> None:
         "ejected": ("ejected", by_peer[PeerId("ejected")].health.reason),
         "draining": ("draining", "it takes no new requests"),
     }
-
-
-async def test_models_are_counted_anew_when_an_advert_changes_and_forgotten_with_the_last_node() -> (
-    None
-):
-    fleet = Fleet()
-    made_by = maker(fleet)
-    bad = offer("n", state=ModelState.FAILED, reason="it is broken")
-    fleet.view.apply(
-        [Joined(advert("a", models=(offer("m"), bad))), Joined(advert("b", models=(offer("m"),)))]
-    )
-    models = run_through(made_by.steps()).models
-    assert models["m/1"]["nodes_ready"] == 2
-    assert models["n/1"]["failed_at"] == [{"peer_id": "a", "reason": "it is broken"}]
-    fleet.view.apply([Joined(advert("a", models=(offer("n"),))), Left(PeerId("b"), "it said so")])
-    models = run_through(made_by.steps()).models
-    assert list(models) == ["n/1"]
-    assert (models["n/1"]["nodes_ready"], models["n/1"]["failed_at"]) == (1, [])
-    fleet.view.apply([Left(PeerId("a"), "it said so")])
-    overview = run_through(made_by.steps())
-    assert (overview.nodes, overview.models) == ({}, {})
-
-
-async def test_row_of_a_node_is_the_same_until_something_of_it_changes() -> None:
-    fleet = Fleet()
-    for peer in "ab":
-        fleet.node(peer, hang)
-    again = maker(fleet)
-    first = run_through(again.steps()).nodes
-    fleet.endpoints[1].answered += 1
-    second = run_through(again.steps()).nodes
-    assert second["a"] is first["a"]
-    assert second["b"]["counts"] == [[0, 0, 1, 0]]
-    assert first["b"]["counts"] == [[0, 0, 0, 0]]
-    fleet.endpoints[0].is_suspected = True
-    third = run_through(again.steps()).nodes
-    assert third["a"]["state"] == "suspected"
-    assert third["b"] is second["b"]

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fleet_fakes import FakeLink, Fleet, NullLog, advert, call, echo, hang, in_virtual_time, keys_of
-from router_http import made_parts
+from fleet_fakes import Fleet, NullLog, advert, call, echo, hang, in_virtual_time, keys_of
+from router_parts import made_parts
 
 from capamesh.protocol import implementation
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.fleet import Joined
-from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.membership_life import LifeFigures
 from capamesh.router.admission.saturation import STALE_S
-from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.process.gauges import (
     watch_cache,
     watch_fleet,
@@ -89,31 +88,6 @@ def test_gauges_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
         "capamesh_open_requests 4.0",
     ):
         assert line in lines
-
-
-def test_node_with_two_links_counts_once_for_its_model_while_one_of_them_is_usable(
-    tmp_path: Path,
-) -> None:
-    parts = made_parts(tmp_path, NullLog())
-    fleet = parts.fleet
-    watch_fleet(parts.telemetry, fleet, parts.pool, parts.owners.owners, lambda: 10.0)
-    parts.members.apply([Joined(advert("A", "127.0.0.1:1"))])
-    fleet.visit(Endpoint(PeerId("A"), "dialled-in-1"))
-    first, second = fleet.endpoints()
-
-    def usable() -> str:
-        name = 'capamesh_model_nodes_usable{model="m"} '
-        lines = parts.telemetry.exposition().decode().splitlines()
-        return next(line.removeprefix(name) for line in lines if line.startswith(name))
-
-    assert usable() == "0.0"
-    first.link, second.link = FakeLink([]), FakeLink([])
-    assert usable() == "1.0"
-    first.health.failed(10.0, is_hard=True)
-    assert usable() == "1.0"
-    (replica,) = fleet.replicas_at(second)
-    replica.health.failed(10.0, is_hard=True)
-    assert usable() == "0.0"
 
 
 @in_virtual_time

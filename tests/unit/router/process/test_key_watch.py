@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fleet_members import EventLog
 
-from capamesh.protocol.errors import CapameshError, ConfigError, TooManyRequests
+from capamesh.protocol.errors import CapameshError, ConfigError
 from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.access.key_store import KeyStore
 from capamesh.router.access.keys import TRUSTED_S, KeyRing, Scope
@@ -228,20 +228,3 @@ async def test_key_is_refused_though_usage_cannot_be_written(
         assert watched.code_of(text) == "unauthenticated"
     events = [event for event, _ in watched.log.events]
     assert events == ["keys_read", "usage_unwritten", "keys_read"]
-
-
-async def test_two_processes_hold_a_key_to_its_rows_of_a_month_together(tmp_path: Path) -> None:
-    first, second = Watched(tmp_path / "keys.db"), Watched(tmp_path / "keys.db")
-    text = first.store.create("lab", Scope(rows_per_month=10), 0.0)[1]
-    for each in (first, second):
-        each.watch.load()
-        each.quotas.admit(each.ring.find(text), "m", 4, 0, 0.0).settle(0)
-        await each.watch.look()
-    await first.watch.look()
-    for each in (first, second):
-        with pytest.raises(TooManyRequests, match="has used 8 of its 10 rows"):
-            each.quotas.admit(each.ring.find(text), "m", 3, 0, 0.0)
-    third = Watched(tmp_path / "keys.db")
-    third.watch.load()
-    with pytest.raises(TooManyRequests, match="has used 8 of its 10 rows"):
-        third.quotas.admit(third.ring.find(text), "m", 3, 0, 0.0)

@@ -72,20 +72,6 @@ def test_full_disk_loses_lines_and_the_next_begins_on_a_line_of_its_own(
     assert (file.written, file.lost) == (2, 2)
 
 
-def test_folder_that_is_gone_loses_lines_and_nothing_else(tmp_path: Path) -> None:
-    folder = tmp_path / "logs"
-    folder.mkdir()
-    file = made(folder / "a.log")
-    (folder / "a.log").unlink()
-    folder.rmdir()
-    file.put({"n": 1})
-    file.write()
-    folder.mkdir()
-    file.put({"n": 2})
-    file.write()
-    assert lines(folder / "a.log") == [{"n": 2}]
-
-
 def test_thread_writes_what_waits_when_it_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

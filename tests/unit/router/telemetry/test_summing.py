@@ -39,21 +39,3 @@ def test_gauges_are_added_or_the_least_or_the_first_by_what_they_mean() -> None:
         'capamesh_fleet_usable{node="a"} 0.0',
         'capamesh_nodes{state="usable"} 7.0',
     ]
-
-
-def test_process_that_is_gone_leaves_its_counts_and_nothing_else() -> None:
-    gone = Sum()
-    gone.add_counts(
-        (
-            family("x_total", "counter", "x_total 2.0")
-            + family("h", "histogram", "h_count 1.0")
-            + family("h_created", "gauge", "h_created 1.7")
-            + family("g", "gauge", "g 9.0")
-        ).encode()
-    )
-    whole = Sum()
-    whole.add(family("x_total", "counter", "x_total 1.0").encode())
-    whole.add_counts(gone.text())
-    assert whole.text().decode() == (
-        family("x_total", "counter", "x_total 3.0") + family("h", "histogram", "h_count 1.0")
-    )

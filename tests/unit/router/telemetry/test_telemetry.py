@@ -57,18 +57,6 @@ def test_invented_model_names_make_no_series() -> None:
     assert "x42" not in text
 
 
-def test_lag_of_the_loop_and_its_cpu_time_are_reported_apart() -> None:
-    telemetry = Telemetry()
-    telemetry.loop_beat(0.3, 0.04)
-    telemetry.loop_beat(0.0, 0.1)
-    lines = telemetry.exposition().decode().splitlines()
-    delay, busy = "capamesh_event_loop_delay_seconds", "capamesh_event_loop_busy_seconds"
-    assert f'{delay}_bucket{{le="0.25"}} 1.0' in lines
-    assert f'{delay}_bucket{{le="0.5"}} 2.0' in lines
-    assert f'{busy}_bucket{{le="0.09"}} 1.0' in lines
-    assert f'{busy}_bucket{{le="0.1"}} 2.0' in lines
-
-
 def test_models_beyond_the_first_share_one_label_and_no_count_is_lost() -> None:
     telemetry, last = Telemetry(), ModelName("last")
     for number in range(MOST_MODELS):

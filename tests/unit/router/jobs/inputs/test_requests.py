@@ -98,22 +98,6 @@ def test_line_that_is_wrong_is_a_bad_row_by_its_name(tmp_path: Path) -> None:
     assert [shown(batch)[0][:2] for batch in found.batches] == [(4, "e")]
 
 
-def test_requests_are_named_by_a_field_that_the_job_names(tmp_path: Path) -> None:
-    path = tmp_path / "in.jsonl"
-    lines = [
-        {"prompt": "a", "key": key, "custom_id": "c"} for key in ("one", 2, True, "", "x" * 501)
-    ]
-    path.write_bytes(text_of(*lines))
-    spec = InputSpec(str(path), InputFormat.BATCH, {"rows": ("body",)}, "key")
-    (whole,) = ranges(path)
-    (found,) = read_windows(RequestsReader(LocalFile(path)), whole, spec, {})
-    names = [batch.ids[0] for batch in found.batches]
-    assert names == ["one", "2", "2", "3"]  # what is no name is the row's number
-    (bad,) = found.bad
-    assert (bad.row, bad.row_id) == (4, "4")
-    assert bad.text == "key has 501 characters; a row's name has at most 500"
-
-
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -7,17 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from capamesh.router.jobs.inputs.row_numbers import (
-    NumberNames,
     count_of,
-    joined_names,
 )
-
-
-def test_names_are_joined_and_given_ones_are_kept() -> None:
-    parts = [NumberNames(range(2)), NumberNames(range(2, 4))]
-    assert isinstance(joined_names(parts), NumberNames)
-    assert list(joined_names(parts)) == ["0", "1", "2", "3"]
-    assert joined_names([["a"], NumberNames([5])]) == ["a", "5"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,9 @@ import numpy.typing as npt
 
 from capamesh.protocol.steps import run_through
 from capamesh.router.jobs.endpoints import ENDPOINTS
-from capamesh.router.jobs.outputs.answers import answer_lines, error_line, undone_line
+from capamesh.router.jobs.outputs.answers import answer_lines, undone_line
 from capamesh.router.jobs.outputs.results import Results
 from capamesh.router.jobs.row_forms import RowForm
-from capamesh.router.jobs.values import BadRow
 
 
 def form(**changed: Any) -> RowForm:
@@ -43,28 +41,6 @@ def test_answer_that_json_cannot_hold_is_an_error_of_that_request_alone() -> Non
     assert first["response"]["status_code"] == 500
     assert first["response"]["body"]["error"]["code"] == "run_failed"
     assert second["response"]["status_code"] == 200
-
-
-def test_prompt_that_is_too_long_is_told_of_as_openai_does() -> None:
-    fields = {path: each.prompt_field for path, each in ENDPOINTS.items()}
-    assert fields == {
-        "/v1/embeddings": None,
-        "/v1/chat/completions": "messages",
-        "/v1/completions": "prompt",
-        "/v1/responses": "input",
-    }
-    bad = BadRow(7, "long", "context_length_exceeded", "too long", "node")
-    for field in fields.values():
-        answer = json.loads(error_line(bad, field))["response"]
-        assert answer["status_code"] == 400
-        assert answer["body"]["error"] == {
-            "message": "too long",
-            "type": "invalid_request_error",
-            "param": field,
-            "code": "context_length_exceeded",
-        }
-    other = json.loads(error_line(replace(bad, code="invalid_request"), "messages"))
-    assert other["response"]["body"]["error"]["param"] is None
 
 
 def test_request_that_was_not_done_says_why() -> None:

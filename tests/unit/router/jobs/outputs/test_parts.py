@@ -64,12 +64,6 @@ def test_rows_that_have_no_names_are_the_same_bytes_as_if_their_numbers_were_giv
     assert whole(form, unnamed) == whole(form, named)
 
 
-def test_output_called_as_a_column_is_has_another_name() -> None:
-    given = [Results([0], ["a"], {"id": np.array([7]), "row": np.array([8])})]
-    found = np.load(io.BytesIO(whole(OutputFormat.NPZ, given)))
-    assert (found["id_output"].tolist(), found["row_output"].tolist()) == ([7], [8])
-
-
 def test_outputs_that_arrays_cannot_hold_are_refused() -> None:
     other = Results([1], ["b"], {"y": np.zeros((1, 3), np.float32)})
     mixed = [Results([0], ["a"], {"y": np.zeros((1, 2), np.float32)}), other]
@@ -81,18 +75,6 @@ def test_outputs_that_arrays_cannot_hold_are_refused() -> None:
         io.BytesIO(whole(OutputFormat.NPZ, [Results([0], ["a"], {"t": objects(b"\0a")})]))
     )
     assert kept["t"].tolist() == [b"\0a"]
-
-
-def test_parquet_has_a_column_an_output() -> None:
-    pytest.importorskip("pyarrow")
-    import pyarrow.parquet as pq  # noqa: PLC0415 - an extra
-
-    table = pq.read_table(io.BytesIO(whole(OutputFormat.PARQUET)))
-    assert table.column_names == ["id", "row", "y", "n"]
-    assert table.column("id").to_pylist() == ["a", "9007199254740993", "c"]
-    assert table.column("n").to_pylist() == [1, 2, 3]
-    assert table.column("y").to_pylist()[::2] == [[1.5, 2.0], [3.5, 4.0]]
-    assert table.schema.field("y").metadata == {b"shape": b"2"}
 
 
 def test_parquet_holds_rows_of_other_shapes_and_bytes() -> None:

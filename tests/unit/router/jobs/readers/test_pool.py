@@ -9,7 +9,6 @@ import virtual_time
 from typing_extensions import override
 
 from capamesh.router.jobs.readers.pool import (
-    IDLE_S,
     MOST,
     OTHERS_PAUSE_S,
     PAUSE_S,
@@ -51,22 +50,6 @@ def readers() -> Readers:
     return Readers(FakeProcess, asyncio.get_running_loop().time)
 
 
-def test_process_is_used_again_and_ended_once_nobody_needs_it() -> None:
-    async def scenario() -> None:
-        pool = readers()
-        for use in (Use.LOOK, Use.PLAN, Use.ROWS):
-            async with pool.lend(use, "t") as loan:
-                loan.is_over = True
-        (process,) = FakeProcess.made
-        assert (process.drops, pool.count) == (0, 1)
-        await asyncio.sleep(IDLE_S - 1)
-        assert not process.ended
-        await asyncio.sleep(2)
-        assert (process.ended, pool.count) == ("closed", 0)
-
-    virtual_time.run(scenario())
-
-
 def test_task_left_in_the_middle_is_dropped_and_reader_at_work_is_ended() -> None:
     async def scenario() -> None:
         pool = readers()
@@ -80,21 +63,6 @@ def test_task_left_in_the_middle_is_dropped_and_reader_at_work_is_ended() -> Non
                 raise asyncio.CancelledError
         await asyncio.sleep(0)
         assert (process.ended, pool.count) == ("closed", 0)
-
-    virtual_time.run(scenario())
-
-
-def test_process_that_nobody_asks_for_more_is_lent_to_who_waits() -> None:
-    async def scenario() -> None:
-        pool = readers()
-        async with pool.lend(Use.ROWS, "t") as busy, pool.lend(Use.ROWS, "t") as paused:
-            with paused.paused():
-                began_s = asyncio.get_running_loop().time()
-                async with pool.lend(Use.ROWS, "t") as third:
-                    assert third.process is paused.process
-                    assert PAUSE_S <= asyncio.get_running_loop().time() - began_s < 2 * PAUSE_S
-            assert (paused.is_recalled, busy.is_recalled) == (True, False)
-        assert len(FakeProcess.made) == MOST
 
     virtual_time.run(scenario())
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from capamesh.router.jobs.running.estimate import MOST_SAMPLES, WINDOW_S, Estimate, promised_s
+from capamesh.router.jobs.running.estimate import Estimate, promised_s
 
 
 @pytest.mark.parametrize(
@@ -35,20 +35,3 @@ def test_estimate_says_nothing_when_nothing_moves() -> None:
     for at in range(0, 1000, 10):
         estimate.observe(min(at, 100), float(at))
     assert estimate.left_s(5) is None
-
-
-def test_no_more_samples_are_kept_however_often_it_is_told() -> None:
-    estimate = Estimate()
-    for at in range(20_000):
-        estimate.observe(at, at / 50)
-    assert len(estimate._samples) <= MOST_SAMPLES
-    assert estimate.rows_per_s() == pytest.approx(50.0)
-    assert estimate._samples[-1][0] - estimate._samples[0][0] <= WINDOW_S
-
-
-def test_count_that_went_back_is_passed_by() -> None:
-    estimate = Estimate()
-    estimate.observe(100, 0.0)
-    estimate.observe(90, 5.0)
-    estimate.observe(200, 10.0)
-    assert estimate.rows_per_s() == 10.0

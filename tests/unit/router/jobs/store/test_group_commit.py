@@ -18,7 +18,6 @@ from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store import job_operations as jobs
 from capamesh.router.jobs.store.database import Change, Database, open_database
 from capamesh.router.jobs.store.group_commit import (
-    MAX_GROUP,
     Operation,
     StoreThread,
     Turn,
@@ -188,17 +187,6 @@ def test_move_and_event_of_an_operation_that_need_not_last_do(database: Database
         assert seen == [False, True]
 
 
-def test_reading_waits_for_nobody_who_writes(database: Database, tmp_path: Path) -> None:
-    run_group(database, [Desk.waiting(submitting("job-0"))])
-    other = open_database(str(tmp_path / "jobs.db"), Clock())
-    with other.transaction(Change.LASTING) as connection:
-        Turn(connection, 0.0)
-        group = [asking(lambda turn: jobs.get(turn, JobId("job-0")).id, Change.NONE)]
-        run_group(database, group)
-        assert group[0].future.result(0) == "job-0"
-    other.engine.dispose()
-
-
 class Held:
     """An operation that lasts until it is let go."""
 
@@ -217,19 +205,6 @@ def thread(database: Database) -> Iterator[StoreThread]:
     thread = StoreThread(database, most_waiting=100)
     yield thread
     thread.close(30)
-
-
-async def test_operations_that_come_during_a_commit_are_committed_together(
-    database: Database, thread: StoreThread
-) -> None:
-    held, commits = Held(), Commits(database)
-    first = thread.put(held)
-    assert held.has_begun.wait(30)
-    others = [thread.put(submitting(f"job-{at:03}")) for at in range(MAX_GROUP + 1)]
-    held.go_on.set()
-    assert first.result(30) == "held"
-    assert [each.result(30) for each in others] == [f"job-{at:03}" for at in range(MAX_GROUP + 1)]
-    assert commits.count == 3
 
 
 async def test_operation_taken_back_before_its_turn_does_not_run(
