@@ -80,23 +80,6 @@ def test_alarms_are_called_at_their_times_by_one_timer() -> None:
     assert repr(heard.alarms) == "Alarms(0)"
 
 
-def test_alarm_may_call_off_another_that_is_due_with_it() -> None:
-    heard = Heard()
-    second, third = heard.alarm("second"), heard.alarm("third")
-
-    def first() -> None:
-        heard.alarms.call_off(101.0, second)
-        heard.alarms.call_off(101.5, third)
-
-    heard.alarms.set(101.0, first)
-    heard.alarms.set(101.0, second)
-    heard.alarms.set(101.5, third)
-    heard.timers.now_s = 105.0  # the loop was held up
-    heard.timers.move_to(105.0)
-    assert heard.calls == []
-    assert not heard.timers.running
-
-
 def test_crash_of_one_alarm_is_told_and_ends_no_other() -> None:
     heard = Heard()
 

@@ -12,7 +12,6 @@ from capamesh.router.access import quotas as module
 from capamesh.router.access.keys import Key, Scope
 from capamesh.router.access.months import LEAST_ROWS
 from capamesh.router.access.quotas import OTHERS, Bucket, Lease, Quotas
-from capamesh.router.access.rate_parts import MOST_DEBT_S
 from capamesh.router.access.usage_batch import Amount, UsageRow
 
 NOVEMBER_S = dt.datetime(2026, 11, 30, 22, 30, tzinfo=dt.UTC).timestamp()
@@ -53,13 +52,6 @@ def test_bucket_gives_its_rate_and_saves_up_a_second() -> None:
     bucket.take(4)
     assert bucket.wait_s(1, 1000.0) == 0.25
     assert bucket.wait_s(1, 999.0) == 0.25  # a clock that goes back gives nothing
-
-
-def test_request_larger_than_a_bucket_passes_when_that_is_full_and_is_paid_for_afterwards() -> None:
-    bucket = Bucket(10.0, 0.0)
-    assert bucket.wait_s(100, 0.0) == 0
-    bucket.take(100)
-    assert bucket.wait_s(1, 0.0) == pytest.approx(9.1)
 
 
 def test_key_pays_for_the_rows_that_a_request_came_to() -> None:
@@ -105,21 +97,6 @@ def test_rows_of_a_month_are_reserved_and_given_back_when_nobody_answers() -> No
     refusal(quotas, key)
     quotas.tick(NOVEMBER_S + 2 * 3600, [key])
     admit(quotas, key, rows=10)
-
-
-def test_use_elsewhere_that_is_told_late_is_no_debt_for_long() -> None:
-    key = key_of(requests_per_s=10)
-    quotas = made(key)
-    admit(quotas, key).settle(0)
-    usage = quotas.unwritten()
-    quotas.written(usage, {"k": Amount(100_000, 0, 0)}, {"k": 1}, 0.0)
-    admit(quotas, key)
-    # a tenth of the rate, no less
-    assert refusal(quotas, key).retry_after_s == pytest.approx(1.0)
-    usage = quotas.unwritten()
-    quotas.written(usage, {"k": Amount(100_001, 0, 0)}, {"k": 1}, MOST_DEBT_S)
-    admit(quotas, key, now_s=MOST_DEBT_S)
-    assert refusal(quotas, key, now_s=MOST_DEBT_S).retry_after_s == pytest.approx(0.1, rel=0.05)
 
 
 @pytest.mark.pure

@@ -239,26 +239,6 @@ def test_retry_tries_the_inhibited_rather_than_none_and_an_extra_attempt_does_no
     assert picker.choose([first], 10.0, Purpose.HEDGE) is second
 
 
-def test_request_may_ask_for_another_policy_and_all_policies_learn_from_all_requests() -> None:
-    world = World("ab")
-    replica = world.replicas[0]
-    usual = RequestPicker(world.served, ANYWHERE, SHAPE, policy="prequal")
-    other = RequestPicker(world.served, ANYWHERE, SHAPE, policy="affinity")
-    again = RequestPicker(world.served, ANYWHERE, SHAPE, policy="affinity")
-    assert list(world.policies) == ["prequal", "affinity"]
-    for picker in (usual, other, again):
-        picker.sent(picker.choose((), 10.0), 10.0)
-    again.answered(replica, LOAD, 0.1, 0.1, 8, 10.1)
-    for policy in world.policies.values():
-        assert policy.news == [("a", 10.1)]
-    assert world.policies["prequal"].picks == 1
-    assert world.policies["affinity"].picks == 2
-    assert world.policies["prequal"].sends == [("a", 10.0)] * 3
-    assert world.policies["affinity"].sends == [("a", 10.0)] * 3
-    assert again.probes(10.1) == list(world.replicas)
-    assert (world.policies["prequal"].probed, world.policies["affinity"].probed) == (0, 1)
-
-
 # what outcomes mean
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from fleet_fakes import FakeLink, Fleet, LoadAsk, hang, in_virtual_time, linked
 from capamesh.protocol.errors import LinkLost, ModelNotFound
 from capamesh.protocol.links.calls import LoadReport, encode_load
 from capamesh.router.admission.saturation import STALE_S
-from capamesh.router.balancing.prober import Prober
 
 LOAD = LoadReport(3, 1, 8, 20, 30, 0, 40, 5)
 
@@ -165,32 +163,3 @@ def test_probes_are_neither_forgotten_nor_reported_twice() -> None:
         return asked
 
     assert sum(scenario(seed) for seed in range(100)) > 1000
-
-
-@in_virtual_time
-async def test_all_probes_share_one_timer_which_ends_with_the_last_or_with_the_prober() -> None:
-    loop = asyncio.get_running_loop()
-    timers: list[asyncio.TimerHandle] = []
-
-    class Counted:
-        """Timers that are kept."""
-
-        call_soon = loop.call_soon
-        call_exception_handler = loop.call_exception_handler
-
-        def call_later(self, delay: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
-            timers.append(loop.call_later(delay, callback))
-            return timers[-1]
-
-    fleet = Fleet([], [])
-    prober = Prober(fleet.balancer, clock=loop.time, timers=Counted())
-    prober.ask([])
-    assert timers == []
-    for replica in fleet.replicas:
-        prober.ask([replica])
-    assert [timer.when() for timer in timers] == [STALE_S]
-    await asyncio.sleep(STALE_S + 0.001)
-    assert (prober.lost, len(timers)) == (2, 1)
-    prober.ask(fleet.replicas)
-    prober.close()
-    assert [timer.cancelled() for timer in timers] == [False, True]

@@ -12,9 +12,7 @@ from capamesh.protocol.links.calls import InferAnswer, LoadReport
 from capamesh.protocol.tensors import Datatype, Tensor
 from capamesh.router.cache.entry import (
     ENTRY_BYTES,
-    MAX_FORMS,
     OUTPUT_BYTES,
-    STUB_BYTES,
     Entry,
     Layouts,
 )
@@ -44,23 +42,6 @@ def test_entry_of_use_survives_a_flood_of_those_of_none() -> None:
         assert store.used_bytes <= store.most_bytes
     assert all(store.get(str(name).encode()) is not None for name in range(50))
     assert store.evicted == 4950 - (len(store) - 50)
-
-
-def test_forms_count_and_are_bounded() -> None:
-    store = Store(100 * SIZE)
-    kept = entry("a")
-    store.put(kept)
-    for at in range(MAX_FORMS + 3):
-        store.add_form(kept, at, "form", 1000)
-    assert kept.forms is not None
-    assert (len(kept.forms), store.used_bytes) == (MAX_FORMS, SIZE + 1000 * MAX_FORMS)
-    large = entry("b")
-    store.put(large)
-    store.add_form(large, 0, "form", store.most_bytes // 4)
-    assert not large.forms
-    store.drop(kept)
-    store.add_form(kept, 9, "form", 10)
-    assert (kept.forms, store.used_bytes) == (None, STUB_BYTES + SIZE)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -100,23 +81,3 @@ def test_answer_has_bytes_of_its_own_and_no_times_of_a_run() -> None:
     assert kept.outputs[1] == outputs[1]
     assert (kept.queue_us, kept.run_us, kept.load) == (0, 0, LoadReport())
     assert (kept.version, kept.described) == ("1", b"described")
-
-
-def test_marks_are_those_of_the_entries_whatever_goes_and_comes() -> None:
-    rng = random.Random(7)
-    store = Store(20 * SIZE)
-    for _ in range(3000):
-        name = str(rng.randrange(60))
-        given = answer()
-        made = Entry(
-            name.encode(), given, Layouts().of(given), PeerId("A"), None, 0.0, mark=hash(name) % 9
-        )
-        if rng.random() < 0.6:
-            store.put(made)
-        found = store.get(name.encode())
-        if found is not None and rng.random() < 0.2:
-            store.drop(found)
-    counted: dict[int, int] = {}
-    for each in store._entries.values():
-        counted[each.mark] = counted.get(each.mark, 0) + 1
-    assert store._marks == counted

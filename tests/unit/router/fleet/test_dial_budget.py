@@ -34,24 +34,6 @@ def test_fleet_that_answers_is_dialled_as_fast_as_it_does() -> None:
     assert repr(budget) == "DialBudget(0 under way, 0 waiting)"
 
 
-def test_invites_take_turns_when_all_places_are_taken() -> None:
-    budget = DialBudget(0.0)
-    for number in range(20):
-        wanted(budget, f"evil {number}", 50)
-    running = budget.due(0.0)
-    assert len(running) == NEW.at_once
-    wanted(budget, "honest", 1)
-    now_s = 5.0
-    seen: list[str] = []
-    while "honest" not in seen:
-        for dial in running:
-            budget.over(dial, has_answered=False, now_s=now_s)
-        running = budget.due(now_s)
-        seen += [dial.invite for dial in running]
-        now_s += 5.0
-    assert now_s <= 20.0
-
-
 def test_addresses_that_answered_before_have_places_of_their_own() -> None:
     budget = DialBudget(0.0)
     for number in range(20):

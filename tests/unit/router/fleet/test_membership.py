@@ -36,15 +36,6 @@ def test_advert_with_another_address_has_the_old_one_let_go_and_the_new_one_dial
     assert router.log.of("node_changed") == [changed]
 
 
-def test_disbelieved_message_is_logged_and_changes_nothing(router: Members) -> None:
-    node = router.network.member()
-    forged = bytearray(says(node))
-    forged[-1] ^= 1
-    router.members.heard(bytes(forged))
-    assert [values["reason"] for values in router.log.of("advert_rejected")] == ["signature"]
-    assert (router.peers, router.changes, len(router.last_fleet)) == ([], [], 0)
-
-
 def test_node_is_missed_by_the_interval_that_it_told(router: Members) -> None:
     often, seldom = router.network.member(), router.network.member()
     router.members.heard(says(often, 7001, interval_s=10))

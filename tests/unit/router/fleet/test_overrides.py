@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from fleet_fakes import advert, offer
 
-from capamesh.protocol.fleet import Changed, Joined, Left, LeftReason
+from capamesh.protocol.fleet import Joined
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.overrides import Hold, Overrides
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.resilience.health import CircuitState
@@ -56,33 +55,3 @@ def test_letting_go_of_a_node_lets_go_of_its_models_and_keeps_nothing_of_it() ->
     assert states(view) == ["closed: closed"] * 2
     assert (kept.peers, kept.of(A)) == ([], [])
     assert all(endpoint.health.is_full for endpoint in view.endpoints_of(A))
-
-
-def test_later_models_are_held_too() -> None:
-    view, kept = fleet_of("1"), Overrides()
-    kept.hold(said(OPEN))
-    kept.hold(said(CLOSED, "m"))
-    kept.apply(view, A, NOW_S)
-    more = advert("A", "a:1", "a:3", models=(offer(version="1"), offer(version="2")), counter=2)
-    view.apply([Changed(more, view.adverts[A])])  # another address instead of a:2, another version
-    kept.apply(view, A, NOW_S)
-    assert states(view) == ["forced_open: forced_closed forced_closed"] * 2
-    view.apply([Left(A, LeftReason.GOODBYE)])
-    view.apply([Joined(advert("A", "a:9"))])  # it is back, restarted
-    kept.apply(view, A, NOW_S)
-    assert states(view) == ["forced_open: forced_closed"]
-    view.visit(Endpoint(A, "dialled-in-1"))
-    kept.apply(view, A, NOW_S)
-    assert states(view) == ["forced_open: forced_closed"] * 2
-
-
-def test_hold_does_not_forget_what_happened_meanwhile() -> None:
-    view, kept = fleet_of("1"), Overrides()
-    (first, _) = view.endpoints_of(A)
-    kept.hold(said(CLOSED))
-    kept.apply(view, A, NOW_S)
-    first.health.failed(NOW_S, is_hard=True, cause="link lost")
-    assert first.health.may_send(NOW_S)
-    kept.hold(said(None))
-    kept.apply_anew(view, A, NOW_S)
-    assert first.health.state(NOW_S) is CircuitState.INHIBITED

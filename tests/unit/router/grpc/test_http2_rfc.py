@@ -547,15 +547,6 @@ def test_trailers_end_a_request(server: Server) -> None:
     assert server.is_alive()
 
 
-def test_last_of_several_first_windows_counts(server: Server) -> None:
-    pair = b"".join((4).to_bytes(2, "big") + number(size) for size in (100, 1))
-    server.sends(frame(SETTINGS, 0, 0, pair), WHOLE)
-    server.session.start_answer(1, ANSWER)
-    server.session.send(1, b"abc")
-    server.client.take(server.session.to_send())
-    assert server.client.bodies == {1: b"a"}
-
-
 def test_window_may_become_negative_and_grows_from_there(server: Server) -> None:
     server.sends(setting(4, 3), WHOLE)
     server.session.start_answer(1, ANSWER)

@@ -51,16 +51,6 @@ def made(most: int = 100 * MIB, arriving: int = 50 * MIB) -> tuple[BodyBudget, C
     return BodyBudget(most, arriving, clock=clock), clock
 
 
-def test_bytes_held_are_given_back_and_never_more_than_there_are() -> None:
-    budget, _ = made(100, 50)
-    assert budget.hold(60)
-    assert not budget.hold(41)
-    assert budget.hold(40)
-    budget.let_go(60)
-    budget.let_go(40)
-    assert (budget.used_bytes, budget.refused) == (0, 1)
-
-
 def test_body_that_stands_still_is_ended_for_one_that_needs_the_room() -> None:
     budget, clock = made()
     still = Body(budget)

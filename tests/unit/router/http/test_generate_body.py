@@ -48,12 +48,6 @@ def test_values_become_tensors_of_their_inputs_ranks() -> None:
     assert (found.id, found.parameters, found.model, found.version) == ("a", {"p": 1.5}, "m", "1")
 
 
-def test_nested_values_keep_their_shape() -> None:
-    (x,) = read({"x": [[1, 2, 3], [4, 5, 6]], "id": 7}).inputs
-    assert x.shape == (2, 3)
-    assert read({"x": [[1, 2, 3]], "id": 7}).id == "7"
-
-
 @pytest.mark.parametrize(
     ("body", "complaint"),
     [

@@ -34,19 +34,6 @@ def begin(handshakes: Handshakes, site: str, now_s: float) -> Begun | None:
     return begun if handshakes.has_room(now_s) and handshakes.begin(begun, now_s) else None
 
 
-def test_site_has_a_share_and_loses_the_one_that_dawdles_first() -> None:
-    handshakes = Handshakes(none_trusted, most_of_site=2)
-    first, second = begin(handshakes, "a", 0.0), begin(handshakes, "a", 0.5)
-    assert begin(handshakes, "a", 0.9) is None
-    assert begin(handshakes, "b", 0.9) is not None
-    assert handshakes.turned_away == 1
-    assert begin(handshakes, "a", DAWDLES_AFTER_S) is not None
-    assert first is not None
-    assert second is not None
-    assert (first.is_given_up, second.is_given_up) == (True, False)
-    assert (len(handshakes), handshakes.turned_away) == (3, 2)
-
-
 def test_handshake_waits_while_all_places_are_taken_by_those_that_do_not_dawdle() -> None:
     handshakes = Handshakes(none_trusted, most=3, most_of_site=3)
     begun = [begin(handshakes, site, 0.0) for site in ("a", "b", "b")]

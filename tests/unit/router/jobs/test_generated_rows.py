@@ -13,9 +13,7 @@ from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.ids import ModelVersion
 from capamesh.protocol.links.calls import InferAnswer, LoadReport
 from capamesh.protocol.steps import run_through
-from capamesh.protocol.tasks import Task
 from capamesh.protocol.tensors import BYTES, Datatype, Tensor, join_elements, split_elements
-from capamesh.router.jobs.endpoints import ENDPOINTS
 from capamesh.router.jobs.generated_rows import (
     MOST_S,
     Chats,
@@ -50,11 +48,6 @@ def outputs(*answers: list[dict[str, Any]]) -> Mapping[str, Any]:
     return {"parts": made}
 
 
-def answered(form: RowForm, *answers: list[dict[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(b"".join(form.answer(outputs(*answers))))
-    return found
-
-
 def test_request_is_a_row_with_what_a_node_is_asked() -> None:
     rows, form = read(Chats, max_tokens=5, seed=3)
     assert [json.loads(row) for row in rows] == [{"messages": HI, "max_tokens": 5, "seed": 3}]
@@ -62,24 +55,6 @@ def test_request_is_a_row_with_what_a_node_is_asked() -> None:
     assert (tensor.name, tensor.shape) == ("generation", (1,))
     assert split_elements(tensor.data, 1) == rows
     assert form.outputs == ("parts",)
-
-
-def test_prompts_of_one_request_are_rows_whose_answers_are_one_body() -> None:
-    rows, form = read(Completions, prompt=["a", "b"], n=2)
-    assert [json.loads(row)["prompt"] for row in rows] == ["a", "b"]
-    body = answered(
-        form,
-        *[[{"c": at, "t": [1], "x": f"{name}{at}", "f": "stop"} for at in (0, 1)] for name in "ab"],
-    )
-    assert [(each["index"], each["text"]) for each in body["choices"]] == [
-        (0, "a0"),
-        (1, "a1"),
-        (2, "b0"),
-        (3, "b1"),
-    ]
-    assert body["usage"]["completion_tokens"] == 4
-    assert Completions().count({"prompt": ["a", "b"]}) == 2
-    assert [Completions().count({"prompt": each}) for each in ([1, 2], "a", [], None)] == [1] * 4
 
 
 def test_calls_are_given_time_by_the_tokens_that_they_may_have() -> None:
@@ -153,8 +128,3 @@ def test_answer_that_is_none_is_an_error_of_its_request_alone(junk: list[Any]) -
     first, second = map(json.loads, b"".join(answer_lines(made)).splitlines())
     assert first["response"]["status_code"] == 200
     assert second["response"]["status_code"] == 500
-
-
-def test_endpoints_are_of_models_for_chat() -> None:
-    generated = {path for path, each in ENDPOINTS.items() if each.task is Task.CHAT}
-    assert generated == {"/v1/chat/completions", "/v1/completions", "/v1/responses"}

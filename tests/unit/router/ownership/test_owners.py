@@ -409,28 +409,6 @@ def test_one_invite_can_bring_so_many_versions_and_others_are_unhurt(
     assert len(fleet.owners.pins()) == 6
 
 
-def test_advert_with_more_than_may_be_remembered_costs_one_search_for_room(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(owners_module, "MAX_OF_INVITE", 5)
-    searches: list[str] = []
-    has_room = Owners._has_room
-
-    def counted(owners: Owners, invite: str) -> bool:
-        found = has_room(owners, invite)
-        if not found:
-            searches.append(invite)
-        return found
-
-    monkeypatch.setattr(Owners, "_has_room", counted)
-    fleet = Fleet()
-    for letter in "bc":
-        fleet.replicas("X", *(at(str(number), letter) for number in range(2, 1000)), invite="evil")
-    assert searches == ["evil"] * 2
-    fleet.replicas("A", at("1", "a"), invite="honest")
-    assert fleet.served() == "a"
-
-
 # properties
 
 STEPS = st.lists(

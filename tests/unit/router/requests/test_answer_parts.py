@@ -33,7 +33,7 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.links.events import Answer
 from capamesh.router.requests.call import NO_OPTIONS, Call, Handle, Outcome, Part, Responder
-from capamesh.router.resilience.hedging import IDLE_FLOOR_S, SILENT_NEW_S
+from capamesh.router.resilience.hedging import SILENT_NEW_S
 
 LOOP = replace(offer(), max_parts=10)
 
@@ -145,22 +145,6 @@ async def test_node_that_calls_the_request_wrong_after_it_had_begun_has_failed()
         assert fleet.counts == {}
 
 
-async def test_hedge_that_has_the_first_part_wins_and_the_other_is_withdrawn() -> None:
-    fleet = fleet_of(hang, hang)
-    served = fleet.served()
-    for _ in range(100):
-        served.window.add(0.01, fleet.clock())
-        served.hedging.sent(fleet.clock())
-    client = begin(fleet)
-    await asyncio.sleep(0.04)
-    assert fleet.asked == [1, 1]
-    asked(fleet, 1).part(part(1))
-    assert (asked(fleet, 0).ended, client.values) == ("withdrawn", [1])
-    asked(fleet, 1).answer(part(2))
-    assert isinstance(client.end, Outcome)
-    assert fleet.counts == {}
-
-
 async def test_client_that_leaves_stops_the_node_at_once() -> None:
     fleet = fleet_of(hang)
     client = begin(fleet)
@@ -206,19 +190,6 @@ async def test_node_that_sends_nothing_for_too_long_is_given_up() -> None:
     assert not fleet.replicas[0].health.may_send(fleet.clock()) or (
         not fleet.endpoints[0].health.may_send(fleet.clock())
     )
-
-
-async def test_patience_follows_the_model_s_own_gaps_and_its_first_part() -> None:
-    fleet = fleet_of(hang)
-    gaps = fleet.served().hedging.gaps
-    for _ in range(100):
-        gaps.add(0.01, fleet.clock())
-    hedging = fleet.served().hedging
-    assert hedging.idle_limit_s(fleet.clock(), 0.1) == IDLE_FLOOR_S
-    assert hedging.idle_limit_s(fleet.clock(), 3.0) == 12.0
-    for _ in range(200):
-        gaps.add(1.0, fleet.clock())
-    assert hedging.idle_limit_s(fleet.clock() + 1, 0.1) == pytest.approx(4.0, rel=0.05)
 
 
 async def test_time_for_which_the_client_stalls_is_not_the_node_s() -> None:

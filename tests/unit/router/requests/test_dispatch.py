@@ -126,21 +126,6 @@ async def supervisor(count: int = 1) -> None:
         await asyncio.sleep(0)
 
 
-# one answer
-
-
-async def test_answer_comes_with_who_gave_it_and_its_load_is_kept() -> None:
-    fleet = Fleet([echo])
-    outcome = await infer(fleet)
-    (replica,) = fleet.replicas
-    assert (outcome.replica, outcome.attempts) == (replica, 1)
-    assert (outcome.answer.version, outcome.answer.outputs) == ("1", (fp32("y", [1, 2]),))
-    assert replica.load == LoadReport(1, 0, 8, 9, 10, 0)
-    assert (replica.endpoint.answered, replica.endpoint.failed) == (1, 0)
-    assert fleet.in_order.shapes == [RequestShape("m", "1", 8)]
-    assert fleet.counts == {}
-
-
 async def test_budget_sent_is_the_time_that_is_left_and_never_none() -> None:
     full = failing(Overloaded("full"))
     fleet = Fleet([after(20.0, full)], [after(9.9995, full)], [echo], rules=ALONE)
@@ -770,15 +755,6 @@ async def test_request_that_must_not_run_twice_goes_elsewhere_when_it_was_refuse
 ) -> None:
     fleet, asked, named = once(case, failing(Overloaded("full")), echo)
     assert (await infer(fleet, asked, **named)).attempts == 2
-
-
-@pytest.mark.parametrize("case", ["sequence", "copy"])
-async def test_full_node_is_a_full_fleet_to_a_sequence_and_to_a_copy(case: str) -> None:
-    fleet, asked, named = once(case, failing(Overloaded("full", 0.25)), echo)
-    with pytest.raises(Overloaded) as caught:
-        await infer(fleet, asked, **named)
-    assert caught.value.retry_after_s == 0.25
-    assert fleet.asked == [1, 0]
 
 
 @pytest.mark.parametrize("error", REFUSALS, ids=code)

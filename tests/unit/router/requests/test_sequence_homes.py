@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fleet_fakes import Ask, Fleet, call, echo, failing, offer
+from fleet_fakes import Ask, Fleet, call, echo, failing
 
 from capamesh.protocol.errors import SequenceLost, SequenceUnknown
 from capamesh.protocol.links.sequence_mark import SequenceMark
@@ -63,18 +63,6 @@ async def test_node_that_is_avoided_keeps_its_sequences(harm: object) -> None:
             harm(replica, fleet.clock())  # type: ignore[operator]
     assert {of: await send(fleet, of) for of in IDS} == homes
     assert await begun(fleet, 99) == "B"
-
-
-async def test_new_version_takes_no_sequence_that_is_under_way() -> None:
-    fleet = Fleet([Remembering()])
-    for of in IDS:
-        await begun(fleet, of)
-    newer = Remembering()
-    fleet.node("B", newer, models=(offer(version="2"),))
-    assert {await send(fleet, of) for of in IDS} == {"A"}
-    assert await begun(fleet, 99) == "B"
-    with pytest.raises(SequenceLost):
-        await send(fleet, 0, version="2")
 
 
 async def test_sequence_whose_node_has_no_link_is_lost_and_begins_elsewhere() -> None:

@@ -101,17 +101,6 @@ async def test_request_goes_to_a_node_where_nothing_is_found_or_the_store_is_awa
     assert (router.asked, store.looks, len(store.values)) == ([2], 1, 2)
 
 
-async def test_no_cache_looks_for_nothing_and_renews_what_is_there() -> None:
-    store = Store()
-    router = Router(store)
-    await router.ask()
-    before = dict(store.values)
-    await asyncio.sleep(1)
-    await router.ask(options=RoutingOptions(max_age_s=0.0))
-    assert (store.looks, router.asked) == (1, [2])
-    assert (store.values.keys(), store.values != before) == (before.keys(), True)
-
-
 @pytest.mark.parametrize(
     "answer",
     [

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 from replicas import Draws
 
 from capamesh.protocol.ids import ModelVersion
-from capamesh.router.requests.split import NEWEST, VersionSplit, draw_of
+from capamesh.router.requests.split import NEWEST, VersionSplit
 
 V1, V2, V3 = ModelVersion("1"), ModelVersion("2"), ModelVersion("3")
 SPLIT = VersionSplit([(V1, 90.0), (V2, 10.0), (V3, 0.0)])
@@ -23,13 +22,6 @@ KEYS = [f"sequence {index}" for index in range(2000)]
 )
 def test_draw_falls_to_a_version_by_weight(draw: float, version: ModelVersion) -> None:
     assert SPLIT.pick(ALL, Draws(draw)) == version
-
-
-def test_weight_of_a_version_that_nobody_replicas_is_spread() -> None:
-    split = VersionSplit([(V1, 50.0), (V2, 25.0), (V3, 25.0)])
-    assert split.pick((V2, V3), Draws(0.49)) == V2
-    assert split.pick((V2, V3), Draws(0.51)) == V3
-    assert split.pick((V3,), Draws()) == V3
 
 
 def test_newest_version_is_asked_without_a_hosted_one_of_weight() -> None:
@@ -55,14 +47,3 @@ def test_pick_is_hosted_and_has_weight(
     picked = VersionSplit(weights.items()).pick(hosted, random.Random(seed), key=key)
     possible = {version for version in hosted if weights.get(version, 0) > 0}
     assert picked in (possible or {NEWEST})
-
-
-@pytest.mark.parametrize("byte", [b"\0", b"\xff"])
-def test_draw_is_never_0_nor_1_whatever_the_hash(
-    byte: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hashed = SimpleNamespace(digest=lambda: 8 * byte)
-    monkeypatch.setattr("capamesh.router.requests.split.blake2b", lambda *_, **__: hashed)
-    drawn = draw_of("salt", "key")
-    assert 0.0 < drawn < 1.0
-    assert min(drawn, 1.0 - drawn) == (2.0**-65 if byte == b"\0" else 2.0**-53)

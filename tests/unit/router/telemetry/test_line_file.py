@@ -30,23 +30,6 @@ def test_lines_beyond_the_bound_are_dropped_and_counted(tmp_path: Path) -> None:
     assert file.dropped == 2
 
 
-@pytest.mark.parametrize("how", ["moved", "removed"])
-def test_file_that_was_taken_away_is_opened_anew(tmp_path: Path, how: str) -> None:
-    path = tmp_path / "a.log"
-    file = made(path)
-    file.put({"n": 1})
-    file.write()
-    if how == "moved":
-        path.rename(tmp_path / "a.log.1")
-    else:
-        path.unlink()
-    file.put({"n": 2})
-    file.write()
-    assert lines(path) == [{"n": 2}]
-    if how == "moved":
-        assert lines(tmp_path / "a.log.1") == [{"n": 1}]
-
-
 def test_full_disk_loses_lines_and_the_next_begins_on_a_line_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,12 +16,6 @@ def summed(*texts: str) -> list[str]:
     return [line for line in whole.text().decode().splitlines() if not line.startswith("#")]
 
 
-def test_counters_of_the_same_labels_add_up_and_others_stand_beside_them() -> None:
-    one = family("x_total", "counter", 'x_total{code="ok"} 2.0')
-    other = family("x_total", "counter", 'x_total{code="ok"} 3.0', 'x_total{code="late"} 1.0')
-    assert summed(one, other) == ['x_total{code="ok"} 5.0', 'x_total{code="late"} 1.0']
-
-
 def test_gauges_are_added_or_the_least_or_the_first_by_what_they_mean() -> None:
     def process(in_flight: int, usable: int, nodes: int) -> str:
         return (

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,23 +76,6 @@ def test_place_is_asked_for_room_without_a_trace(tmp_path: Path) -> None:
     sink.folder.write_bytes(b"")
     with pytest.raises(OutputFailed, match="cannot write 7 bytes to"):
         sink.check_room(7)
-
-
-def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: whole(descriptor, data[:3]))
-    sink = LocalSink(tmp_path, JOB)
-    assert sink.read(sink.write(NAME, [DATA])) == DATA
-
-
-def test_results_that_cannot_be_made_leave_nothing(tmp_path: Path) -> None:
-    def chunks() -> Iterator[bytes]:
-        yield DATA
-        raise ValueError("no such form")
-
-    with pytest.raises(ValueError, match="no such form"):
-        LocalSink(tmp_path, JOB).write(NAME, chunks())
-    assert files(tmp_path) == []
 
 
 def test_name_is_written_once(tmp_path: Path) -> None:

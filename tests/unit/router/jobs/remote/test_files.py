@@ -110,14 +110,6 @@ def test_file_that_may_not_be_read_is_a_bad_row(kept: Kept) -> None:
     ]
 
 
-def test_store_that_does_not_answer_is_no_bad_row(kept: Kept) -> None:
-    kept.files = {"a": b"1", "b": b"2"}
-    kept.errors = {"b": Unreachable("cannot be had now")}
-    (planned,) = reader_of(kept).ranges(ShardLimits(9))
-    with pytest.raises(PlaceUnavailable, match="s3://b/data/b cannot be had now"):
-        list(reader_of(kept).windows(planned, ["content"]))
-
-
 def test_folder_that_has_changed_is_told(kept: Kept) -> None:
     kept.files = {"a": b"1", "b": b"2"}
     reader = reader_of(kept)

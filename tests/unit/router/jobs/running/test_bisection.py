@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,14 +54,6 @@ def searched(
     while (trial := search.next()) is not None:
         fleet.run(search, trial)
     return search, fleet
-
-
-@pytest.mark.parametrize("bad", [0, 1, 500, 1023])
-def test_one_bad_row_is_found_in_the_logarithm_of_the_rows(bad: int) -> None:
-    search, fleet = searched(1024, {bad})
-    assert [(each.row, each.code, each.node) for each in search.bad] == [(bad, INVALID, "B")]
-    assert fleet.good == set(range(1024)) - {bad}
-    assert search.runs <= 2 * 10 + 1
 
 
 def test_word_of_the_only_node_is_enough() -> None:

@@ -29,17 +29,6 @@ def pump(
     return lane.in_flight - before
 
 
-def test_calls_go_as_the_pace_and_the_nodes_have_room() -> None:
-    lane = lane_of(3)
-    tickets = asked(lane, 5)
-    assert pump(lane, room=2) == 2
-    assert pump(lane, room=2) == 0  # the nodes do not know of these two yet
-    for ticket in tickets[:2]:
-        ticket.sent(At("a"))
-    assert pump(lane, room=2) == 1
-    assert (lane.in_flight, lane.waiting) == (3, 2)
-
-
 def test_first_call_at_a_worker_that_ended_is_suspected_and_the_others_are_not() -> None:
     lane = lane_of()
     tickets = asked(lane, 4)

@@ -54,16 +54,6 @@ def test_calls_have_one_batch_for_a_while_after_rows_were_suspected() -> None:
     assert rig.work.call_rows == 5 * 32
 
 
-def test_node_where_people_wait_longer_than_usual_has_few_calls() -> None:
-    rig = Rig("a", "b", "c")
-    rig.send(*"abab")
-    assert rig.work.full_nodes(()) == set()
-    rig.look({"a": Crowd(0.008, is_calm=False), "b": Crowd(0.007, is_calm=False), "c": CALM})
-    assert rig.work.full_nodes(()) == {"a"}
-    rig.look({"a": Crowd(0.007, is_calm=False)})
-    assert rig.work.full_nodes(()) == set()
-
-
 def test_node_that_lies_of_people_who_wait_takes_nothing_from_others() -> None:
     rig = Rig("a", "b", "liar")
     before = rig.work.lane.pace.most_in_flight

@@ -51,17 +51,3 @@ def test_rest_doubles_from_the_second_window_of_refusals_on() -> None:
     window(pace, now_s=now_s)
     window(pace, refused=1, now_s=now_s)
     assert pace.room(0, now_s) == 1
-
-
-def test_late_answers_leave_each_node_the_calls_that_keep_it_at_work() -> None:
-    pace = Pace(1000)
-    pace.take_nodes(3)
-    assert pace.most_in_flight == 6
-    window(pace)
-    for _ in range(40):
-        window(pace, late=WINDOW)
-    assert pace.most_in_flight == 6
-    pace.take_nodes(1)  # two have left
-    for _ in range(40):
-        window(pace, late=WINDOW)
-    assert pace.most_in_flight == 2

@@ -12,9 +12,7 @@ import virtual_time
 from capamesh.protocol.errors import (
     CapameshError,
     DeadlineExceeded,
-    InvalidRequest,
     LinkLost,
-    RunFailed,
 )
 from capamesh.protocol.ids import ModelVersion
 from capamesh.protocol.links.calls import InferAnswer, LoadReport
@@ -75,13 +73,3 @@ def test_row_is_left_unanswered_once_so_many_nodes_were_lost_or_silent(end: Capa
     assert len(seen.asked_s) == MOST_LOST
     rests = [later - each for each, later in zip(seen.asked_s, seen.asked_s[1:], strict=False)]
     assert rests == pytest.approx([LOST_REST_S * 2**at for at in range(MOST_LOST - 1)])
-
-
-@pytest.mark.parametrize(
-    ("end", "code"),
-    [(InvalidRequest("no"), "invalid_request"), (RunFailed("no"), "run_failed")],
-)
-def test_answer_of_a_node_is_a_word_on_the_row(end: CapameshError, code: str) -> None:
-    seen = Searched([SILENT, end])
-    assert [bad.code for bad in seen.bad] == [code]
-    assert len(seen.asked_s) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from capamesh.router.jobs.running.turns import MOST_DEBT, Ring, Turns
+from capamesh.router.jobs.running.turns import Turns
 
 Wanted = dict[str, dict[str, float]]
 
@@ -42,25 +42,3 @@ def test_tenant_that_wants_nothing_saves_nothing_up() -> None:
     shares(turns, {"a": both["a"]}, 1000)
     taken = shares(turns, both, 10)
     assert taken == {"j": 5, "k": 5}
-
-
-def test_shard_that_took_longer_than_was_thought_is_counted_later() -> None:
-    turns: Turns[str] = Turns()
-    wanted = {"a": {"j": 1.0}, "b": {"k": 1.0}}
-    assert turns.next(wanted) == ("a", "j")
-    turns.settle("a", "j", 3.0)
-    assert [each and each[0] for each in (turns.next(wanted) for _ in range(5))] == list("bbbba")
-    turns.settle("nobody", "j", 3.0)
-
-
-def test_debt_has_a_bound() -> None:
-    ring: Ring[str] = Ring()
-    costs = {"a": 1.0, "b": 1.0}
-    assert ring.at_turn(costs) == "a"
-    ring.charge("a", 1e9)
-    taken = []
-    for _ in range(int(MOST_DEBT) + 3):
-        key = ring.at_turn(costs)
-        ring.charge(key, 1.0)
-        taken.append(key)
-    assert "a" in taken

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -205,22 +205,6 @@ def thread(database: Database) -> Iterator[StoreThread]:
     thread = StoreThread(database, most_waiting=100)
     yield thread
     thread.close(30)
-
-
-async def test_operation_taken_back_before_its_turn_does_not_run(
-    database: Database, thread: StoreThread
-) -> None:
-    held = Held()
-    thread.put(held)
-    assert held.has_begun.wait(30)
-    taken_back = thread.put(submitting("job-0"))
-    assert taken_back.cancel()
-    held.go_on.set()
-    assert thread.put(submitting("job-1")).result(30) == "job-1"
-    with pytest.raises(CancelledError):
-        taken_back.result(0)
-    assert thread.close(30)
-    assert names(database) == ["job-1"]
 
 
 async def test_no_more_operations_wait_than_may(database: Database) -> None:
