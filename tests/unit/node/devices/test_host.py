@@ -166,13 +166,7 @@ def test_tightest_limit_up_the_tree_counts_and_max_is_none(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("quota", "cores"),
-    [
-        ("max 100000", 8),
-        ("250000 100000", 3),
-        ("50000 100000", 1),
-        ("", 8),
-    ],
+    ("quota", "cores"), [("max 100000", 8), ("250000 100000", 3), ("50000 100000", 1), ("", 8)]
 )
 def test_cores_are_the_affinity_within_the_containers_quota(
     root: Path, quota: str, cores: int

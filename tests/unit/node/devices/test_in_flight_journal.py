@@ -61,13 +61,7 @@ def test_marks_at_the_loss_of_the_device_stay(page: InFlightPage) -> None:
     assert page.marked() == [Marked("m", "1", Phase.RUNNING, "sha256-chunks:a")]
 
 
-@pytest.mark.parametrize(
-    "running",
-    [
-        3,
-        SLOTS,
-    ],
-)
+@pytest.mark.parametrize("running", [3, SLOTS])
 def test_model_that_ends_the_process_is_alone_marked_for_good(
     page: InFlightPage, running: int
 ) -> None:

@@ -165,13 +165,7 @@ def test_file_beside_the_model_is_verified_too(folder: Path) -> None:
         load(content)
 
 
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"WORDS",
-        b"word",
-    ],
-)
+@pytest.mark.parametrize("raw", [b"WORDS", b"word"])
 def test_small_file_that_is_read_has_the_bytes_that_were_hashed(folder: Path, raw: bytes) -> None:
     content = in_folder(folder)
     in_secret(lambda path: path.write_bytes(raw) and None, folder / "words.txt")

@@ -176,28 +176,12 @@ def test_cut_or_changed_model_raises_nothing_but_the_documented_error(
         return
 
 
-@pytest.mark.parametrize(
-    "location",
-    [
-        "sub/w.bin",
-        "a..b",
-    ],
-)
+@pytest.mark.parametrize("location", ["sub/w.bin", "a..b"])
 def test_location_below_the_model_is_accepted(location: str) -> None:
     assert checked_location(location) == PurePosixPath(location)
 
 
-@pytest.mark.parametrize(
-    "location",
-    [
-        "",
-        "/etc/passwd",
-        "../w.bin",
-        "C:w",
-        "\\w",
-        "a\0b",
-    ],
-)
+@pytest.mark.parametrize("location", ["", "/etc/passwd", "../w.bin", "C:w", "\\w", "a\0b"])
 def test_location_that_leaves_the_model_is_refused_on_any_system(location: str) -> None:
     with pytest.raises(ModelInvalid, match="external data location"):
         checked_location(location)

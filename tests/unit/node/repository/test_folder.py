@@ -216,13 +216,7 @@ def only_reason(found: Scan) -> str:
     return refused.reason
 
 
-@pytest.mark.parametrize(
-    "link",
-    [
-        "1/sub",
-        "1/sub/net.onnx",
-    ],
-)
+@pytest.mark.parametrize("link", ["1/sub", "1/sub/net.onnx"])
 def test_file_called_otherwise_is_not_reached_through_links_that_leave(
     tmp_path: Path, link: str
 ) -> None:
@@ -267,13 +261,7 @@ def test_one_broken_model_never_hides_the_others(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "a b",
-        "é",
-    ],
-)
+@pytest.mark.parametrize("name", ["a b", "é"])
 def test_name_that_no_url_should_carry_is_refused(tmp_path: Path, name: str) -> None:
     put(tmp_path / name / "1" / "model.onnx", onnx_bytes())
     refused = scan(tmp_path).refused

@@ -120,12 +120,7 @@ def test_changed_manifest_makes_another_source_of_the_same_digest(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("age_ns", "is_settled"),
-    [
-        (10**9 - 1, False),
-        (10**9, True),
-        (1 - 10**9, False),
-    ],
+    ("age_ns", "is_settled"), [(10**9 - 1, False), (10**9, True), (1 - 10**9, False)]
 )
 def test_model_is_settled_when_its_newest_file_is_a_second_from_now(
     tmp_path: Path, age_ns: int, is_settled: bool
@@ -136,14 +131,7 @@ def test_model_is_settled_when_its_newest_file_is_a_second_from_now(
     assert len(found.models) == is_settled
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        "m/1/model.onnx",
-        "m/capamesh.toml",
-        "m/3/model.onnx",
-    ],
-)
+@pytest.mark.parametrize("changed", ["m/1/model.onnx", "m/capamesh.toml", "m/3/model.onnx"])
 def test_model_that_is_being_changed_stays_as_it_was_with_all_versions(
     tmp_path: Path, changed: str
 ) -> None:

@@ -151,13 +151,7 @@ def test_contradiction_is_named_by_its_key(rules: Rules, problem: str) -> None:
     assert rules_problem(rules, "m").startswith(problem)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("providers", "[]"),
-        ("allow_cpu_fallback", "true"),
-    ],
-)
+@pytest.mark.parametrize(("key", "value"), [("providers", "[]"), ("allow_cpu_fallback", "true")])
 def test_pipeline_says_nothing_about_providers(key: str, value: str) -> None:
     step = "[[step]]\nmodel = 'a'\ninputs = {x = 'in'}\noutputs = {y = 'out'}"
     with pytest.raises(ModelInvalid, match=f"{key}: a pipeline runs on no provider"):

@@ -125,13 +125,7 @@ def in_list() -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    "proto",
-    [
-        in_branch(),
-        in_list(),
-        in_function(),
-    ],
-    ids=["branch", "list", "function"],
+    "proto", [in_branch(), in_list(), in_function()], ids=["branch", "list", "function"]
 )
 def test_model_that_brings_compiled_code_is_refused_wherever_it_hides(
     proto: onnx.ModelProto,

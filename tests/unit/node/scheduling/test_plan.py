@@ -88,13 +88,7 @@ def test_request_alone_gets_outputs_that_are_not_by_rows() -> None:
     assert PLAIN.split([one], [boxes], one.inputs) == [[boxes]]
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [
-        (),
-        (2, 3),
-    ],
-)
+@pytest.mark.parametrize("shape", [(), (2, 3)])
 def test_outputs_that_are_not_by_rows_cannot_be_divided(shape: tuple[int, ...]) -> None:
     requests = prepared(
         PLAIN, request(tensor("x", [[1, 2]])), request(tensor("x", [[3, 4], [5, 6]]))
@@ -139,13 +133,7 @@ def test_shared_inputs_must_be_equal_bit_for_bit_and_are_given_once() -> None:
     assert (joined[1].shape, values(joined[1])) == ((), 16_000)
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [
-        (3, 2),
-        (0, 2),
-    ],
-)
+@pytest.mark.parametrize("shape", [(3, 2), (0, 2)])
 def test_request_without_batching_counts_its_own_rows_and_a_batch_holds_one(
     shape: tuple[int, ...],
 ) -> None:
@@ -209,13 +197,7 @@ def test_mask_that_is_given_is_kept_and_padded_with_zeros() -> None:
     assert values(plan.join([one])[1]) == [[0, 1, 1, 0]]
 
 
-@pytest.mark.parametrize(
-    "mask",
-    [
-        [[1, 1]],
-        [1],
-    ],
-)
+@pytest.mark.parametrize("mask", [[[1, 1]], [1]])
 def test_mask_of_another_length_than_its_input_is_refused(mask: Any) -> None:
     plan = ragged(mask="mask")
     with pytest.raises(InvalidRequest, match="must have the length 3"):
@@ -223,11 +205,7 @@ def test_mask_of_another_length_than_its_input_is_refused(mask: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("datatype", "one"),
-    [
-        (Datatype.BF16, b"\x80\x3f"),
-        (Datatype.BOOL, b"\x01"),
-    ],
+    ("datatype", "one"), [(Datatype.BF16, b"\x80\x3f"), (Datatype.BOOL, b"\x01")]
 )
 def test_mask_is_one_in_its_own_datatype(datatype: Datatype, one: bytes) -> None:
     plan = BatchPlan(

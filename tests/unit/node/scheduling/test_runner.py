@@ -374,12 +374,7 @@ class Custom(BaseException):
 @both_ways
 @pytest.mark.parametrize(
     "error",
-    [
-        ValueError("no"),
-        asyncio.CancelledError(),
-        Custom("odd"),
-        StopIteration(),
-    ],
+    [ValueError("no"), asyncio.CancelledError(), Custom("odd"), StopIteration()],
     ids=lambda error: type(error).__name__,
 )
 async def test_exception_of_a_model_fails_its_own_request_alone(

@@ -32,14 +32,7 @@ def test_many_requests_are_shared_out_among_runs_of_one_thread_each() -> None:
     assert desk.kinds() == [(4, True), (3, True)]
 
 
-@pytest.mark.parametrize(
-    ("crowd", "alone"),
-    [
-        (2, 1),
-        (4, 2),
-        (32, 5),
-    ],
-)
+@pytest.mark.parametrize(("crowd", "alone"), [(2, 1), (4, 2), (32, 5)])
 def test_all_threads_work_together_again_once_a_few_in_a_row_were_alone(
     crowd: int, alone: int
 ) -> None:

@@ -194,13 +194,7 @@ class Dialing:
         self.seen.append(routers)
 
 
-@pytest.mark.parametrize(
-    "times",
-    [
-        1,
-        shortage.TRIES,
-    ],
-)
+@pytest.mark.parametrize("times", [1, shortage.TRIES])
 async def test_no_message_of_the_agent_is_lost_for_want_of_memory_or_the_worker_ends(
     worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:

@@ -141,12 +141,7 @@ def floats(tensor: Tensor) -> list[object]:
 
 @pytest.mark.parametrize("datatype", list(Datatype))
 @pytest.mark.parametrize(
-    ("declared", "shape"),
-    [
-        (["N", 3], (2, 3)),
-        (["N", 3], (0, 3)),
-        (None, (1, 3, 2)),
-    ],
+    ("declared", "shape"), [(["N", 3], (2, 3)), (["N", 3], (0, 3)), (None, (1, 3, 2))]
 )
 def test_every_datatype_goes_in_and_out_bit_by_bit(
     identity: Callable[..., LoadedModel],

@@ -234,13 +234,7 @@ def test_outputs_are_answered_in_the_order_asked_for_and_as_they_are_without_nam
     assert [tensor.name for tensor in answer(of, (), texts("cat"))] == ["hidden"]
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [
-        (1, 3),
-        (2, 3, 2),
-    ],
-)
+@pytest.mark.parametrize("shape", [(1, 3), (2, 3, 2)])
 def test_output_of_another_shape_fails_the_run(shape: tuple[int, ...]) -> None:
     request = task().request((texts("cat"),), ("embedding",))
     request.inputs()
