@@ -144,6 +144,16 @@ def test_model_that_ends_its_worker_thrice_is_held_back_at_the_next_start(care: 
     assert care.ups == [3, 3, 3, 3, 3]  # the two starts whose messages were looked at, too
 
 
+def test_good_life_or_a_model_that_takes_requests_starts_the_row_of_deaths_anew(care: Care) -> None:
+    for after_s in (0.0, 0.0, 3600.0):
+        care.die("bad", after_s=after_s)
+    assert care.start().verdicts == ()
+    for _ in range(4):
+        care.die("m")
+        care.worker.heard(device_offer(models=[replace(offer("m"), digest=OLD)]))
+    assert care.start().verdicts == ()
+
+
 def test_bulk_runs_end_so_many_workers_and_then_none_is_taken_for_a_while(care: Care) -> None:
     for _ in range(MOST):
         assert care.start().bulk_refused_s == 0.0

@@ -310,6 +310,9 @@ def test_prefix_that_another_sequence_has_in_its_slot_is_used_without_a_store() 
     desk.run()
     assert slots.extended == [30, 2]
     assert desk.ids(first) == desk.ids(second) == ids_alone(asked)
+    usage = desk.told[second][-1].usage
+    assert usage is not None
+    assert usage.cached == 28
 
 
 def test_answers_are_kept_only_if_asked() -> None:
