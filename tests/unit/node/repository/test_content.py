@@ -283,3 +283,21 @@ def test_pipe_that_took_a_files_place_a_moment_ago_is_not_waited_for(tmp_path: P
         assert os.read(writer, 100) == b"what somebody else says"
     finally:
         os.close(writer)
+
+
+def test_file_that_grows_without_an_end_is_given_up(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ChunkHasher.update
+    updates: list[int] = []
+
+    def update(hasher: ChunkHasher, data: memoryview) -> None:
+        updates.append(len(data))
+        with (folder / "model.onnx").open("ab") as stream:
+            stream.write(data)
+        real(hasher, data)
+
+    monkeypatch.setattr(ChunkHasher, "update", update)
+    with pytest.raises(ContentChanged):
+        hash_file(stamp(folder / "model.onnx"))
+    assert sum(updates) <= len(MODEL)

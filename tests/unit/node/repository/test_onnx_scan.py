@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
-from capamesh.node.repository.onnx_scan import contents_of, precision
+from capamesh.node.repository.onnx_scan import MAX_DEPTH, contents_of, precision
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
@@ -174,6 +174,15 @@ def test_file_that_is_cut_anywhere_is_refused(length: int) -> None:
 def test_junk_is_counted_or_refused_and_never_fails_otherwise(raw: bytes) -> None:
     with contextlib.suppress(ModelInvalid):
         assert all(count >= 0 for count in contents_of(io.BytesIO(raw)).weights.values())
+
+
+def test_graph_that_nests_too_deeply_is_refused() -> None:
+    raw = b""
+    for _ in range(MAX_DEPTH):  # NodeProto.attribute, AttributeProto.g, GraphProto.node
+        for tag in (0x32, 0x2A, 0x0A):
+            raw = bytes([tag]) + _varint(len(raw)) + raw
+    with pytest.raises(ModelInvalid, match=f"nests messages deeper than {MAX_DEPTH}"):
+        contents_of(io.BytesIO(b"\x3a" + _varint(len(raw)) + raw))
 
 
 def test_weight_of_more_dimensions_than_any_array_has_is_refused() -> None:

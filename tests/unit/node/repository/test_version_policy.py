@@ -59,6 +59,13 @@ def test_broken_latest_version_is_refused_and_none_takes_its_place(tmp_path: Pat
     assert [(one.name, one.version) for one in scan(tmp_path).refused] == [("m", "2")]
 
 
+def test_version_that_is_not_chosen_may_be_broken(tmp_path: Path) -> None:
+    model(tmp_path, "1", "2", toml="versions = {latest = 1}")
+    (tmp_path / "m/1/model.onnx").write_bytes(b"\x0b junk")
+    assert served(tmp_path) == ["2"]
+    assert scan(tmp_path).refused == ()
+
+
 def test_folder_that_is_no_version_is_refused_whatever_the_policy(tmp_path: Path) -> None:
     model(tmp_path, "01", "2", toml="versions = {latest = 1}")
     assert served(tmp_path) == ["2"]

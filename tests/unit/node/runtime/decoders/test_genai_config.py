@@ -177,3 +177,9 @@ def test_file_that_does_not_fit_is_refused_by_its_key(
     with pytest.raises(ModelInvalid) as caught:
         parsed(**changes)
     assert problem in caught.value.message
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
+def test_file_that_is_no_json_of_a_decoder_is_refused(raw: bytes) -> None:
+    with pytest.raises(ModelInvalid, match=FILE):
+        parse_genai_config(raw, FILE)
