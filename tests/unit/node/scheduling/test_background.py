@@ -97,6 +97,14 @@ def test_background_that_stalls_the_event_loop_rests() -> None:
     assert behind(one) is not None
 
 
+def test_call_without_rows_runs_in_the_background_too() -> None:
+    one = desk()
+    one.submit(rows=0, is_bulk=True)
+    batch = behind(one)
+    assert batch is not None
+    assert behind(one) is None
+
+
 def test_model_without_streams_has_no_background() -> None:
     one = Desk(has_background=True)
     one.submit(rows=4, is_bulk=True)
