@@ -41,11 +41,7 @@ from typing import Any
 import coverage
 import pytest
 from mutants import Mutant, Place, broken_codes, mutants_of, sample
-<<<<<<< HEAD
 from mutation_report import below, compared, function_of, redundant, summary
-=======
-from mutation_report import compared, function_of, redundant, share_of, summary
->>>>>>> 2b5b1e7d (tests: break every package, and tell which tests notice)
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("protocol", "node", "router", "client", "cli", "simulation")
@@ -132,7 +128,6 @@ def modules_in(paths: Iterable[str]) -> list[str]:
     files = {file for each in named for file in (each.rglob("*.py") if each.is_dir() else [each])}
     modules = {str(each.relative_to(ROOT)) for each in files}
     return sorted(each for each in modules if "/src/capamesh/" in each)
-<<<<<<< HEAD
 
 
 def package_of(mutant: Mutant) -> str:
@@ -224,6 +219,8 @@ class Trial:
     cpu_s: float = 0.0
     pid: int = 0
     deadline_s: float = 0.0
+    cpu_before_s: float = 0.0
+    hangs: bool = False
     folder: str = ""
 
 
@@ -409,6 +406,7 @@ class Forks:
     def _expect(self, trial: Trial) -> None:
         usual_s = self._recording.seconds[trial.todo[0]] if trial.todo else 0.0
         trial.deadline_s = time.monotonic() + PATIENCE_S + 10 * usual_s
+        trial.cpu_before_s, _ = cpu_of(trial.pid)
 
     def _take(self, trial: Trial, outcomes: bytes) -> None:
         for outcome in outcomes[: len(trial.todo)]:
@@ -423,7 +421,7 @@ class Forks:
             os.kill(trial.pid, signal.SIGKILL)
         self._expect(trial)
 
-    def _end(self, trial: Trial, has_hung: bool) -> None:
+    def _end(self, trial: Trial) -> None:
         """Take note that the fork of a trial has ended; a test that it was in the middle of has noticed."""
         _end_group(trial.pid)
         _, _, usage = os.wait4(trial.pid, 0)
@@ -433,8 +431,9 @@ class Forks:
             test = trial.todo.pop(0)
             trial.ran.append(test)
             trial.failed.append(test)
-            if has_hung:
+            if trial.hangs:
                 trial.hung.append(test)
+                trial.hangs = False
 
     def _trials(self, trials: Iterator[Trial]) -> Iterator[Trial]:
         """Run trials, some at once; yield each when it is over, in the order in which they end."""
@@ -449,11 +448,6 @@ class Forks:
                 else:
                     running += 1
                     self._start(trial, selector)
-            for key in list(selector.get_map().values()):
-                trial = key.data
-                if time.monotonic() > trial.deadline_s:
-                    os.kill(trial.pid, signal.SIGKILL)
-                    trial.deadline_s = float("inf")
             for key, _ in selector.select(0.2):
                 trial = key.data
                 outcomes = os.read(key.fd, 65536)
@@ -462,13 +456,17 @@ class Forks:
                     continue
                 selector.unregister(key.fd)
                 os.close(key.fd)
-                self._end(trial, trial.deadline_s == float("inf"))
+                self._end(trial)
                 goes_on = trial.todo and not (trial.stops and trial.failed)
                 if goes_on and len(trial.hung) < HANGS:
                     self._start(trial, selector)
                 else:
                     running -= 1
                     yield trial
+            for key in selector.get_map().values():
+                if time.monotonic() > key.data.deadline_s and is_stuck(key.data):
+                    key.data.hangs = True
+                    os.kill(key.data.pid, signal.SIGKILL)
 
     def _confirmed(self, trial: Trial) -> Trial:
         """Leave out the tests that fail by themselves with nothing broken: what they need is another test."""
@@ -483,6 +481,9 @@ class Forks:
             self._recording.unfit.add(test)
             self._found["unfit"].append(self._recording.tests[test])
         trial.failed = [test for test in trial.failed if test not in self._recording.unfit]
+        if trial.stops and trial.todo and not trial.failed:
+            (trial,) = self._trials(iter([trial]))
+            return self._confirmed(trial)
         return trial
 
     def _todo(self) -> Iterator[Trial]:
@@ -530,6 +531,18 @@ def _lines_of(item: pytest.Item) -> int:
     function = inspect.unwrap(getattr(item, "function", lambda: None))
     inner = getattr(getattr(function, "hypothesis", None), "inner_test", function)
     return len(inspect.getsourcelines(inner)[0])
+
+
+def cpu_of(pid: int) -> tuple[float, bool]:
+    """Return the CPU time that a process has taken, and whether it waits for something other than a core."""
+    words = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK"), words[0] != "R"
+
+
+def is_stuck(trial: Trial) -> bool:
+    """Return whether a test that is late waits, or has had a core long enough: a busy machine makes others late too."""
+    cpu_s, waits = cpu_of(trial.pid)
+    return waits or cpu_s - trial.cpu_before_s > PATIENCE_S
 
 
 def _end_group(pid: int) -> None:
@@ -638,444 +651,6 @@ def run(
         os._exit(code)
 
 
-=======
-
-
-def tests_for(modules: Iterable[str]) -> list[str]:
-    """Return the unit tests of the packages that the modules are of."""
-    return [f"tests/unit/{each}" for each in sorted({path.split("/", 1)[0] for path in modules})]
-
-
-def digest_of(tests: Sequence[str]) -> str:
-    """Return what stands for the state of all code and of which tests run."""
-    digest = hashlib.sha256(repr(tests).encode())
-    for folder in (*PACKAGES, "tests"):
-        for file in sorted((ROOT / folder).rglob("*.py")):
-            digest.update(str(file).encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def load_all(packages: Iterable[str]) -> None:
-    """Import every module of these packages: what a test imports late cannot be broken before."""
-    for package in packages:
-        whole = importlib.import_module(f"capamesh.{package}")
-        for each in pkgutil.walk_packages(whole.__path__, f"{whole.__name__}."):
-            if not each.name.endswith("__main__"):
-                importlib.import_module(each.name)
-
-
-Living = dict[tuple[str, Place], list[FunctionType]]
-
-
-def living_functions() -> Living:
-    """Return all functions of our code that live in this process."""
-    gc.unfreeze()
-    found: Living = defaultdict(list)
-    start = str(ROOT)
-    for each in gc.get_objects():
-        if isinstance(each, FunctionType) and each.__code__.co_filename.startswith(start):
-            code = each.__code__
-            place = (code.co_qualname, code.co_firstlineno)
-            found[code.co_filename, place].append(each)
-    gc.freeze()
-    return found
-
-
-@dataclass(slots=True)
-class Trial:
-    """The tests of one mutant (None: nothing broken), in one fork or, after one that ended early, several."""
-
-    mutant: Mutant | None
-    todo: list[int]
-    stops: bool
-    failed: list[int] = field(default_factory=list)
-    hung: list[int] = field(default_factory=list)
-    ran: int = 0
-    cpu_s: float = 0.0
-    pid: int = 0
-    unread: bytes = b""
-    deadline_s: float = 0.0
-    folder: str = ""
-
-
-class Forks:
-    """A pytest plugin that, instead of running the collected tests, runs mutants of the code in forks.
-
-    Args:
-        args: the command's.
-        mutants: those to try, in this order.
-        known: verdicts from before, by the mutants' keys.
-    """
-
-    def __init__(
-        self, args: argparse.Namespace, mutants: Sequence[Mutant], known: Mapping[str, Any]
-    ) -> None:
-        self._args = args
-        self._mutants = mutants
-        self._known = known
-        self._items: list[pytest.Item] = []
-        self._living: Living = {}
-        self._failed = False
-        self._checked: set[int] = set()
-        self.recording = Recording([], [], [])
-        self.sizes: dict[str, int] = {}
-        self.verdicts: list[dict[str, Any]] = []
-        self.left_out = 0
-
-    def pytest_sessionstart(self) -> None:
-        """Read in what is to be broken."""
-        load_all({each.path.split("/", 1)[0] for each in self._mutants})
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Try the mutants with the tests that were collected."""
-        if session.testsfailed:
-            raise session.Interrupted("the tests cannot be collected: mend them first")
-        self._items = session.items
-        self.sizes = {each.nodeid: _lines_of(each) for each in session.items}
-        self._living = living_functions()
-        self.recording = self._recording()
-        for test in sorted(self.recording.unfit):
-            print(f"left out, it fails unbroken: {self.recording.tests[test]}", file=sys.stderr)
-        self._judge()
-        return True
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take note that a step of the test that runs has failed."""
-        self._failed = self._failed or report.failed
-
-    # -- recording -------------------------------------------------------------------------------------------------
-
-    def _recording(self) -> Recording:
-        kept = KEPT / f"{self._args.digest}.pickle"
-        if kept.exists():
-            return pickle.loads(kept.read_bytes())  # noqa: S301 - we wrote it
-        KEPT.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
-            count = -(-len(self._items) // self._args.jobs)
-            slices = [
-                range(start, min(start + count, len(self._items)))
-                for start in range(0, len(self._items), count)
-            ]
-            sys.stdout.flush()
-            pids: list[int] = []
-            for each in slices:
-                pid = os.fork()
-                if not pid:
-                    self._record(each, Path(folder))
-                pids.append(pid)
-            codes = [os.waitpid(pid, 0)[1] for pid in pids]
-            self._args.coverage.stop()
-            if any(codes):
-                raise RuntimeError(
-                    f"the recording of the tests ended early: {KEPT / 'log'} says why"
-                )
-            whole = Recording([each.nodeid for each in self._items], [], [])
-            for each in slices:
-                whole.add(pickle.loads((Path(folder) / str(each.start)).read_bytes()))  # noqa: S301
-        part = kept.with_suffix(".part")
-        part.write_bytes(pickle.dumps(whole))
-        part.replace(kept)
-        return whole
-
-    def _record(self, places: range, folder: Path) -> None:
-        code = 1
-        try:
-            (folder / f"tmp{places.start}").mkdir()
-            self._begin_child(folder / f"tmp{places.start}", None)
-            part = Recording([], [], [])
-            for place in places:
-                self._args.coverage.switch_context(str(place))
-                began_s, began_cpu_s = time.monotonic(), time.process_time()
-                if self._fails(place, place + 1 if place + 1 in places else None):
-                    part.unfit.add(place)
-                part.seconds.append(time.monotonic() - began_s)
-                part.cpu_s.append(time.process_time() - began_cpu_s)
-            self._args.coverage.stop()
-            data = self._args.coverage.get_data()
-            for file in data.measured_files():
-                if not Path(file).is_relative_to(ROOT):
-                    continue  # a test wrote it
-                path = str(Path(file).relative_to(ROOT))
-                part.lines[path] = lines = {}
-                part.imported[path] = imported = set()
-                for line, contexts in data.contexts_by_lineno(file).items():
-                    if "" in contexts:
-                        imported.add(line)
-                    lines[line] = sorted(int(each) for each in contexts if each)
-            (folder / str(places.start)).write_bytes(pickle.dumps(part))
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-            raise
-        finally:
-            os._exit(code)
-
-    # -- in a fork -------------------------------------------------------------------------------------------------
-
-    def _begin_child(self, folder: Path, codes: tuple[str, dict[Place, CodeType]] | None) -> None:
-        os.setsid()
-        for file, flags, places in (
-            (os.devnull, os.O_RDONLY, (0,)),
-            (KEPT / "log", APPEND, (1, 2)),
-        ):
-            for each in places:
-                os.dup2(os.open(file, flags, 0o644), each)
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
-        self._items[0].config._tmp_path_factory._basetemp = folder  # type: ignore[attr-defined]  # noqa: SLF001
-        if codes is not None:
-            filename, broken = codes
-            for place, code in broken.items():
-                for function in self._living.get((filename, place), ()):
-                    function.__code__ = code
-
-    def _fails(self, test: int, later: int | None) -> bool:
-        self._failed = False
-        item = self._items[test]
-        following = self._items[later] if later is not None and later < len(self._items) else None
-        item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
-        return self._failed
-
-    def _run_child(self, trial: Trial, write: int) -> None:
-        try:
-            codes = None
-            if trial.mutant is not None:
-                filename = str(ROOT / trial.mutant.path)
-                source = Path(filename).read_text("utf-8")
-                codes = filename, broken_codes(trial.mutant, source, filename)
-            self._begin_child(Path(trial.folder), codes)
-            for test, later in zip(trial.todo, [*trial.todo[1:], None], strict=True):
-                failed = self._fails(test, later)
-                os.write(write, b"f" if failed else b"p")
-                if failed and trial.stops:
-                    break
-        finally:
-            os._exit(0)
-
-    # -- in the parent ---------------------------------------------------------------------------------------------
-
-    def _start(self, trial: Trial, selector: selectors.BaseSelector) -> None:
-        read, write = os.pipe()
-        trial.folder = tempfile.mkdtemp(prefix="mutate-")
-        sys.stdout.flush()
-        sys.stderr.flush()
-        trial.pid = os.fork()
-        if not trial.pid:
-            os.close(read)
-            self._run_child(trial, write)
-        os.close(write)
-        self._expect(trial)
-        selector.register(read, selectors.EVENT_READ, trial)
-
-    def _expect(self, trial: Trial) -> None:
-        usual_s = self.recording.seconds[trial.todo[0]] if trial.todo else 0.0
-        trial.deadline_s = time.monotonic() + PATIENCE_S + 10 * usual_s
-
-    def _take(self, trial: Trial, outcomes: bytes) -> None:
-        for outcome in outcomes[: len(trial.todo)]:
-            test = trial.todo.pop(0)
-            trial.ran += 1
-            if outcome == ord("f"):
-                trial.failed.append(test)
-        functions = {function_of(self.recording.tests[each]) for each in trial.failed}
-        files = {each.split("::", 1)[0] for each in functions}
-        if len(functions) >= ENOUGH[0] and len(files) >= ENOUGH[1]:
-            trial.todo.clear()
-            os.kill(trial.pid, signal.SIGKILL)
-        self._expect(trial)
-
-    def _end(self, trial: Trial, has_hung: bool) -> None:
-        """Take note that the fork of a trial has ended; a test that it was in the middle of has noticed."""
-        _end_group(trial.pid)
-        _, _, usage = os.wait4(trial.pid, 0)
-        trial.cpu_s += usage.ru_utime + usage.ru_stime
-        shutil.rmtree(trial.folder, ignore_errors=True)
-        if trial.todo and not (trial.stops and trial.failed):
-            test = trial.todo.pop(0)
-            trial.ran += 1
-            trial.failed.append(test)
-            if has_hung:
-                trial.hung.append(test)
-
-    def _trials(self, trials: Iterator[Trial]) -> Iterator[Trial]:
-        """Run trials, some at once; yield each when it is over, in the order in which they end."""
-        selector = selectors.DefaultSelector()
-        running = 0
-        ended = False
-        while running or not ended:
-            while running < self._args.jobs and not ended:
-                trial = next(trials, None)
-                if trial is None:
-                    ended = True
-                else:
-                    running += 1
-                    self._start(trial, selector)
-            for key in list(selector.get_map().values()):
-                trial = key.data
-                if time.monotonic() > trial.deadline_s:
-                    os.kill(trial.pid, signal.SIGKILL)
-                    trial.deadline_s = float("inf")
-            for key, _ in selector.select(0.2):
-                trial = key.data
-                outcomes = os.read(key.fd, 65536)
-                if outcomes:
-                    self._take(trial, outcomes)
-                    continue
-                selector.unregister(key.fd)
-                os.close(key.fd)
-                self._end(trial, trial.deadline_s == float("inf"))
-                goes_on = trial.todo and not (trial.stops and trial.failed)
-                if goes_on and len(trial.hung) < HANGS:
-                    self._start(trial, selector)
-                else:
-                    running -= 1
-                    yield trial
-
-    def _confirmed(self, trial: Trial) -> Trial:
-        """Leave out the tests that fail by themselves with nothing broken: what they need is another test."""
-        new = [test for test in trial.failed if test not in self._checked]
-        if not new:
-            return trial
-        alone = Trial(None, new, stops=False)
-        (alone,) = self._trials(iter([alone]))
-        self._checked.update(new)
-        for test in alone.failed:
-            print(f"left out, it fails alone: {self.recording.tests[test]}", file=sys.stderr)
-            self.recording.unfit.add(test)
-        trial.failed = [test for test in trial.failed if test not in self.recording.unfit]
-        return trial
-
-    def _todo(self) -> Iterator[Trial]:
-        began_s = time.monotonic()
-        for mutant in self._mutants:
-            if self._args.minutes and time.monotonic() - began_s > 60 * self._args.minutes:
-                return
-            if mutant.key in self._known:
-                self.verdicts.append({**self._known[mutant.key], "line": mutant.line})
-            elif self.recording.is_import_alone(mutant):
-                self.left_out += 1
-            elif tests := self.recording.near(mutant):
-                yield Trial(mutant, tests, stops=not self._args.matrix)
-            else:
-                self._tell(mutant, Trial(mutant, [], stops=True))
-
-    def _judge(self) -> None:
-        for trial in self._trials(self._todo()):
-            if trial.mutant is not None:
-                self._tell(trial.mutant, self._confirmed(trial))
-
-    def _tell(self, mutant: Mutant, trial: Trial) -> None:
-        names = self.recording.tests
-        self.verdicts.append(
-            {
-                "key": mutant.key,
-                "path": mutant.path,
-                "line": mutant.line,
-                "function": mutant.function,
-                "what": mutant.what,
-                "text": mutant.text,
-                "killers": [names[each] for each in trial.failed],
-                "hung": [names[each] for each in trial.hung],
-                "ran": trial.ran,
-                "cpu_s": round(trial.cpu_s, 2),
-            }
-        )
-        if not trial.failed:
-            why = "" if trial.ran else " (no test runs it)"
-            print(
-                f"{mutant.path}:{mutant.line}: {mutant.what}{why}: {mutant.text}", file=sys.stderr
-            )
-        if len(self.verdicts) % 10 == 0:
-            lived = sum(not each["killers"] for each in self.verdicts)
-            print(f"{len(self.verdicts)} of {len(self._mutants)}, {lived} survive", file=sys.stderr)
-            save(self, self._args)
-
-
-def _lines_of(item: pytest.Item) -> int:
-    function = inspect.unwrap(getattr(item, "function", lambda: None))
-    inner = getattr(getattr(function, "hypothesis", None), "inner_test", function)
-    return len(inspect.getsourcelines(inner)[0])
-
-
-def _end_group(pid: int) -> None:
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
-def save(forks: Forks, args: argparse.Namespace) -> None:
-    """Write what is known so far to the file that the command names."""
-    if not args.json:
-        return
-    recording = forks.recording
-    tests = {
-        name: {"lines": forks.sizes[name], "cpu_s": round(cpu_s, 4)}
-        for name, cpu_s in zip(recording.tests, recording.cpu_s, strict=True)
-    }
-    whole = {
-        "digest": args.digest,
-        "is_matrix": args.matrix,
-        "unfit": [recording.tests[each] for each in sorted(recording.unfit)],
-        "tests": tests,
-        "mutants": forks.verdicts,
-    }
-    part = Path(f"{args.json}.part")
-    part.write_text(json.dumps(whole, indent=1), "utf-8")
-    part.replace(args.json)
-
-
-def by_turns(mutants: Iterable[Mutant]) -> list[Mutant]:
-    """Return the mutants in an order that takes one of each module, then a second, and so on."""
-    seen: Counter[str] = Counter()
-    turns: list[tuple[int, int, Mutant]] = []
-    for place, each in enumerate(mutants):
-        turns.append((seen[each.path], place, each))
-        seen[each.path] += 1
-    return [each for _, _, each in sorted(turns, key=lambda turn: turn[:2])]
-
-
-def chosen(args: argparse.Namespace, before: Mapping[str, Any]) -> tuple[list[Mutant], int]:
-    """Return the mutants to try, and how many there are in all."""
-    found = [
-        mutant
-        for path in modules_in(args.paths)
-        for mutant in mutants_of(path, (ROOT / path).read_text("utf-8"))
-    ]
-    if before:
-        keys = {each["key"] for each in before["mutants"]}
-        return [each for each in found if each.key in keys], len(found)
-    if args.matrix:
-        every = by_turns(sample(found, 0, args.seed))
-        return every[: args.sample or None], len(found)
-    return sample(found, args.sample, args.seed), len(found)
-
-
-def parsed() -> argparse.Namespace:
-    """Return the command's arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "paths", nargs="*", default=PACKAGES, help="modules or folders; all packages"
-    )
-    parser.add_argument("--sample", type=int, default=0, help="so many of all mutants; 0: all")
-    parser.add_argument("--seed", type=int, default=29, help="chooses the sample")
-    parser.add_argument("--jobs", type=int, default=1, help="forks at once")
-    parser.add_argument("--least", type=float, default=0.0, help="fail below this share, 0 to 1")
-    parser.add_argument("--matrix", action="store_true", help="go on after a test has failed")
-    parser.add_argument("--minutes", type=float, default=0.0, help="begin no mutant after this")
-    parser.add_argument(
-        "--tests", nargs="+", help="test files or folders; the packages' unit tests"
-    )
-    parser.add_argument("--json", help="write the verdicts here; those of the same state are kept")
-    parser.add_argument("--same", help="try the mutants of this file, and compare")
-    parser.add_argument("--redundant", help="list the tests of this file; run nothing")
-    return parser.parse_args()
-
-
->>>>>>> 2b5b1e7d (tests: break every package, and tell which tests notice)
 def main() -> int:
     """Run the command."""
     args = parsed()
@@ -1085,7 +660,6 @@ def main() -> int:
             sep="\n",
         )
         return 0
-<<<<<<< HEAD
     before = json.loads(Path(args.same).read_text("utf-8")) if args.same else {}
     with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
         args.json = str(Path(args.json or f"{folder}/found.json").resolve())
@@ -1109,38 +683,6 @@ def main() -> int:
     low = list(below(verdicts, args.least))
     print(*low, sep="\n", end="\n" if low else "")
     return 1 if low else 0
-=======
-    for name in ("json", "same"):
-        if getattr(args, name):
-            setattr(args, name, str(Path(getattr(args, name)).resolve()))
-    os.chdir(ROOT)
-    os.environ["CAPAMESH_PURE"] = "1"
-    before = json.loads(Path(args.same).read_text("utf-8")) if args.same else {}
-    mutants, every = chosen(args, before)
-    tests = args.tests or tests_for(each.path for each in mutants)
-    args.digest = digest_of(tests)
-    known: dict[str, Any] = {}
-    if args.json and Path(args.json).exists():
-        old = json.loads(Path(args.json).read_text("utf-8"))
-        if old["digest"] == args.digest and old["is_matrix"] == args.matrix:
-            known = {each["key"]: each for each in old["mutants"]}
-    args.coverage = coverage.Coverage(
-        data_file=None, source=[str(ROOT / each) for each in PACKAGES]
-    )
-    if not (KEPT / f"{args.digest}.pickle").exists():
-        args.coverage.start()
-    forks = Forks(args, mutants, known)
-    options = ["-q", "--no-header", "--tb=no", "--capture=sys", "-p", "no:cacheprovider"]
-    pytest.main([*options, *tests], plugins=[forks])
-    if not forks.recording.tests:
-        return 2
-    save(forks, args)
-    print(*summary(forks.verdicts), sep="\n")
-    print(f"{every} mutants in all; left out, for only imports run them: {forks.left_out}")
-    if before:
-        print(*compared(before, forks.verdicts), sep="\n")
-    return 0 if share_of(forks.verdicts) >= args.least else 1
->>>>>>> 2b5b1e7d (tests: break every package, and tell which tests notice)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ def share_of(verdicts: Sequence[Mapping[str, Any]]) -> float:
     return sum(bool(each["killers"]) for each in verdicts) / max(1, len(verdicts))
 
 
-<<<<<<< HEAD
 def by_package(
     verdicts: Sequence[Mapping[str, Any]],
 ) -> dict[str, list[Mapping[str, Any]]]:
@@ -26,14 +25,6 @@ def by_package(
 def summary(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield a line for each package, and one for all."""
     for name, some in by_package(verdicts).items():
-=======
-def summary(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a line for each package, and one for all."""
-    packages: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for each in verdicts:
-        packages[each["path"].split("/", 1)[0]].append(each)
-    for name, some in [*sorted(packages.items()), ("all", list(verdicts))]:
->>>>>>> 2b5b1e7d (tests: break every package, and tell which tests notice)
         killed = sum(bool(each["killers"]) for each in some)
         unrun = sum(not each["ran"] for each in some)
         yield (
@@ -42,7 +33,6 @@ def summary(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         )
 
 
-<<<<<<< HEAD
 def below(verdicts: Sequence[Mapping[str, Any]], floors: Sequence[str]) -> Iterator[str]:
     """Yield what is wrong where the share of a package, or of all, is below its floor.
 
@@ -58,8 +48,6 @@ def below(verdicts: Sequence[Mapping[str, Any]], floors: Sequence[str]) -> Itera
             yield f"{name}: {share:.1%} is below the floor of {float(least):.1%}"
 
 
-=======
->>>>>>> 2b5b1e7d (tests: break every package, and tell which tests notice)
 def function_of(test: str) -> str:
     """Return the test function that a test, perhaps with parameters, is a case of."""
     return test.split("[", 1)[0]
@@ -87,17 +75,11 @@ def redundant(whole: Mapping[str, Any]) -> Iterator[str]:
     """Yield lines that list test files, and the tests in them, by what they alone notice, least first."""
     lines: dict[str, int] = {}
     cpu_s: Counter[str] = Counter()
-<<<<<<< HEAD
     tried: Counter[str] = Counter()
     for name, each in whole["tests"].items():
         lines[function_of(name)] = each["lines"]
         cpu_s[function_of(name)] += each["cpu_s"]
         tried[function_of(name)] = max(tried[function_of(name)], each["tried"])
-=======
-    for name, each in whole["tests"].items():
-        lines[function_of(name)] = each["lines"]
-        cpu_s[function_of(name)] += each["cpu_s"]
->>>>>>> 2b5b1e7d (tests: break every package, and tell which tests notice)
     kills: dict[str, set[str]] = {name: set() for name in lines}
     sole: Counter[str] = Counter()
     sole_files: Counter[str] = Counter()
@@ -119,11 +101,7 @@ def redundant(whole: Mapping[str, Any]) -> Iterator[str]:
         f"{len(lines)} test functions, {sum(lines.values())} lines; {len(needed)} functions of "
         f"{sum(lines[name] for name in needed)} lines notice every mutant that all notice, {spare} lines are spare"
     )
-<<<<<<< HEAD
     yield "columns: mutants noticed by it alone | in all | of so many that its cases ran | lines | CPU seconds; + it is among the few that suffice"
-=======
-    yield "columns: mutants noticed by it alone | in all | lines | CPU seconds; + it is among the few that suffice"
->>>>>>> 2b5b1e7d (tests: break every package, and tell which tests notice)
     for file in sorted(by_file, key=lambda each: (sole_files[each], each)):
         names = by_file[file]
         noticed = set().union(*(kills[name] for name in names))
@@ -133,17 +111,10 @@ def redundant(whole: Mapping[str, Any]) -> Iterator[str]:
             f"CPU {sum(cpu_s[name] for name in names):.2f} s, spare functions "
             f"{sum(name not in needed for name in names)} of {len(names)}"
         )
-<<<<<<< HEAD
         for name in sorted(names, key=lambda each: (sole[each], len(kills[each]), -tried[each])):
             mark = "+" if name in needed else " "
             yield (
                 f"  {mark}{sole[name]:4}{len(kills[name]):5}{tried[name]:5}{lines[name]:5}{cpu_s[name]:8.2f}  "
-=======
-        for name in sorted(names, key=lambda each: (sole[each], len(kills[each]))):
-            mark = "+" if name in needed else " "
-            yield (
-                f"  {mark}{sole[name]:4}{len(kills[name]):5}{lines[name]:5}{cpu_s[name]:8.2f}  "
->>>>>>> 2b5b1e7d (tests: break every package, and tell which tests notice)
                 f"{name.split('::', 1)[1]}"
             )
 

@@ -130,7 +130,6 @@ def small_project(tmp_path: Path) -> Path:
 
 
 def test_each_mutant_is_told_with_the_tests_that_notice_it(project: Path) -> None:
-<<<<<<< HEAD
     run = _mutate(project, "--matrix", "--least", "protocol=0.9", "0.5")
 
     assert run.returncode == 1, run.stderr
@@ -148,45 +147,20 @@ def test_each_mutant_is_told_with_the_tests_that_notice_it(project: Path) -> Non
         (5, "returns nothing"): ["test_no_turn"],
         (9, "returns nothing"): [],
         (9, "number"): [],
-=======
-    run = _mutate(project, "protocol", "--matrix", "--least", "0.9")
-
-    assert run.returncode == 1, run.stderr
-    killers = {
-        (each["text"], each["what"]): [name.split("::")[1] for name in each["killers"]]
-        for each in json.loads((project / "found.json").read_text())["mutants"]
-    }
-    assert killers == {
-        ("degrees > 360", "comparison"): [],
-        ("360", "number"): ["test_whole_turn"],
-        ("return degrees - 360", "returns nothing"): ["test_whole_turn"],
-        ("degrees - 360", "arithmetic"): ["test_whole_turn"],
-        ("return abs(degrees)", "returns nothing"): ["test_no_turn"],
-        ("return abs(1)", "returns nothing"): [],
-        ("1", "number"): [],
->>>>>>> 2b5b1e7d (tests: break every package, and tell which tests notice)
     }
 
 
 def test_share_that_suffices_succeeds(project: Path) -> None:
-<<<<<<< HEAD
     assert _mutate(project, "--least", "0.3").returncode == 0
 
 
 def _test(name: str) -> str:
     return f"tests/{name}.py::test_{name}"
-=======
-    assert _mutate(project, "protocol", "--least", "0.3").returncode == 0
->>>>>>> 2b5b1e7d (tests: break every package, and tell which tests notice)
 
 
 def _matrix(*killers: Sequence[str]) -> dict[str, object]:
     return {
-<<<<<<< HEAD
         "tests": {_test(name): {"lines": 3, "cpu_s": 0.5, "tried": 2} for name in "abc"},
-=======
-        "tests": {f"tests/{name}": {"lines": 3, "cpu_s": 0.5} for name in "abc"},
->>>>>>> 2b5b1e7d (tests: break every package, and tell which tests notice)
         "mutants": [
             {
                 "key": str(place),
@@ -194,11 +168,7 @@ def _matrix(*killers: Sequence[str]) -> dict[str, object]:
                 "line": place,
                 "what": "not",
                 "text": "x",
-<<<<<<< HEAD
                 "killers": [_test(name) for name in some],
-=======
-                "killers": [f"tests/{name}" for name in some],
->>>>>>> 2b5b1e7d (tests: break every package, and tell which tests notice)
             }
             for place, some in enumerate(killers)
         ],
@@ -217,7 +187,6 @@ def test_mutant_that_is_noticed_no_longer_is_told_with_who_did() -> None:
 
     assert list(mutation_report.compared(before, now)) == [
         "0 of 3 mutants are no more",
-<<<<<<< HEAD
         "noticed no longer: router/door.py:1: not: x  (was by tests/a.py::test_a, tests/b.py::test_b)",
         "noticed now: router/door.py:2: not: x",
         "before 66.7%, now 66.7% of 3",
@@ -234,9 +203,3 @@ def test_tests_are_listed_by_what_they_alone_notice() -> None:
         "test_a",
     ]
     assert "+   1    2    2    3    0.50  test_a" in told
-=======
-        "noticed no longer: router/door.py:1: not: x  (was by tests/a, tests/b)",
-        "noticed now: router/door.py:2: not: x",
-        "before 66.7%, now 66.7% of 3",
-    ]
->>>>>>> 2b5b1e7d (tests: break every package, and tell which tests notice)

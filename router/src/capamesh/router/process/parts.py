@@ -66,9 +66,9 @@ if TYPE_CHECKING:
 
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
     from capamesh.protocol.links.calls import LoadReport
-    from capamesh.router.balancing.served_model import MakePolicy
     from capamesh.router.balancing.unhealthy import Verdict
     from capamesh.router.fleet.endpoint import Endpoint
+    from capamesh.router.policies.policy import MakePolicy
     from capamesh.router.settings import RouterSettings
     from capamesh.router.timers import Timers
 

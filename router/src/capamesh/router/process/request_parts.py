@@ -18,9 +18,9 @@ from capamesh.router.requests.routing import Routing
 if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.tensors import Limits
-    from capamesh.router.balancing.served_model import MakePolicy
     from capamesh.router.balancing.unhealthy import Verdict
     from capamesh.router.fleet.view import FleetView
+    from capamesh.router.policies.policy import MakePolicy
     from capamesh.router.rules.model_rules import RoutingRules
     from capamesh.router.telemetry import AttemptCounts
     from capamesh.router.timers import Timers
