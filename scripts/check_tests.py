@@ -6,13 +6,15 @@
 A test that sleeps or polls is slow on each run and fails on a busy machine; a port that is chosen before it is bound may be
 taken by then. tests/waits.txt has the places that were there before: a file's count may only fall. Tests of whole processes
 (e2e, hostile, clients, gpu) can only poll, and support polls for them: of these the ports alone are counted. What asyncio waits for is not counted where
-the loop is virtual: in tests/integration without the mark `real_loop`, and in modules that use a virtual loop.
+the loop is virtual: in tests/integration but for what its conftest.py or a mark gives the real loop, and in modules that use a
+virtual loop.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -42,10 +44,9 @@ class Wait(NamedTuple):
 
 def waits(path: str, text: str, virtual: Sequence[str] = VIRTUAL) -> list[Wait]:
     """Return the places of a test module, in the order of its lines. `virtual`: what a module names whose loop is a virtual one."""
-    is_integration = path.startswith("tests/integration/")
-    is_virtual = any(name in text for name in virtual) or (
-        is_integration and "real_loop" not in text
-    )
+    inside = path.removeprefix("tests/integration/")
+    is_real = inside == path or "real_loop" in text or inside.startswith(tuple(real_places()))
+    is_virtual = not is_real or any(name in text for name in virtual)
     is_counted = {
         "chooses a port": True,
         "sleeps": path.startswith(IN_PROCESS),
@@ -73,6 +74,18 @@ def _found_in(tree: ast.Module) -> Iterator[Wait]:
             yield Wait(node.lineno, "waits")
         elif name in CLOCKS:
             yield Wait(node.lineno, "reads a clock")
+
+
+@functools.cache
+def real_places() -> list[str]:
+    """Return the folders and files of tests/integration whose loop is the real one: the keys of REAL in its conftest.py."""
+    tree = ast.parse((ROOT / "tests/integration/conftest.py").read_text("utf-8"))
+    (real,) = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "REAL"
+    )
+    return list(ast.literal_eval(real))
 
 
 def virtual_names() -> list[str]:

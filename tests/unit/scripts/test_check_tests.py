@@ -38,6 +38,10 @@ def test_waits_are_found_where_a_loop_is_real(
     assert found == [unit, integration, whole]
 
 
+def test_folders_of_the_real_loop_are_those_of_their_conftest() -> None:
+    assert waits("tests/integration/links/test_a.py", PAUSE)
+
+
 def test_count_may_only_be_what_is_found() -> None:
     (wait,) = waits(UNIT, SLEEP)
     assert list(faults_of(UNIT, [wait], 1)) == []
