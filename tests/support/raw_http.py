@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from capamesh.simulation.sim_loop import SimLoop
+
 GUARD_S = 60.0
 """What no answer takes: it only ends a test that hangs."""
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -195,6 +197,14 @@ class RawClient(asyncio.Protocol):
         self.transport.abort()
 
 
+def plain_socket() -> socket.socket:
+    """Return a socket that does not block, of the network that the running loop has."""
+    loop = asyncio.get_running_loop()
+    made = loop.network.socket() if isinstance(loop, SimLoop) else socket.socket()
+    made.setblocking(False)
+    return made
+
+
 @asynccontextmanager
 async def connected(
     port: int, *, receive_bytes: int = 0, tls: ssl.SSLContext | None = None
@@ -203,8 +213,7 @@ async def connected(
 
     `receive_bytes` are what the system takes for a client that does not read.
     """
-    raw = socket.socket()
-    raw.setblocking(False)
+    raw = plain_socket()
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # pieces go out as they are sent
     if receive_bytes:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)

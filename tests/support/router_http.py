@@ -58,6 +58,7 @@ from capamesh.router.settings import RouterSettings
 from capamesh.router.telemetry import HTTP, Telemetry
 from capamesh.router.telemetry.ended import EndedRequests
 from capamesh.router.timers import Timer, Timers
+from capamesh.simulation.sim_loop import SimLoop
 
 INFER = "/v2/models/m/infer"
 WALL_S = 1_700_000_000.5
@@ -302,6 +303,7 @@ async def serving(
                     wall_ns=lambda: int(WALL_S * 1e9),
                     rng=random.Random(0),
                     token_bytes=lambda size: bytes([7]) * size,
+                    is_virtual=isinstance(loop, SimLoop),
                 ),
                 "make_policy": policies,
             },

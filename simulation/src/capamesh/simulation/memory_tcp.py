@@ -32,7 +32,7 @@ FIRST_DESCRIPTOR: Final = 1_000_000
 """The first descriptor of a socket in memory; no process has so many of the kernel's."""
 _FIRST_PORT: Final = 49152
 _ANY: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - names that are compared
-_SELF: Final = _ANY | {LOOPBACK, "localhost", "::1"}
+_SELF: Final = _ANY | {"localhost", "::1"}
 _ESTABLISHED: Final = 1
 _CLOSED: Final = 7
 _CLOSE_WAIT: Final = 8
@@ -132,7 +132,7 @@ class MemoryNetwork:
 
     def bind(self, asked: MemorySocket, host: str, port: int) -> tuple[str, int]:
         """Return what a socket is bound to: an address of the network and the port, a free one for 0. Raises `OSError`."""
-        address = asked.address if host in _SELF else host
+        address = asked.address if _is_self(host) else host
         if port and (address, port) in self._listening:
             raise _error(errno.EADDRINUSE)
         return address, port or self.free_port()
@@ -292,11 +292,11 @@ class MemorySocket(socket.socket):
     def connect(self, address: Any, /) -> None:
         host, port = address[0], address[1]
         if not self.port:
-            self.host = host if host in _SELF - _ANY else self.address
+            self.host = host if _is_self(host) and host not in _ANY else self.address
             self.port = self._network.free_port()
         self._peer_name = (host, port)
         other = self.peer = self._network.socket(self._family)
-        other.address = self._peer_address = self.address if host in _SELF else host
+        other.address = self._peer_address = self.address if _is_self(host) else host
         other._peer_address = self.address
         other.host, other.port = host, port
         other.peer, other._peer_name = self, (self.host, self.port)
@@ -508,6 +508,10 @@ class MemorySocket(socket.socket):
         error, self._error = self._error, 0
         if error:
             raise _error(error)
+
+
+def _is_self(host: str) -> bool:
+    return host in _SELF or host.startswith("127.")
 
 
 def _error(number: int) -> OSError:

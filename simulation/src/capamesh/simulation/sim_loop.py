@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
+from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 from typing_extensions import override
@@ -167,8 +168,8 @@ class SimLoop(asyncio.SelectorEventLoop):
     ) -> asyncio.Server:
         for kept in ("family", "flags", "reuse_address", "reuse_port"):
             options.pop(kept, None)
-        if sock is not None:
-            return await super().create_server(protocol_factory, sock=sock, **options)
+        if sock is not None:  # one of the kernel's gives its address
+            (host, port), _ = sock.getsockname()[:2], sock.close()
         hosts = [host] if host is None or isinstance(host, str) else list(host)
         if len(hosts) != 1:
             raise NotImplementedError("a server in memory listens at one address")
@@ -223,33 +224,17 @@ class SimLoop(asyncio.SelectorEventLoop):
 
     @override
     async def sock_connect(self, sock: Any, address: Any) -> None:
-        """Connect a socket in memory; one of the kernel's gets one as a stand-in, with its buffers."""
-        await super().sock_connect(self._in_memory(sock, is_new=True), address)
+        """Connect a socket in memory; one of the kernel's gets one as a stand-in until it is made a transport."""
+        await super().sock_connect(
+            sock if isinstance(sock, MemorySocket) else self._stand_in(sock), address
+        )
 
-    @override
-    async def sock_recv(self, sock: Any, nbytes: int) -> bytes:
-        return await super().sock_recv(self._in_memory(sock), nbytes)
-
-    @override
-    async def sock_recv_into(self, sock: Any, buf: Any) -> int:
-        return await super().sock_recv_into(self._in_memory(sock), buf)
-
-    @override
-    async def sock_sendall(self, sock: Any, data: Any) -> None:
-        await super().sock_sendall(self._in_memory(sock), data)
-
-    def _in_memory(self, sock: socket.socket, *, is_new: bool = False) -> MemorySocket:
-        if isinstance(sock, MemorySocket):
-            return sock
-        if is_new:
-            made = self._stand_ins[sock] = self.network.socket(sock.family)
-            usual = socket.socket(sock.family)
-            with usual:
-                for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-                    size = sock.getsockopt(socket.SOL_SOCKET, option)
-                    if size != usual.getsockopt(socket.SOL_SOCKET, option):
-                        made.setsockopt(socket.SOL_SOCKET, option, size)
-        return self._stand_ins[sock]
+    def _stand_in(self, sock: socket.socket) -> MemorySocket:
+        made = self._stand_ins[sock] = self.network.socket(sock.family)
+        host = sock.getsockname()[0]
+        if host != "0.0.0.0":  # noqa: S104 - it was bound to an address
+            made.bind((host, 0))
+        return made
 
     def close_stand_ins(self) -> None:
         """Close the stand-ins of the kernel's sockets that were closed."""
@@ -430,15 +415,10 @@ def _family(host: str | None) -> socket.AddressFamily:
 
 
 def _place(task: asyncio.Task[Any]) -> str:
-    """Return a task's name and the line that it waits in."""
-    coroutine: Any = task.get_coro()
-    while (inner := getattr(coroutine, "cr_await", None)) is not None and hasattr(
-        inner, "cr_frame"
-    ):
-        coroutine = inner
-    frame = getattr(coroutine, "cr_frame", None)
-    if frame is None:
-        return f"  {task.get_name()}: {coroutine!r}"
-    return (
-        f"  {task.get_name()}: {frame.f_code.co_filename}:{frame.f_lineno} {coroutine.__qualname__}"
-    )
+    """Return a task's name and the lines that it waits in, the innermost last."""
+    places: list[str] = []
+    waiting: Any = task.get_coro()
+    while (frame := getattr(waiting, "cr_frame", None)) is not None:
+        places.append(f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}")
+        waiting = waiting.cr_await
+    return f"  {task.get_name()} {task.get_coro()!r}: {' > '.join(places)}"

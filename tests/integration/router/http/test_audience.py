@@ -57,6 +57,7 @@ async def test_operators_run_no_model_on_any_way() -> None:
 
 
 @BOTH
+@pytest.mark.real_loop("grpcio has sockets of its own")
 async def test_methods_go_by_the_same_rule(audience: Audience) -> None:
     async with (
         serving(audience=audience) as http,

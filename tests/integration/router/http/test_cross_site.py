@@ -144,6 +144,7 @@ async def test_body_of_what_is_refused_is_not_waited_for(guarded: Http) -> None:
         ("localhost", (("sec-fetch-site", "cross-site"),)),
     ],
 )
+@pytest.mark.real_loop("grpcio has sockets of its own")
 async def test_strangers_page_is_refused_over_grpc(
     guarded: Http, authority: str, metadata: tuple[tuple[str, str], ...]
 ) -> None:

@@ -16,6 +16,7 @@ import pytest_asyncio
 from chat_nodes import CHAT, counting, part_of
 from fleet_fakes import Ask
 from patience import eventually
+from raw_http import plain_socket
 from router_http import Http, serving
 
 GUARD_S = 60.0
@@ -126,9 +127,8 @@ def request_of(body: dict[str, Any]) -> bytes:
 
 async def connected(http: Http) -> socket.socket:
     """Return a connection with small buffers, of which a test reads nothing."""
-    sock = socket.socket()
+    sock = plain_socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sock.setblocking(False)
     await asyncio.get_running_loop().sock_connect(sock, (http.client.host, http.client.port))
     return sock
 

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from job_desk import ranges
 from job_pages import JobClients, make_place
+from raw_http import plain_socket
 from router_http import serving
 
 from capamesh.router.http import job_events
@@ -89,7 +90,7 @@ async def all_of(reply: aiohttp.ClientResponse) -> list[tuple[str, str, Any]]:
 async def until(is_so: Any) -> None:
     async with asyncio.timeout(GUARD_S):
         while not is_so():
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
 
 
 async def test_events_of_the_past_are_told_and_how_far_the_job_is(clients: JobClients) -> None:
@@ -351,10 +352,9 @@ async def test_two_hundred_who_read_nothing_are_hung_up_on(
     service = clients.http.job_service
     try:
         for _ in range(200):
-            one = socket.socket()
+            one = plain_socket()
             deaf.append(one)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            one.setblocking(False)
             await loop.sock_connect(one, (clients.http.client.host, clients.http.client.port))
             await loop.sock_sendall(one, request)
         await until(lambda: service.following.followers > 0)

@@ -387,6 +387,7 @@ async def test_client_that_reads_nothing_is_hung_up_on(
             await response.read()
 
 
+@pytest.mark.real_loop("a thread hangs")
 async def test_disk_that_hangs_is_given_up(
     clients: JobClients, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 from fleet_fakes import hang, offer
-from raw_http import GUARD_S
+from raw_http import GUARD_S, plain_socket
 from router_http import Http, serving
 
 from capamesh.protocol.adverts import ModelOffer
@@ -159,10 +159,9 @@ class DeafViewers:
     async def come(self, count: int) -> None:
         loop = asyncio.get_running_loop()
         for _ in range(count):
-            deaf = socket.socket()
+            deaf = plain_socket()
             self._sockets.append(deaf)
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            deaf.setblocking(False)
             await loop.sock_connect(deaf, (self._http.client.host, self._http.client.port))
             await loop.sock_sendall(deaf, self._request)
 

@@ -22,7 +22,7 @@ from capamesh.router.jobs.inputs.limits import NAMES_AT_ONCE, PIECE_RANGES
 from capamesh.router.jobs.inputs.opening import open_planned, open_reader
 from capamesh.router.jobs.inputs.requests import names_of
 from capamesh.router.jobs.inputs.rows import RowWindow, columns_of, read_windows
-from capamesh.router.jobs.spec import InputSpec
+from capamesh.router.jobs.spec import InputFormat, InputSpec
 from capamesh.router.jobs.values import Job, JobId, RowRange
 
 if TYPE_CHECKING:
@@ -95,9 +95,14 @@ class ReadHere(InputReading):
 
     @override
     async def look(self, spec: InputSpec, tenant: str) -> int | None:
-        return await self._in_thread(
-            lambda: counted_rows(open_reader(spec, tenant, self._sources), spec, None)
-        )
+        return await self._in_thread(lambda: self._looked(spec, tenant))
+
+    def _looked(self, spec: InputSpec, tenant: str) -> int | None:
+        source = None
+        if spec.format is not InputFormat.FOLDER:
+            source = self._sources.source(spec.url, tenant)
+            source.stamp()  # a file that is not there is told before what is wrong in it
+        return counted_rows(open_reader(spec, tenant, self._sources), spec, source)
 
     @override
     async def plan(
