@@ -41,7 +41,7 @@ class Lines(list[Mapping[str, Any]]):
 
 
 ALL = {"access_log": "-", "access_log_sample": 1.0}
-SLOW = {"slow_log": "-", "slow_log_s": 1e-9}
+SLOW = {"slow_log": "-", "slow_log_s": -1.0}
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ async def test_slow_request_says_why_its_node_was_chosen(lines: Lines) -> None:
             assert (await http.infer(BODY)).status == 200
         assert (len(lines), http.parts.traces.logs.slow.left_out) == (10, 2)
         line = lines[0]
-        assert (line["model"], line["limit_ms"]) == ("m", 0.0)
+        assert (line["model"], line["limit_ms"]) == ("m", -1000.0)
         assert line["explanation"]["chosen"] == ["A"]
         assert line["explanation"]["replicas"][0]["peer_id"] == "A"
         assert [each["outcome"] for each in line["attempts"]] == ["answered"]

@@ -37,7 +37,12 @@ class PageParts:
         )
         files = StaticFiles()
         self.documents = DocumentsApi(files)
-        self.feed = Feed(overview.steps, boot=parts.system.token_bytes(4).hex(), log=parts.log)
+        self.feed = Feed(
+            overview.steps,
+            boot=parts.system.token_bytes(4).hex(),
+            log=parts.log,
+            clock=clock,
+        )
         self.api = PageApi(
             files,
             self.feed,
