@@ -243,3 +243,11 @@ def test_replica_without_a_link_lacks_it_only_where_nothing_else_is_in_the_way(
         put(other)
         prevent(other)
         assert not rules.lacks_link(other)
+
+
+def test_answer_that_is_expected_just_at_the_deadline_is_in_time() -> None:
+    one = replica(row_us=500_000, rtt_s=0.5)
+    for left_s, is_in_time in ((1.0, True), (0.99, False)):
+        rules = Eligibility(deadline_s=NOW_S + left_s, now_s=NOW_S)
+        assert rules.allows(one) is is_in_time
+        assert (rules.refusal(one) == "") is is_in_time

@@ -230,6 +230,15 @@ async def test_failure_counts_where_a_node_failed_or_none_was_free_but_not_what_
     assert (wrong.request.said, wrong.counts().failed) == (["invalid_request"], 0)
 
 
+@pytest.mark.parametrize(("model", "code"), [("m", "invalid_request"), ("x", "model_not_found")])
+async def test_wrong_request_for_a_model_that_nobody_hosts_is_told_that_first(
+    model: str, code: str
+) -> None:
+    world = World(echo, model=ModelName(model))
+    world.submit(timeout="soon")
+    assert world.request.said == [code]
+
+
 # who is told of its end
 
 

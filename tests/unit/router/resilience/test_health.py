@@ -64,6 +64,15 @@ def test_soft_failures_inhibit_shortly_and_longer_each_time() -> None:
     assert health.reason == "a run failed"
 
 
+def test_probe_that_is_answered_late_ends_an_inhibition_all_the_same() -> None:
+    health = Health()
+    health.failed(0.0, is_hard=True)
+    health.probe_asked(4.9)
+    assert not health.may_send(5.05)
+    health.probed(5.1)
+    assert health.may_send(5.1)
+
+
 def test_five_in_a_row_are_ejected_for_30_seconds_and_longer_each_time() -> None:
     health = ejected()
     assert health.reason == "5 failures in a row"

@@ -8,6 +8,7 @@ from capamesh.router.fleet.replica import Replica
 from capamesh.router.policies.prequal.pool import (
     MAX_PARALLEL,
     ProbePool,
+    pool_size,
 )
 
 
@@ -26,6 +27,13 @@ def report(
 
 def names(pool: ProbePool) -> str:
     return "".join(one.endpoint.peer for one in pool._pooled)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "size"), [(1, 2), (3, 2), (8, 4), (25, 12), (32, 16), (100, 16)]
+)
+def test_pool_has_half_of_the_replicas_from_two_to_sixteen(replicas: int, size: int) -> None:
+    assert pool_size(replicas) == size
 
 
 def test_number_of_runs_beside_each_other_is_learnt_and_bounded() -> None:
