@@ -115,7 +115,7 @@ def test_model_that_is_not_reported_of_keeps_its_counts_alone() -> None:
     worker.reported([reported(5), reported(1, "n", load=2)])
     worker.reported([reported(1, "n", load=2)])
     gone = worker.models()[M]
-    assert (gone.requests, gone.in_flight, gone.memory_bytes) == ({"ok": 5}, 0, 0)
+    assert (gone.requests, gone.in_flight, gone.limit, gone.memory_bytes) == ({"ok": 5}, 0, 0, 0)
     worker.reported([reported(6, load=3), reported(1, "n", load=2)])
     assert worker.models()[M].requests == {"ok": 11}
     assert worker.models()[M].in_flight == 3
