@@ -604,6 +604,28 @@ def text_model(shop: Shop) -> LoadResult:
     return preparation.prepare(source, partial(shop.backend.load, source))
 
 
+def test_texts_of_several_requests_share_a_run_and_become_a_vector_each(shop: Shop) -> None:
+    prepared = text_model(shop)
+    assert prepared.task is not None
+    assert prepared.plan.is_batching
+    texts = [["cat sat"], ["dog", "a good cat sat"]]
+    asked = [
+        prepared.task.request((Tensor.from_numpy("text", np.array(each, object)),), ("embedding",))
+        for each in texts
+    ]
+    shares = together(prepared, *(request.inputs() for request in asked))
+    answers = []
+    for request, (hidden,) in zip(asked, shares, strict=True):
+        (vectors,) = request.answer([tensor("hidden", hidden)])  # type: ignore[misc]
+        answers.append(vectors.to_numpy())
+    alone = prepared.task.request(
+        (Tensor.from_numpy("text", np.array(["dog"], object)),), ("embedding",)
+    )
+    (whole,) = alone.answer(prepared.loaded.run(prepared.plan.completed(alone.inputs())))  # type: ignore[misc]
+    np.testing.assert_allclose(answers[1][0], whole.to_numpy()[0], rtol=1e-6)
+    assert [len(answer) for answer in answers] == [1, 2]
+
+
 def test_model_whose_task_does_not_fit_is_refused_and_let_go(shop: Shop) -> None:
     assert shop.refusal(DOUBLE, 'task = "text-embedding"').startswith("text.ids: input 'input_ids'")
 
