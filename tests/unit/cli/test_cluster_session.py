@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -108,3 +109,15 @@ async def test_models_that_load_are_told_of_when_they_are_ready(
         f"  curl {URL}/v2/models/large/infer -d @large.json",
         "No example of odd: it is odd",
     ]
+
+
+async def test_dead_node_ends_the_telling(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Cluster(Router(EARLY), monkeypatch)
+    dead = SimpleNamespace(is_running=False, exit_report=lambda: "node-1 ended")
+    cluster.nodes = [cast("Any", dead)]
+    monkeypatch.setattr(cluster_session, "_write_examples", pytest.fail)
+    async with asyncio.timeout(60):
+        await cluster_session._tell_of_others(cluster, set())
+    assert capsys.readouterr().out == ""

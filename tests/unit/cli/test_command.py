@@ -65,6 +65,8 @@ def test_version_says_what_runs_and_why(capsys: pytest.CaptureFixture[str]) -> N
         (["router", "run", "--data", "d", "--traces", "h:4318"], "is no URL of a collector"),
         (["node", "run", "--data", "d", "--models", __file__], "is no folder"),
         (["infer", "m", "-i", "X=1", "-p", "timeout=5"], "give --timeout"),
+        (["router", "run", "--data", "d", "--timeout", "soon"], "--timeout"),
+        (["router", "run", "--data", "d", "--max-message-mib", "3GiB"], "--max-message-mib"),
         (["sim", "run", "small-3", "--plot", "p.png"], "only .svg is written; name it p.svg"),
         (["model", "profile", "absent", "--plot", "p.png"], "only .svg is written"),
         (["node", "run", "--data", "d", "--models", "m", "--metrics", "9100"], "no HOST:PORT"),

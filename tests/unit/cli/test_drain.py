@@ -189,3 +189,15 @@ def test_models_that_no_other_node_has_and_a_disk_that_refuses_are_told(
     assert "requests for them fail until one has: a/1\n" in said
     _, _, said = command("drain", "gpu-2")
     assert "until one has: b/1\n" in said  # gpu-1 is drained already
+
+
+def test_drains_that_are_over_are_left_out_of_the_next_order(
+    router: Router, command: Command
+) -> None:
+    long_ago = NOW - dt.timedelta(days=2)
+    over = router.owner.drain(
+        DrainOrder.empty(router.owner.network_id), {OTHER: long_ago + HOUR}, now=long_ago
+    )
+    router.trust.adopt_drains(over)
+    assert command("drain", "gpu-1")[0] == 0
+    assert (router.drained, router.trust.drains.version) == ({ONE}, 2)

@@ -14,11 +14,13 @@ from capamesh.cli.jobs_view import (
     facts_of,
     next_commands,
     pace_of,
+    promise_of,
     row_of,
     span,
     standing,
+    when,
 )
-from capamesh.client import JobEvent, JobInfo, JobProgress
+from capamesh.client import JobEvent, JobInfo, JobProgress, JobPromise
 
 
 def job(state: str = "running", **more: Any) -> JobInfo:
@@ -86,6 +88,7 @@ def test_end_tells_how_long_it_took_and_what_comes_next() -> None:
     failed = job("failed", reason="too many bad rows", created_at=0.0, ended_at=120.0)
     assert end_sentence(failed) == "job job-1 is failed after 2 min, 0 rows: too many bad rows"
     assert next_commands(failed) == "Then: capamesh jobs logs job-1   what has happened"
+    assert (when(None), when(1e300), when(0.0)) == ("-", "-", "1970-01-01 00:00 UTC")
     assert next_commands(job("paused")) == "Next: capamesh jobs resume job-1"
     assert next_commands(job("blocked")).startswith("Next: capamesh jobs watch job-1")
 
@@ -106,3 +109,9 @@ def test_job_with_any_spec_and_event_of_any_time_are_shown(spec: dict[str, Any],
     info = job(spec=spec)
     assert facts_of(info)["job"] == "job-1"
     assert len(row_of(info)) == 8
+
+
+def test_promise_that_nobody_can_give_says_why() -> None:
+    assert promise_of(JobPromise(None, None, None, {})) == (
+        "an unknown number of rows; the router cannot say when it would end: nothing is idle, or nothing was measured yet"
+    )

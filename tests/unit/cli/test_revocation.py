@@ -101,3 +101,5 @@ def test_name_of_nobody_revokes_nobody(owner: Owner) -> None:
     assert "no node is named 'gpu-9'" in said
     assert "no invite in the book begins so" in said
     assert owner.revoked == (set(), set())
+    assert owner.revoke(owner.invite[:8]) == ""
+    assert owner.revoked == (set(), {owner.invite})

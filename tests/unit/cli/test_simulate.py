@@ -172,3 +172,17 @@ def test_numbers_are_listed_or_spanned() -> None:
         with pytest.raises(typer.BadParameter, match="is no list of up to 1000 numbers"):
             numbers(text, "--seeds")
     assert [mean_text(mean) for mean in (0, 11 / 3, 1234567.0)] == ["0", "3.7", "1,234,567"]
+
+
+def test_file_is_read_as_a_scenario_whatever_its_name(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(Path(tiny).parent)
+    Path("README.md").write_text("# a title\n\nwords\n")
+    Path("fleet").write_text(TINY)
+    assert run(["sim", "run", "README.md"]) == 1
+    assert "scenario README is not TOML: " in capsys.readouterr().err
+    assert run(["sim", "run", "fleet", "--policy", "p2c"]) == 0
+    Path("small-3").write_text("")  # a name of the project's own is that
+    assert run(["sim", "run", "small-3", "--policy", "luck"]) == 1
+    assert "policy 'luck' is unknown" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import wave
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ import pytest
 
 from capamesh.cli.__main__ import run
 from capamesh.cli.output_values import json_line_of, shown_outputs
-from capamesh.cli.sound_files import samples_of
+from capamesh.cli.sound_files import raw_samples, samples_of
 from capamesh.client import Client, Datatype, ModelMetadata, Outputs, TensorSpec
 from capamesh.client.answers import SampleWindow
 from capamesh.protocol.errors import InvalidRequest, LinkLost, ModelUnavailable
@@ -141,3 +142,12 @@ def test_model_without_a_window_is_refused(
     monkeypatch.setattr(Client, "metadata", lambda *_: plain)
     assert run(["stream", "iris", "-"]) != 0
     assert "declares no window" in capsys.readouterr().err
+
+
+def test_pipe_is_taken_as_it_comes() -> None:
+    class Pipe(io.BytesIO):
+        def read1(self, size: int | None = -1, /) -> bytes:
+            assert size is not None
+            return self.read(min(size, 3))
+
+    assert list(raw_samples(Pipe(b"1234567"))) == [b"123", b"456", b"7"]

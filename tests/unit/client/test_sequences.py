@@ -11,6 +11,7 @@ import pytest
 from capamesh.client import AsyncClient, Client
 from capamesh.client.answers import Outputs
 from capamesh.client.asks import CutOff, Unreachable
+from capamesh.client.sequences import ID_BITS
 from capamesh.protocol.errors import (
     CapameshError,
     DeadlineExceeded,
@@ -191,3 +192,9 @@ async def test_request_that_is_cancelled_may_have_run(recording: Recording) -> N
         await second
     with pytest.raises(SequenceLost):
         await sequence.infer({})
+
+
+def test_ids_are_drawn_as_numbers_that_integers_hold() -> None:
+    ids = {Client().sequence("vad").id for _ in range(100)}
+    assert len(ids) == 100
+    assert all(isinstance(each, int) and 0 < each < 2**ID_BITS for each in ids)

@@ -41,6 +41,7 @@ from capamesh.client.stream_course import (
 from capamesh.client.streams import RequestStream, StreamPlan, Turn, ask_stream
 from capamesh.protocol.errors import (
     CapameshError,
+    InvalidRequest,
     LinkLost,
     Overloaded,
     RunFailed,
@@ -263,3 +264,15 @@ def test_turn_that_cannot_be_repeated_is_not_sent_again() -> None:
     with pytest.raises(Overloaded):
         drive.run(1)
     assert (sent(router), drive.pauses) == ([1], [])
+
+
+def test_error_of_what_is_to_be_sent_ends_the_stream() -> None:
+    class Wrong(Drive):
+        @override
+        def _do(self, step: Step, items: Iterator[Any]) -> object:
+            if isinstance(step, Look):
+                raise InvalidRequest("no such dtype")
+            return super()._do(step, items)
+
+    with pytest.raises(InvalidRequest, match="no such dtype"):
+        Wrong(Router()).run(1)

@@ -166,3 +166,10 @@ def test_counts_are_what_is_open_and_never_over_the_limits(
         assert repr(port.limiter) == (
             f"ConnectionLimiter({len(alive)} open, {len(unproven)} unproven)"
         )
+
+
+def test_longest_unproven_of_all_makes_room_when_strangers_have_many_addresses() -> None:
+    port = Port(FEW)
+    for number in range(10):
+        port.opened(str(number), f"1.1.1.{number}")
+    assert port.closed == ["0", "1", "2", "3", "4", "5"]

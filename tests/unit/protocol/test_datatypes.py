@@ -19,6 +19,7 @@ def test_every_fixed_size_datatype_is_as_wide_as_its_little_endian_numpy_dtype()
 
 
 def test_numpy_dtypes_of_either_byte_order_have_their_datatype() -> None:
+    assert (Datatype.of_name("FP32"), Datatype.of_name("fp32")) == (Datatype.FP32, None)
     assert Datatype.of_numpy(np.float32) is Datatype.FP32
     assert Datatype.of_numpy(np.dtype(">f4")) is Datatype.FP32
     assert Datatype.of_numpy(np.dtype(">u8")) is Datatype.UINT64

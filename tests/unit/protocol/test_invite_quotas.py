@@ -13,6 +13,7 @@ from capamesh.protocol.invite_quotas import (
     MAX_REFUSED,
     InviteQuotas,
     OverQuota,
+    advert_bytes,
 )
 from capamesh.protocol.network import Member, Role
 
@@ -106,3 +107,7 @@ def test_membership_of_who_has_a_place_is_known_until_it_leaves() -> None:
     assert quotas.refusal(member("b", members=1)) == ""  # its place with the first invite is free
     quotas.left(PeerId("a"))
     assert quotas.member_of(PeerId("a")) is None
+
+
+def test_advert_costs_its_bytes_and_its_hosts() -> None:
+    assert advert_bytes(3357, 5) == 8 * 3357 + 5 * 1100

@@ -97,3 +97,7 @@ def test_terminal_gets_lines_for_people_and_all_else_json(
     text = said.decode()
     assert len(text.splitlines()) == lines
     assert text[:1] in {*"012"} if begins == "0" else text.startswith(begins)
+
+
+def test_level_has_a_colour_where_there_are_any() -> None:
+    assert "\x1b[32mINFO   \x1b[0m" in line("e", has_colours=True)

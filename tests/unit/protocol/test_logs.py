@@ -150,3 +150,10 @@ def test_memory_and_lines_are_bounded_whoever_comes_however_often(
         taken += rates.take(event, peer, now_s) is not None
     assert taken <= 2 * (EVENT_BURST + EVENT_PER_S * now_s + 1)
     assert len(rates) <= MAX_BUCKETS
+
+
+def test_buckets_that_were_not_used_for_longest_are_forgotten() -> None:
+    rates = LogRates()
+    for n in range(3 * MAX_BUCKETS):
+        rates.take("e", str(n), float(n))
+    assert len(rates) == MAX_BUCKETS

@@ -13,6 +13,7 @@ from capamesh.protocol.member_status import (
     NOT_RUNNING,
     READY,
     STALE_S,
+    age_s,
     believable,
     verdict,
 )
@@ -107,3 +108,8 @@ def test_model_of_a_node_whose_status_is_stale_is_not_known_to_be_ready() -> Non
     assert believable(status, verdict(status, NOW)) == status
     status = said(is_running=False, nodes=3)  # of a router
     assert believable(status, verdict(status, NOW)) == {**status, "nodes": 0}
+
+
+def test_age_of_a_status_is_told() -> None:
+    assert age_s(said(90), NOW) == 90.0
+    assert age_s(said(updated_at=None), NOW) is None

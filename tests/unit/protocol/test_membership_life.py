@@ -118,3 +118,11 @@ def test_member_that_the_list_names_knows_that_it_is_revoked() -> None:
         "life_left": "ample",
         "revocations_version": 2,
     }
+
+
+def test_member_that_starts_late_in_its_life_warns_at_once() -> None:
+    mine = member(30 * DAY)
+    life = MembershipLife(mine, mine.trust())
+    assert life.look(NOW + 20 * DAY) == Ends(10 * DAY)
+    assert life.look(NOW + 26 * DAY) is None
+    assert life.look(NOW + 27 * DAY) == Ends(3 * DAY)

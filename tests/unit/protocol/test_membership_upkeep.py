@@ -185,3 +185,14 @@ def test_status_warns_of_the_end_until_the_membership_is_renewed_or_over(member:
     ended = member.upkeep.ended
     assert ended is not None
     assert ended.state == "expired"
+
+
+def test_error_without_a_token_file_says_how_to_have_one(tmp_path: Path) -> None:
+    log: Any = Log()
+    home = DataDir(tmp_path, log)
+    mine = home.membership(token(10 * DAY), Role.NODE, NOW)
+    upkeep = MembershipUpkeep(
+        home, mine, mine.trust(), token_file=None, on_renewed=lambda _: None, log=log
+    )
+    upkeep.beat(NOW + 9 * DAY)
+    assert "start it anew with a new token" in log.events[0][1]["what_to_do"]

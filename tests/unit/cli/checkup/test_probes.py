@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import locale
+import os
 import socket
 from pathlib import Path
 
@@ -40,12 +41,16 @@ def test_port_of_a_listener_is_not_free_and_another_is() -> None:
     assert any(is_free_again() for _ in range(20))  # another process may have got one meanwhile
 
 
-def test_folder_that_does_not_exist_is_judged_by_its_parent_and_not_made(tmp_path: Path) -> None:
+def test_folder_that_does_not_exist_is_judged_by_its_parent_and_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted = tmp_path / "a" / "b"
     found = machine_probes.folder_facts(wanted)
     assert (found.problem, found.free_bytes > 0, list(tmp_path.iterdir())) == ("", True, [])
     (tmp_path / "a").write_text("")
     assert machine_probes.folder_facts(wanted).problem.endswith("a is no folder")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    assert "may not write" in machine_probes.folder_facts(tmp_path).problem
 
 
 def test_locale_of_this_process_stays_as_it_was() -> None:

@@ -324,6 +324,10 @@ async def test_each_asker_is_told_once_or_has_withdrawn_in_any_order_of_events()
                     while open_at_peer and rng.random() < 0.7:
                         stream, is_probe = open_at_peer.pop()
                         meta = b"%d" % stream
+                        if is_probe and rng.random() < 0.2:
+                            ends.peer._receiver._refuse(stream, RunFailed(str(stream)))
+                            sent[stream] = [str(stream)]
+                            continue
                         if is_probe:
                             ends.peer.send_load(stream, meta)
                             sent[stream] = [meta]
@@ -357,3 +361,41 @@ async def test_each_asker_is_told_once_or_has_withdrawn_in_any_order_of_events()
 def is_last(news: object) -> bool:
     """Return whether nothing may follow."""
     return not isinstance(news, Answer)
+
+
+async def test_request_withdrawn_before_it_is_written_never_reaches_the_peer() -> None:
+    ends = Ends()
+    first = ends.link.ask(b"", [], ResponseHandler())  # a lone one would be written at once
+    stream = ends.link.ask(b"", [bytes(100_000)], ResponseHandler())
+    ends.link.withdraw(stream)
+    asked = [event for event in await ends.reads() if isinstance(event, RequestReceived)]
+    assert [event.stream for event in asked] == [first]
+    ends.link.withdraw(first)
+    assert ends.is_idle
+
+
+async def test_parts_that_are_released_may_come_without_end() -> None:
+    ends, reader = Ends(limits(part_window_bytes=10 * PART_BYTES)), Reader()
+    stream = ends.link.ask(b"", [], reader)
+    await ends.reads()
+    for _ in range(50):
+        assert ends.peer.has_part_room(stream)
+        ends.peer.respond(stream, b"meta", [bytes(4 * PART_BYTES)], is_final=False)
+        ends.deliver()
+        part = reader.news.pop()
+        assert isinstance(part, Answer)
+        ends.link.release(stream, part)
+        await ends.reads()
+    ends.peer.respond(stream, b"end", [])
+    ends.deliver()
+    assert reader.news == [(b"end", b"")]
+    assert ends.link._core._streams.parts.size_bytes == 0
+
+
+async def test_owner_hears_of_the_end_only_after_all_who_asked() -> None:
+    ends = Ends()
+    asker = ResponseHandler()
+    ends.owner.on_down = lambda: asker.news.append("owner")
+    ends.link.ask(b"", [], asker)
+    ends.lose()
+    assert [type(news) for news in asker.news] == [LinkLost, str]

@@ -14,6 +14,7 @@ from capamesh.protocol.errors import (
     PeerError,
     ProtocolViolation,
     RunFailed,
+    TooLarge,
 )
 from capamesh.protocol.links.connection import Connection
 from capamesh.protocol.links.events import (
@@ -369,3 +370,40 @@ def test_no_sequence_of_frames_and_no_junk_raises_anything_but_a_violation(
                 if isinstance(event, RequestReceived):
                     wire.acceptor.respond(event.stream, b"", [event.body])
         feed(wire.acceptor, junk)
+
+
+def test_part_is_sent_whatever_its_size_where_none_is_held() -> None:
+    wire = greeted(dialer=limits(part_window_bytes=1))
+    stream = wire.dialer.ask(b"")
+    wire.settle()
+    for _ in range(3):
+        assert wire.acceptor.has_part_room(stream)
+        wire.acceptor.respond(stream, b"", [bytes(300_000)], is_final=False)
+        assert not wire.acceptor.has_part_room(stream)
+        (part,), _ = wire.settle()
+        assert isinstance(part, ResponseReceived)
+        wire.dialer.release(stream, len(part.body))
+        assert wire.settle() == ([], [PartsReleased(stream)])
+
+
+def test_cancel_crossing_the_answer_loses_nothing_else() -> None:
+    wire = greeted()
+    stream, other = wire.dialer.ask(b""), wire.dialer.ask(b"")
+    wire.settle()
+    wire.acceptor.respond(stream, b"late", [bytes(800_000)])
+    wire.acceptor.respond(other, b"kept", [bytes(800_000)])
+    wire.step(wire.acceptor, wire.dialer, budget=1)
+    wire.dialer.cancel(stream)
+    at_dialer, _ = wire.settle()
+    assert at_dialer == [ResponseReceived(other, b"kept", memoryview(bytes(800_000)), True)]
+    assert repr(wire.dialer) == "Connection(0 asked, 0 serving, 0 receiving, 0 bytes)"
+    assert wire.acceptor.queued_bytes == 0
+
+
+def test_answer_over_the_limit_fails_only_its_own_request() -> None:
+    wire = greeted(dialer=limits(message_bytes=1000))
+    stream = wire.dialer.ask(b"")
+    wire.settle()
+    assert wire.acceptor.respond(stream, b"", [bytes(2000)])
+    at_dialer, _ = wire.settle()
+    assert [type(event.error) for event in at_dialer] == [TooLarge]

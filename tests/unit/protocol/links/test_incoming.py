@@ -106,3 +106,22 @@ def test_header_over_the_limits_is_refused_before_anything_is_taken(
     assert sink.frames == []
     feed(Incoming(limits, sink), frame(1, bytes(100), bytes(1000)), 1 << 20)
     assert len(sink.frames) == 1
+
+
+def test_large_body_is_read_straight_into_its_own_memory() -> None:
+    sink = Sink()
+    incoming = Incoming(LIMITS, sink)
+    feed(incoming, frame(1, b"m", bytes(100_000))[:50_000], 1 << 20)
+    direct = incoming.buffer()
+    assert len(direct) == HEADER.size + 1 + 100_000 - 50_000
+    assert direct.obj is sink._memory
+
+
+def test_scratch_grows_for_large_metadata_and_shrinks_again() -> None:
+    sink = Sink()
+    incoming = Incoming(LIMITS, sink)
+    meta = random.Random(1).randbytes(1_000_000)
+    feed(incoming, frame(1, meta, b"tail") + frame(3, b"next", b""), 60_000)
+    assert [one[4] for one in sink.frames] == [meta, b"next"]
+    feed(incoming, frame(5, b"", b""), 20)
+    assert len(incoming._scratch) == SCRATCH_BYTES

@@ -156,3 +156,20 @@ def test_giving_back_twice_counts_once() -> None:
     room.give_back(claim)
     room.close()
     assert sums(budget) == (0, 0, 0)
+
+
+def test_message_of_one_frame_is_not_counted_and_one_that_fits_the_credit_does_not_wait() -> None:
+    budget = ReceiveBudget(200 * KB)
+    holder, other = Pair(budget), Pair(budget)
+    holder.ask(bytes(200 * KB))
+    holder.step()
+    other.ask(bytes(4 * KB))
+    assert [type(event) for event in other.step()] == [ResponseReceived]
+    other.ask(bytes(10 * KB))
+    other.step()
+    assert budget.first_bytes == 10 * KB
+    assert [type(event) for event in other.settle()] == [ResponseReceived]
+    assert sums(budget) == (200 * KB, 0, 0)
+    holder.router.end()
+    holder.router.end()
+    assert sums(budget) == (0, 0, 0)

@@ -91,3 +91,9 @@ def test_bucket_bears_many_at_once_then_a_rate_and_is_filled_by_messages() -> No
     assert not bucket.are_borne(3, 0, 101.0 + 0.5 / A_SECOND)
     assert bucket.are_borne(MOST, MOST, 1e9)
     assert not bucket.are_borne(1, 0, 1e9)
+
+
+def test_clock_that_goes_back_fills_nothing() -> None:
+    bucket = UnawaitedFrames()
+    assert bucket.are_borne(MOST, 0, 100.0)
+    assert not bucket.are_borne(1, 0, 50.0)

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
+
+from capamesh.protocol.mesh.left_out import LEFT_OUT
 
 BEGIN = """
 import sys
@@ -27,7 +30,8 @@ def run(program: str) -> str:
 
 
 @pytest.mark.full
-def test_import_of_libp2p_reads_no_part_in() -> None:
+def test_import_of_libp2p_reads_no_part_in_and_has_all_that_are_left_out() -> None:
+    assert [part for part in LEFT_OUT if find_spec(part) is None] == []
     program = (
         "from capamesh.protocol.mesh.left_out import LEFT_OUT\n"
         "print([name for name in sys.modules if name.startswith(LEFT_OUT) and sys.modules[name].__spec__.origin])"

@@ -153,3 +153,11 @@ def test_address_to_dial_ends_in_a_peer_id() -> None:
     assert announced(["/ip4/0.0.0.0/tcp/4001/p2p/x"]) == ([], 4001)
     kind = service_type(NetworkId("cm-0123456789abcdef0123456789abcdef"))
     assert kind == "_p2p-01234567._udp.local."
+
+
+def test_bytes_that_are_no_rpc_silence_a_peer_after_a_few(router: MeshGossipSub) -> None:
+    for _ in range(4):
+        router.penalize(PEER)
+    assert router.allows(PEER, TOPIC)
+    router.penalize(PEER)
+    assert not router.allows(PEER, TOPIC)

@@ -268,3 +268,9 @@ def test_drain_order_by_a_retired_key_is_not_forwarded_and_costs_its_sender_noth
     )
     assert trust.update(retiring)
     assert judge.judge(old, A, NOW_MS) == ValidationResult(Verdict.IGNORE, "replay")
+
+
+def test_clock_that_is_set_back_mutes_nobody(judge: Validator) -> None:
+    for counter in range(1, 51):
+        assert judge.judge(payload(counter), A, NOW_MS, 0.0).reason == ""
+    assert judge.judge(payload(51), A, NOW_MS - 300_000, 10.0).reason == ""

@@ -221,3 +221,25 @@ def test_value_without_a_json_number_comes_back_as_the_text_that_was_asked_for()
         given_back = json.loads(b"".join(buffers), parse_constant=pytest.fail)["outputs"][0]
         body = json.dumps({"inputs": [given_back]}).encode()
         assert decode_request("m", "", body, None).inputs == (tensor,)
+
+
+def test_culprit_is_named_by_its_place_in_the_whole_tensor() -> None:
+    data = "[" + "0," * 99_999 + "300]"
+    body = f'{{"inputs":[{_tensor("UINT8", [100_000], data)}]}}'.encode()
+    with pytest.raises(InvalidRequest, match="UINT8 element 99999 must be from 0 to 255, got 300"):
+        decode_request("m", "", body, None)
+    body = f'{{"inputs":[{_tensor("UINT8", [100_001], data)}]}}'.encode()
+    with pytest.raises(InvalidRequest, match=r"100001 elements; .* or ends, at element 99999"):
+        decode_request("m", "", body, None)
+
+
+def test_other_texts_among_numbers_are_refused_by_their_place() -> None:
+    for text in ("nan", "inf", "+Infinity", "1"):
+        body = f'{{"inputs":[{_tensor("FP32", [2], json.dumps(["NaN", text]))}]}}'.encode()
+        with pytest.raises(
+            InvalidRequest, match=f"FP32 element 1 must be a number, got '.?{text[1:]}'"
+        ):
+            decode_request("m", "", body, None)
+    body = f'{{"inputs":[{_tensor("INT8", [1], json.dumps(["NaN"]))}]}}'.encode()
+    with pytest.raises(InvalidRequest, match="INT8 element 0 must be an integer, got 'NaN'"):
+        decode_request("m", "", body, None)
