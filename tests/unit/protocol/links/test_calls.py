@@ -124,29 +124,6 @@ def test_tensors_are_views_of_the_body_and_are_sent_without_a_copy() -> None:
     assert bytes(back.inputs[0].data) == bytes(received)
 
 
-@settings(max_examples=40)
-@given(_calls.filter(lambda call: call.inputs), _answers.filter(lambda answer: answer.outputs))
-def test_truncated_call_is_refused(call: InferCall, answer: InferAnswer) -> None:
-    meta, parts = encode_call(call, 5)
-    body = body_of(parts)
-    for end in range(len(meta)):
-        with pytest.raises(InvalidRequest):
-            decode_call(meta[:end], body, LIMITS)
-    for end in range(len(body)):
-        with pytest.raises(InvalidRequest):
-            decode_call(meta, body[:end], LIMITS)
-    with pytest.raises(InvalidRequest, match="the body has"):
-        decode_call(meta, memoryview(bytes(body) + b"\0"), LIMITS)
-    meta, parts = encode_answer(answer)
-    body = body_of(parts)
-    for end in range(len(meta)):
-        with pytest.raises(ProtocolViolation):
-            decode_answer(meta[:end], body, LIMITS)
-    for end in range(len(body)):
-        with pytest.raises(ProtocolViolation):
-            decode_answer(meta, body[:end], LIMITS)
-
-
 def expect_documented(meta: bytes, body: bytes) -> None:
     with contextlib.suppress(InvalidRequest, TooLarge):
         call, _ = decode_call(meta, memoryview(body), LIMITS)
