@@ -479,6 +479,7 @@ def test_routers_status_has_a_line_for_each_of_its_workers(
     said = [re.sub(" {2,}", "  ", line.strip()) for line in capsys.readouterr().out.splitlines()]
     first = said.index("WORKER  STATE  PID  STARTS  LOST LAST BECAUSE  LINKS AT")
     assert said[first + 2] == "worker-2  down  down  4  killed  -"
+    assert "state  stopped (it last said: ready)" in said
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,28 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from capamesh.protocol.links.wire import MakeWire, TlsWire
 from capamesh.protocol.threads import SystemThreads, Threads
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.protocol.links.wire import MakeWire, Wire
+    from capamesh.protocol.network import Membership
+
+
+def tls_wire(
+    membership: Membership,
+    folder: Path,
+    log: FilteringBoundLogger | None,
+    clock: Callable[[], float],
+) -> Wire:
+    """Return the wire of links over TLS; a process without links never reads it in, and NumPy with it."""
+    from capamesh.protocol.links.wire import TlsWire  # noqa: PLC0415 - see above
+
+    return TlsWire(membership, folder, log, clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +48,7 @@ class System:
     token_bytes: Callable[[int], bytes] = secrets.token_bytes
     """The source of secrets, and of names that no one else draws."""
     threads: Threads = field(default_factory=SystemThreads)
-    make_wire: MakeWire = TlsWire
+    make_wire: MakeWire = tls_wire
     is_virtual: bool = False
     """True where time is virtual: no event loop is ever late, and what a child process would do is done here."""
 

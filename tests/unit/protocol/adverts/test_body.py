@@ -407,6 +407,7 @@ def test_model_of_another_version_failed_and_says_why(
     body["models"] = [{**BODY["models"][0], **changes}, {**BODY["models"][0], "name": "other"}]
     first, second = advert_from_body(body, PEER, SEQUENCE).models
     assert (first.state, first.reason) == (ModelState.FAILED, reason)
+    assert (first.is_ready, second.is_ready) == (False, True)
     if "state" not in changes:
         assert (first.inputs, first.outputs) == ((), ())
     assert second == replace(ADVERT.models[0], name=ModelName("other"))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import socket
+
+import pytest
 
 from capamesh.protocol.mesh.dial_failures import (
     MOST_CHARS,
@@ -56,3 +59,13 @@ def test_reason_is_short_and_errors_that_hold_each_other_end() -> None:
     for number in range(2 * MOST_ERRORS):
         deep = _caused(Exception(str(number)), deep)
     assert reason_of_failure(deep) == str(MOST_ERRORS)
+
+
+def test_name_that_is_not_found_is_told_so() -> None:
+    error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    assert reason_of_failure(error) == "name or service not known"
+
+
+@pytest.mark.parametrize("error", [Exception(), Exception(" ")])
+def test_error_without_words_has_a_reason(error: Exception) -> None:
+    assert reason_of_failure(error) == "it did not answer as a member does"
