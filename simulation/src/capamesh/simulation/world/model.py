@@ -23,7 +23,7 @@ NAME = "m"
 INPUTS = (TensorSpec("x", Datatype.FP32, (-1, 2)),)
 OUTPUTS = (TensorSpec("y", Datatype.FP32, (-1, 2)),)
 BATCH_ROWS = 8
-FIRST_ROW_S = 0.02
+FIRST_ROW_S = 0.04
 """Seconds of a run of one row."""
 PROFILE = ServiceProfile((ProfilePoint(1, FIRST_ROW_S), ProfilePoint(BATCH_ROWS, 2 * FIRST_ROW_S)))
 

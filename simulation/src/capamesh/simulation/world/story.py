@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import random
 import sys
 from collections import Counter
@@ -46,6 +47,10 @@ WORK_S: Final = 1.0
 """Seconds after which a node knows that a request is not wanted any more."""
 LAST: Final = 8
 """Requests at the end to each router."""
+FIRST_OF_JOB: Final = 2_000_000.0
+"""The number that the first row of a job asks for."""
+JOB_ENDS_S: Final = 120
+"""Seconds by which a job has ended once all is well: several leases, and its rows."""
 FIRST_OF_LAST: Final = 1_000_000.0
 """The number that the first of these asks for."""
 INFER: Final = f"/v2/models/{model.NAME}/infer"
@@ -72,6 +77,9 @@ class Story:
         self.is_cached = rng.random() < 0.3
         self.is_once = not self.is_cached and rng.random() < 0.3
         """True if no request may run twice."""
+        self.rows = rng.choice((0, 0, 200, 1200))
+        """The rows of its job; 0: there is none."""
+        self.job = ""
         rules = f"[{model.NAME}]\n"
         if self.is_cached:
             rules += "cache = { ttl_s = 2.0, shared = true }\n"
@@ -113,6 +121,8 @@ class Story:
                 for at_s, fault in self._plan():
                     tasks.create_task(self._later(at_s, fault))
                 async with asyncio.TaskGroup() as asking:
+                    if self.rows:
+                        asking.create_task(self._submit())
                     await self._ask_for(asking, DURATION_S)
                 self._heal()
                 await asyncio.sleep(HEAL_S)
@@ -172,6 +182,58 @@ class Story:
             raise Violation(
                 f"{what} and failed though nothing was wrong: {answer.status} {answer.body[:300]!r}"
             )
+
+    # a job
+
+    async def _submit(self) -> None:
+        """Submit the story's job, at whichever router takes it."""
+        lines = [json.dumps({"x": [FIRST_OF_JOB + row, 0.0]}) for row in range(self.rows)]
+        (self.world.data / "in.jsonl").write_text("\n".join(lines))
+        body = {
+            "model": model.NAME,
+            "input": {"url": str(self.world.data / "in.jsonl")},
+            "client_key": "the job",
+            "failure": {"most_bad_rows": self.rows},
+        }
+        while not self.job:
+            router = self.rng.choice(self.world.routers)
+            answer = await http_client.ask(router.address, HTTP_PORT, "POST", "/v1/jobs", body)
+            self.world.say(f"job submitted at {router.name}: {answer.status}")
+            if answer.status in {200, 201}:
+                self.job = answer.json()["id"]
+            else:
+                await asyncio.sleep(1.0)
+
+    async def _check_job(self) -> None:
+        """Raise `Violation` unless the job ends, with one result of each row."""
+        router = self.world.routers[0]
+        for _ in range(JOB_ENDS_S):
+            answer = await http_client.ask(router.address, HTTP_PORT, "GET", f"/v1/jobs/{self.job}")
+            shown = answer.json() if answer.status == 200 else {}
+            if shown.get("state") in {"completed", "failed", "expired", "cancelled"}:
+                break
+            await asyncio.sleep(1.0)
+        done = shown.get("done", {"rows": 0, "bad_rows": 0})
+        if shown.get("state") != "completed" or done["rows"] + done["bad_rows"] != self.rows:
+            raise Violation(f"the job of {self.rows} rows does not end: {answer}")
+        if done["bad_rows"] and not self.until_s:
+            raise Violation(f"{done['bad_rows']} rows of the job failed though nothing was wrong")
+        path = f"/v1/jobs/{self.job}/results?from_row=0&rows={2 * self.rows}"
+        answer = await http_client.ask(router.address, HTTP_PORT, "GET", path)
+        got = [json.loads(line) for line in answer.body.splitlines()]
+        rows = [each["row"] for each in got]
+        if rows != sorted(set(rows)) or len(rows) != done["rows"]:
+            raise Violation(f"the job has {done['rows']} results, but shows those of {rows}")
+        for each in got:
+            wanted = model.answer_to(FIRST_OF_JOB + each["row"])
+            if each["outputs"]["y"][0] != wanted:
+                raise Violation(f"row {each['row']} of the job has {each['outputs']}, not {wanted}")
+        path = f"/v1/jobs/{self.job}/parts"
+        answer = await http_client.ask(router.address, HTTP_PORT, "GET", path)
+        parts = answer.json()["data"]
+        if sum(part["rows"] + part["bad_rows"] for part in parts) != self.rows:
+            raise Violation(f"the parts of the job of {self.rows} rows are not whole: {parts}")
+        self.world.say(f"the job has {done['rows']} results in {len(parts)} parts")
 
     # faults
 
@@ -384,7 +446,7 @@ class Story:
         for _, request in host.process.service._requests.values():  # noqa: SLF001
             x = float(request.inputs[0].to_numpy()[0, 0])
             over_s = now_s - self.over_s.get(x, now_s)
-            if x not in wanted and over_s > WORK_S and now_s > self.cut_s:
+            if x < FIRST_OF_JOB and x not in wanted and over_s > WORK_S and now_s > self.cut_s:
                 raise Violation(
                     f"{host.name} still works for {x:g}, which was over {over_s:.1f} s ago"
                 )
@@ -392,7 +454,9 @@ class Story:
     async def _check_end(self) -> None:
         world = self.world
         if self.is_once:
-            ran = Counter(x for host in world.nodes for run in host.ran for x in run)
+            ran = Counter(
+                x for host in world.nodes for run in host.ran for x in run if x < FIRST_OF_LAST
+            )
             twice = [x for x, count in ran.items() if count > 1]
             if twice:
                 raise Violation(f"these ran twice, which they may not: {twice[:5]}")
@@ -405,8 +469,12 @@ class Story:
                 if answer.status != 200:
                     raise Violation(f"{host.name} does not answer at the end: {answer}")
         for host in world.nodes:
-            if host.is_revoked and any(run[0] >= FIRST_OF_LAST for run in host.ran):
+            if host.is_revoked and any(
+                FIRST_OF_LAST <= x < FIRST_OF_JOB for run in host.ran for x in run
+            ):
                 raise Violation(f"{host.name} was revoked, and is asked all the same")
+        if self.rows:
+            await self._check_job()
         await asyncio.sleep(SLACK_S)
         left = [
             f"{name} of {host.name}: {count}"

@@ -102,6 +102,9 @@ class World:
         random.seed(seed)  # what draws from the process's own source
         self.rng = random.Random(f"{seed}/world")  # noqa: S311 - replays
         self.folder = Path(tempfile.mkdtemp(prefix="world-", dir=_memory_folder()))
+        self.data = self.folder / "data"
+        self.data.mkdir()
+        """The folder that jobs may read."""
         self.rules = self.folder / "rules.toml"
         self.rules.write_text(rules)
         self.trace = hashlib.sha256()
@@ -206,7 +209,9 @@ class World:
             name=host.name.replace(" ", "-"),
             timeout_s=TIMEOUT_S,
             rules_file=self.rules,
-            jobs=None,
+            jobs=str(self.folder / "jobs.db"),
+            jobs_folder=self.folder / "results",
+            jobs_places=(str(self.data),),
         )
         return Router(
             RouterParts(

@@ -199,7 +199,8 @@ class _DaemonThread(Executor):
 
     def __init__(self, name: str) -> None:
         self._asked: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        Thread(target=self._run, name=name, daemon=True).start()
+        self._name: str | None = name
+        """The thread's name, until it is started for the first thing."""
 
     @override
     def submit(
@@ -214,6 +215,9 @@ class _DaemonThread(Executor):
                 future.set_exception(exc)
 
         self._asked.put(run)
+        if self._name is not None:
+            Thread(target=self._run, name=self._name, daemon=True).start()
+            self._name = None
         return future
 
     @override
