@@ -122,7 +122,7 @@ test-fuzz: $(READY) ## Made-up clients of HTTP/1 and of gRPC, and inputs of jobs
 	  tests/integration/router/test_front_fuzz.py tests/integration/router/test_grpc_fuzz.py tests/integration/router/jobs/test_input_fuzz.py
 
 test-mutation: $(READY) ## Break all packages in 300 places and count what the unit tests notice
-	$(BIN)/python scripts/mutate.py --sample 300 --jobs 2 --least 0.6 $(ARGS)
+	$(BIN)/python scripts/mutate.py --sample 300 --jobs 2 --least 0.7 router=0.6 node=0.75 protocol=0.7 client=0.8 cli=0.6 simulation=0.7 $(ARGS)
 
 test-pythons: build/models ## The unit tests on each other Python from 3.11 to 3.13 that is here
 	@failed=0; for version in 3.11 3.12 3.13; do \
