@@ -13,7 +13,7 @@ CLIENTS := aiperf dataframes kserve langchain litellm mlserver ollama openai ope
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo demo-jobs compiled pure wheels check lint types types-again imports docs test-fast test test-smoke test-all test-unit test-integration test-sources test-compiled \
-        test-real-loop test-e2e test-slow test-chaos test-hostile test-clients test-fuzz test-mutation test-pythons models language-model bench profile speed-check compose-test first-minutes \
+        test-real-loop test-worlds test-e2e test-slow test-chaos test-hostile test-clients test-fuzz test-mutation test-pythons models language-model bench profile speed-check compose-test first-minutes \
         reference observability pins clean
 
 help: ## Say what can be made
@@ -48,10 +48,13 @@ test-sources test-mutation profile: export CAPAMESH_PURE := 1 # coverage, mutant
 test-compiled: export CAPAMESH_PURE := 0
 
 # Three tiers: CONTRIBUTING.md says what each is for.
-REST := types-again test-sources test-compiled test-real-loop test-e2e test-hostile test-slow test-clients test-chaos test-fuzz test-mutation test-pythons
+REST := types-again test-sources test-compiled test-real-loop test-worlds test-e2e test-hostile test-slow test-clients test-chaos test-fuzz test-mutation test-pythons
 LONG := not slow and not chaos
 UNIT := CAPAMESH_PURE=1 $(BIN)/pytest tests/unit -q
 SMOKE := $(BIN)/pytest tests/e2e tests/hostile -m "smoke and $(LONG)" -q -o cache_dir=build/smoke
+# What fails is asked again once, aloud; what cannot be collected is not.
+ASK_SMOKE = rm -rf build/smoke; $(SMOKE) -n 2 --dist loadfile || { [ $$? = 1 ] && \
+	  echo "SMOKE ASKED AGAIN: these tests failed once, and refuse the change if they fail twice" && $(SMOKE) --last-failed; }
 
 check: $(READY) ## The first tier, 90 s: style mended where it can be; types, imports, and the unit tests but the dearest
 	@$(BIN)/ruff check --fix && $(BIN)/ruff format
@@ -61,20 +64,18 @@ check: $(READY) ## The first tier, 90 s: style mended where it can be; types, im
 test-fast: $(READY)
 	@$(UNIT) -n 2 -m "not full and $(LONG)"
 
-test: $(READY) build/models ## The second tier, and all that refuses a change: unit and integration tests, and a smoke of real processes
+test: $(READY) build/models ## The second tier, and all that refuses a change: unit and integration tests, fleets from 150 seeds, and a smoke of real processes
 	@$(BIN)/python scripts/compile_modules.py --if-possible
 	@$(BIN)/capamesh version
 	@mkdir -p build/logs
-	@{ $(UNIT) -p no:cacheprovider && \
+	@{ $(UNIT) tests/simulation -p no:cacheprovider && \
 	   CAPAMESH_PURE=1 $(BIN)/pytest tests/integration -p no:cacheprovider -q -m "pure and $(LONG)"; } > build/logs/unit 2>&1 & unit=$$!; \
 	$(BIN)/pytest tests/integration tests/gpu -n 2 --dist loadfile -q; rest=$$?; \
-	$(MAKE) --no-print-directory test-smoke || rest=1; \
+	{ $(ASK_SMOKE); } || rest=1; \
 	wait $$unit; unit=$$?; cat build/logs/unit; exit $$((rest || unit))
 
 test-smoke: $(READY) build/models ## Whole networks of real processes, each kind of process once; what fails is asked again once
-	@rm -rf build/smoke
-	@$(SMOKE) -n 2 --dist loadfile || { [ $$? = 1 ] && echo "SMOKE ASKED AGAIN: these tests failed once, and refuse the change if they fail twice" && \
-	  $(SMOKE) --last-failed; }
+	@$(ASK_SMOKE)
 
 test-all: check test docs ## The third tier: all there is, for hours, each part whatever became of those before it; `make TARGET` runs one
 	@failed=; for part in $(REST); do echo "=== $$part"; $(MAKE) --no-print-directory $$part || failed="$$failed $$part"; done; \
@@ -88,7 +89,7 @@ test-integration: $(READY) build/models ## The integration tests alone
 
 test-sources: $(READY) build/models ## Unit and integration tests on the sources, with coverage
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest tests/unit tests/integration -q
+	$(BIN)/coverage run -m pytest tests/unit tests/integration tests/simulation -q
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
@@ -99,6 +100,9 @@ test-compiled: $(READY) build/models ## The unit tests on the compiled modules
 
 test-real-loop: $(READY) build/models ## The integration tests on real sockets and a real clock
 	$(BIN)/pytest tests/integration --real-loop $(ARGS)
+
+test-worlds: $(READY) ## Whole fleets in virtual time, with faults, from 20,000 seeds (or SEEDS=FIRST:LAST)
+	CAPAMESH_WORLD_SEEDS=$(or $(SEEDS),150:20150) $(BIN)/pytest tests/simulation/test_stories.py -n 2 -q $(ARGS)
 
 test-e2e: $(READY) build/models ## Whole networks of real processes
 	$(BIN)/pytest tests/e2e -n 2 --dist loadfile $(ARGS)
