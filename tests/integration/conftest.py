@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 TURN_S = 20e-6
 """The time that a turn of asyncio's own loop takes, about."""
 REAL = {
+    "client": "the blocking half of the client runs in threads",
     "cli": "commands are processes, and read terminals",
     "deploy": "units and containers are processes",
     "links": "OpenSSL reads the system's sockets",
@@ -25,6 +26,7 @@ REAL = {
     "node": "nodes run models in threads and processes of their own",
     "protocol": "OpenSSL reads the system's sockets",
     "router/access/test_database_outages.py": "PostgreSQL is stopped and frozen for real",
+    "router/jobs/test_input_readers.py": "readers of inputs are processes",
     "router/test_front_tls.py": "OpenSSL reads the system's sockets",
     "router/test_grpc_clients.py": "grpcio has sockets and threads of its own",
     "router/test_process.py": "routers are processes",
