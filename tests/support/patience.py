@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 
 LIMIT_S = 120.0
 """Nothing here takes long; whatever is not over by then hangs."""
 LOOK_S = 0.002
+TURNS = 200
+"""The turns of the loop after which time is let pass."""
 
 
 async def eventually(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:
@@ -16,3 +19,12 @@ async def eventually(condition: Callable[[], object], what: str, limit_s: float 
     while not condition():
         assert asyncio.get_running_loop().time() < deadline_s, what
         await asyncio.sleep(LOOK_S)
+
+
+async def until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
+    """Let the loop turn until `condition` holds; what does not come of turns alone may have time, too."""
+    async with asyncio.timeout(limit_s):
+        for turn in itertools.count():
+            if condition():
+                return
+            await asyncio.sleep(0 if turn < TURNS else LOOK_S)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gzip
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from fleet_fakes import answer_of, answering, echo, fp32, hang
 from loop_clock import LoopClock
+from patience import until
 from raw_http import GUARD_S, chunked, connected, request, turns
 from router_http import INFER, Http
 from tidy_router import check, infer, json_body, of_kind, tidy
@@ -25,47 +25,6 @@ from capamesh.router.http.limits import FrontLimits
 MIB = 2**20
 LARGE = fp32("y", *np.zeros((1 << 20, 2), np.float32))
 SMALL = FrontLimits(body_bytes=4 * MIB, arriving_bytes=2 * MIB)
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(GUARD_S):
-        while not is_so():
-            await asyncio.sleep(0)
-
-
-async def test_client_that_half_closes_behind_a_request_gets_its_answer(
-    http: Http, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link = http.node("A", hang)
-    looked: list[bool] = []
-    has_left = half_closed.has_left
-    monkeypatch.setattr(
-        half_closed, "has_left", lambda sock: looked.append(has_left(sock)) or looked[-1]
-    )
-    async with connected(http.client.port) as client:
-        await client.send(infer("one"))
-        await link.asked.wait()
-        client.finish()
-        await until(lambda: len(looked) >= 2)  # it is looked twice whether it is gone
-        link.asks[0].echo()
-        await client.ended()
-    assert client.received.startswith(CONTINUE)
-    assert client.received.count(b"HTTP/1.1 ") == 2
-    assert b'"id":"one"' in client.received
-    assert b"Connection: close" in client.received
-
-
-async def test_client_that_half_closes_behind_several_requests_gets_all_answers(http: Http) -> None:
-    link = http.node("A", hang, echo)
-    async with connected(http.client.port) as client:
-        await client.send(infer("one") + infer("two"))
-        await link.asked.wait()
-        client.finish()
-        await asyncio.sleep(0.05)
-        link.asks[0].echo()
-        await client.ended()
-    assert b'"id":"one"' in client.received
-    assert b'"id":"two"' in client.received
 
 
 def packed(name: str) -> bytes:

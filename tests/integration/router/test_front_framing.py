@@ -38,41 +38,6 @@ async def test_request_in_two_pieces_cut_anywhere_is_answered_as_in_one(
             assert essence(await client.answer()) == expected, at
 
 
-async def test_first_request_of_a_connection_may_be_cut_anywhere_too(http: Http) -> None:
-    link = http.node("A")
-    for at in range(1, len(WHOLE)):
-        first, last = await exchange(http.client.port, WHOLE[:at], WHOLE[at:] + LAST)
-        check(first, "infer", "one")
-        assert last.status == 200
-    assert len(link.asks) == len(WHOLE) - 1
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
-async def test_connection_that_comes_in_crumbs_is_answered_in_order(http: Http, size: int) -> None:
-    http.node("A")
-    kinds = ["infer", *KINDS, "infer", "infer"]
-    data = b"".join(of_kind(kind, f"n{number}") for number, kind in enumerate(kinds)) + LAST
-    answers = await exchange(
-        http.client.port, *(data[at : at + size] for at in range(0, len(data), size))
-    )
-    assert len(answers) == len(kinds) + 1
-    for number, kind in enumerate(kinds):
-        check(answers[number], kind, f"n{number}")
-
-
-@pytest.mark.parametrize("kinds", [("infer", "metadata", "infer"), ("metadata", "infer")])
-async def test_cut_anywhere_in_a_row_of_requests_moves_nothing(
-    http: Http, kinds: tuple[str, ...]
-) -> None:
-    http.node("A")
-    data = b"".join(of_kind(kind, f"n{number}") for number, kind in enumerate(kinds))
-    async with connected(http.client.port) as client:
-        for at in range(1, len(data)):
-            await client.send(data[:at], data[at:])
-            for number, kind in enumerate(kinds):
-                check(await client.answer(), kind, f"n{number}")
-
-
 @settings(max_examples=15)
 @given(
     kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=8),
@@ -93,17 +58,6 @@ def test_any_requests_cut_in_any_way_are_answered_in_order(
                 check(answers[number], kind, f"n{number}")
 
     asyncio.run(scenario())
-
-
-async def test_connection_is_kept_over_hundreds_of_requests_of_two_sorts(http: Http) -> None:
-    link = http.node("A")
-    async with connected(http.client.port) as client:
-        for number in range(200):
-            kind = KINDS[number // 2 % len(KINDS)] if number % 2 else "infer"
-            await client.send(of_kind(kind, f"n{number}"))
-            check(await client.answer(), kind, f"n{number}")
-        assert not client.has_ended
-    assert {asked.call.model for asked in link.asks} == {"m"}
 
 
 @pytest.mark.parametrize("value", [b"close", b"Close", b"CLOSE", b"keep-alive, close", b" close "])

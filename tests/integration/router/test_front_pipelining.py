@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -14,31 +13,9 @@ from tidy_router import KINDS, check, infer, json_body, of_kind
 
 from capamesh.protocol.errors import InvalidRequest, LinkLost, Overloaded
 
-SOME = ("infer", "metadata", "infer in chunks", "no JSON")
-
 
 def row(kinds: Sequence[str]) -> bytes:
     return b"".join(of_kind(kind, f"n{number}") for number, kind in enumerate(kinds))
-
-
-@pytest.mark.parametrize("first", KINDS)
-async def test_two_requests_in_one_write(http: Http, first: str) -> None:
-    http.node("A")
-    for second in KINDS:
-        answers = await exchange(http.client.port, row([first, second]) + LAST)
-        assert len(answers) == 3
-        check(answers[0], first, "n0")
-        check(answers[1], second, "n1")
-
-
-@pytest.mark.parametrize("first", SOME)
-async def test_four_requests_in_one_write(http: Http, first: str) -> None:
-    http.node("A")
-    async with connected(http.client.port) as client:
-        for others in itertools.product(SOME, repeat=3):
-            await client.send(row([first, *others]))
-            for number, kind in enumerate([first, *others]):
-                check(await client.answer(), kind, f"n{number}")
 
 
 async def test_hundreds_of_requests_in_one_write(http: Http) -> None:

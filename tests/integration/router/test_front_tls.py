@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import tritonclient.http as triton_http
 import uvloop
 from certificates import Authority
 from fleet_fakes import echo, hang
+from patience import until
 from raw_http import GUARD_S, LIVE, RawClient, ask, connected, request
 from router_http import INFER, Http
 from tidy_router import KINDS, check, infer, of_kind, tidy
@@ -51,12 +52,6 @@ async def http(tls: ServerTls) -> AsyncIterator[Http]:
     async with tidy(tls=tls) as http:
         yield http
         await left(http)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(GUARD_S):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def left(http: Http) -> None:

@@ -233,17 +233,6 @@ async def test_parts_before_one_that_json_cannot_hold_are_sent() -> None:
         assert (last["code"], last["parts"]) == ("too_large", 2)
 
 
-async def test_many_at_once_are_not_mixed_up(http: Http) -> None:
-    node(http, parting(20))
-
-    async def one(name: str) -> None:
-        found = await events(http, {"x": [1, 2], "id": name})
-        assert [event["id"] for event in found] == [name] * 20
-        assert [event["y"][0] for event in found] == [*range(1, 21)]
-
-    await asyncio.gather(*(one(f"request {at}") for at in range(30)))
-
-
 async def test_old_client_gets_events_until_the_end_of_the_connection(http: Http) -> None:
     node(http, parting(3))
     session = aiohttp.ClientSession(version=aiohttp.HttpVersion10)

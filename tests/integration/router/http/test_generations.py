@@ -12,7 +12,6 @@ import aiohttp
 import pytest
 from chat_nodes import CHAT, asked_of, chatting, data_of, part_of, words
 from fleet_fakes import Ask, FakeLink, Reply, failing, hang, offer
-from loading_nodes import LoadingLink
 from openapi_fits import answers_of, misfits
 from patience import eventually
 from raw_http import GUARD_S
@@ -492,12 +491,6 @@ async def test_answer_that_ends_before_its_choices_is_the_nodes_fault(http: Http
     node(http, chatting(*words("a", "b")))
     *_, last = await streamed(http)
     assert last["error"]["code"] == "protocol_violation"
-
-
-async def test_model_that_is_away_is_loaded_for_it(http: Http) -> None:
-    link = LoadingLink(http.fleet, "a", CHAT, chatting(*words("a", finish="stop")))
-    assert text_of(await streamed(http)) == "a"
-    assert link.wants == 1
 
 
 async def test_named_request_is_run_once_and_a_stream_takes_no_name(http: Http) -> None:

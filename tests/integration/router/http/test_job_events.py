@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from job_desk import ranges
 from job_pages import JobClients, make_place
+from patience import until
 from raw_http import plain_socket
 from router_http import serving
 
@@ -85,12 +86,6 @@ async def follow(
 async def all_of(reply: aiohttp.ClientResponse) -> list[tuple[str, str, Any]]:
     async with asyncio.timeout(GUARD_S):
         return [each async for each in events_of(reply)]
-
-
-async def until(is_so: Any) -> None:
-    async with asyncio.timeout(GUARD_S):
-        while not is_so():
-            await asyncio.sleep(0.001)
 
 
 async def test_events_of_the_past_are_told_and_how_far_the_job_is(clients: JobClients) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import aiohttp
 import pytest
 from fleet_fakes import hang, offer
+from patience import until
 from raw_http import GUARD_S, plain_socket
 from router_http import Http, serving
 
@@ -168,12 +169,6 @@ class DeafViewers:
     def close(self) -> None:
         for deaf in self._sockets:
             deaf.close()
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not is_so():
-            await asyncio.sleep(0)
 
 
 def many_models(name: str, count: int) -> tuple[ModelOffer, ...]:

@@ -259,21 +259,6 @@ async def test_client_that_leaves_while_a_part_is_written_leaves_nothing_behind(
     assert link.asks[0].ended == "withdrawn"
 
 
-async def test_many_streams_at_once_are_not_mixed_up(http: Http) -> None:
-    node(http, parting(20))
-
-    async def one(name: str) -> None:
-        client = await connected(http, PARTS)
-        client.send(infer(name))
-        found = await whole(client)
-        assert [(each["id"], value_of(each)) for each in found] == [
-            (name, value) for value in range(1, 21)
-        ]
-        client.leave()
-
-    await asyncio.gather(*(one(f"request {at}") for at in range(30)))
-
-
 async def test_flag_that_is_none_is_refused(http: Http) -> None:
     http.node("A")
     client = await connected(http, "/v2/models/m/stream?parts=maybe")

@@ -23,7 +23,6 @@ from capamesh.protocol.errors import LinkLost, NoEndpoint, Overloaded
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.tensors import Datatype, TensorSpec
 from capamesh.protocol.windows import Windows
-from capamesh.router.requests.cold_starts import MAX_OF_MODEL
 
 PATH = "/v2/models/vad/stream"
 SAMPLES, CONTEXT = 4, 2
@@ -351,15 +350,3 @@ async def test_model_that_was_loaded_and_takes_no_samples_is_told(http: Http) ->
     assert plain.wants == 1
     client.leave()
     await all_given_back(http)
-
-
-async def test_many_that_wait_for_one_load_are_bounded(http: Http) -> None:
-    link = away(http)
-    clients = [await asked_early(http, PATH) for _ in range(MAX_OF_MODEL + 3)]
-    assert [await answered(client) for client in clients[MAX_OF_MODEL:]] == [503] * 3
-    link.load()
-    assert [await answered(client) for client in clients[:MAX_OF_MODEL]] == [101] * MAX_OF_MODEL
-    for client in clients:
-        client.leave()
-    await all_given_back(http)
-    assert link.wants == 1

@@ -126,21 +126,6 @@ async def waiting(http: Http, text: str) -> tuple[LoadingLink, asyncio.Task[WsCl
     return link, opening
 
 
-async def test_key_is_held_to_its_limits_while_a_stream_waits_for_its_model(http: Http) -> None:
-    text = key(http, Verb.INFER, concurrency=1)
-    link, opening = await waiting(http, text)
-    second = await connected(http, "/v2/models/w/stream", f"X-API-Key: {text}")
-    assert (second.status, b"1 requests of the key" in second.answer) == (429, True)
-    link.load()
-    client = await opening
-    third = await connected(http, "/v2/models/w/stream", f"X-API-Key: {text}")
-    assert (client.status, third.status) == (101, 101)
-    for each in (client, second, third):
-        each.leave()
-    await all_given_back(http)
-    assert http.quotas.unwritten().rows == {}
-
-
 async def test_key_that_is_revoked_while_a_stream_waits_for_its_model_opens_none(
     http: Http,
 ) -> None:

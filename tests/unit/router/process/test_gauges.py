@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fleet_fakes import Fleet, NullLog, advert, call, echo, hang, in_virtual_time, keys_of
-from router_parts import made_parts
+from router_http import made_parts
 
 from capamesh.protocol import implementation
 from capamesh.protocol.errors import Overloaded
