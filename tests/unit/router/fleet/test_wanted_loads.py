@@ -57,6 +57,16 @@ def test_node_that_could_not_load_is_left_alone_for_twice_as_long_each_time() ->
         now_s += MOST_REST_S
 
 
+def test_node_that_has_loaded_a_model_has_failed_no_more() -> None:
+    loads = WantedLoads()
+    assert asked(loads, "a/1") is not None
+    loads.failed(load("a/1"), ModelUnavailable("no"), 0.0)
+    assert asked(loads, "a/1", now_s=FIRST_REST_S) == load("a/1")
+    loads.loaded(load("a/1"))
+    assert loads.reason(M, away("a/1")) == ""
+    assert asked(loads, "a/1", now_s=FIRST_REST_S) == load("a/1")
+
+
 def test_invite_whose_node_broke_its_word_is_asked_after_all_others_for_any_model() -> None:
     loads = WantedLoads()
     first = load("x/1 of evil")

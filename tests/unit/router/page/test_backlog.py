@@ -47,3 +47,14 @@ def test_bytes_of_all_frames_are_bounded_however_large_each_is() -> None:
     assert Reader(backlog, 5).read() is None
     backlog.add(b"small")
     assert read_all(Reader(backlog, 6)) == [b"small"]
+
+
+def test_skipped_frame_sends_every_reader_back_to_the_beginning() -> None:
+    backlog = Backlog()
+    backlog.add(b"one")
+    reader = Reader(backlog, 0)
+    assert backlog.keeps_newest()
+    backlog.skip()
+    assert not backlog.keeps_newest()
+    assert reader.read() is None
+    assert read_all(Reader(backlog, 2)) == []

@@ -102,6 +102,17 @@ async def test_viewer_who_is_too_far_behind_begins_anew() -> None:
         assert feed.reader(behind) is None
 
 
+@pytest.mark.parametrize(
+    "revision",
+    ["", "boot-", "other-1", "boot-2", "boot--1", "boot-x", "boot-²", "boot-" + "9" * 5000],
+)
+@in_virtual_time
+async def test_revision_that_never_was_begins_anew(revision: str) -> None:
+    feed = Source().feed()
+    await feed.snapshot(is_packed=False)
+    assert feed.reader(revision) is None
+
+
 @in_virtual_time
 async def test_too_many_viewers_are_turned_away_until_one_leaves() -> None:
     feed = Source().feed(most_viewers=1)

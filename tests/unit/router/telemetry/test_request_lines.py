@@ -107,6 +107,14 @@ def test_page_has_its_route_and_status_and_no_path() -> None:
     ]
 
 
+def test_request_is_slow_by_time_or_by_what_is_usual() -> None:
+    log, one, other = slow_log([], [0.0]), object(), object()
+    assert log.limit_s(one) == 1.0
+    log.learn({one: 0.05, other: 0.0001})
+    assert (log.limit_s(one), log.limit_s(other), log.limit_s(None)) == (0.2, 0.01, 1.0)
+    assert slow_log([], [0.0], math.inf, math.inf).limit_s(one) == math.inf
+
+
 def test_slow_requests_are_written_so_often_and_the_others_are_counted() -> None:
     now = [0.0]
     log = slow_log([], now)

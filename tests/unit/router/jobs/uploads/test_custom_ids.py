@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import random
+
 from capamesh.router.jobs.uploads.custom_ids import DIGEST_BYTES, CustomIds
 
 SALT = bytes(range(16))
+
+
+def test_each_name_is_new_once() -> None:
+    ids = CustomIds(SALT)
+    names = [f"request-{number}" for number in range(20_000)]
+    assert all(ids.add(name) for name in names)
+    random.Random(7).shuffle(names)
+    assert not any(ids.add(name) for name in names[:1000])
 
 
 def test_names_of_any_length_take_as_much_memory() -> None:

@@ -101,6 +101,23 @@ def test_worker_that_is_down_is_owed_nothing() -> None:
     assert made.process.sent == []
 
 
+def test_worker_serves_once_it_says_so() -> None:
+    made = Made()
+    made.says(Status({"state": "starting"}))
+    assert (made.worker.is_serving, made.worker.serves.is_set()) == (False, False)
+    made.says(Status({"state": "waiting", "reason": "no node", "link_address": "h:1"}))
+    assert (made.worker.is_serving, made.worker.serves.is_set()) == (True, True)
+    assert made.worker.row == {
+        "name": "worker-1",
+        "state": "waiting",
+        "reason": "no node",
+        "pid": 7,
+        "starts": 1,
+        "last_down": "",
+        "link_address": "h:1",
+    }
+
+
 def test_counts_of_a_worker_are_there_for_who_is_told_of_its_end_and_gone_after() -> None:
     made = Made()
     made.says(Counts(b"x 1.0", {"now": [0, 0, 0]}))
