@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,9 @@ from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.balancing.prober import Prober
 from capamesh.router.fleet.membership import FleetMembers
 from capamesh.router.http.body_budget import BodyBudget
+from capamesh.router.jobs.running.shard_results import ShardResults
+from capamesh.router.jobs.store import lease_operations, shard_operations
+from capamesh.router.jobs.store.tables import SHARDS
 from capamesh.router.requests import answer_cache
 from capamesh.router.requests.answer_cache import AnswerCache
 from capamesh.router.resilience.retry_budget import RetryBudget
@@ -69,24 +73,47 @@ def body_is_not_given_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(BodyBudget, "release", lambda *_: None)
 
 
+def lost_lease_is_committed_all_the_same(patch: pytest.MonkeyPatch) -> None:
+    shard = SHARDS.c.job == shard_operations._JOB, SHARDS.c.seq == shard_operations._SEQ
+    for module, name in ((shard_operations, "_COMMIT"), (lease_operations, "_RENEW")):
+        anyones = getattr(module, name)._generate()
+        anyones._where_criteria = ()
+        patch.setattr(module, name, anyones.where(*shard))
+
+
+def row_is_written_twice_by_who_takes_a_shard_over(patch: pytest.MonkeyPatch) -> None:
+    write = ShardResults.write
+
+    def twice(self: ShardResults, sink: Any) -> Any:
+        if self._lease.token > 1:
+            self._results[-1] = replace(self._results[-1], numbers=self._results[0].numbers)
+        return write(self, sink)
+
+    patch.setattr(ShardResults, "write", twice)
+
+
 @pytest.mark.parametrize(
-    "plant",
+    ("plant", "focus"),
     [
-        retry_forgets_its_budget,
-        probe_counts_as_a_request,
-        loser_of_a_hedge_is_not_withdrawn,
-        request_that_its_client_left_stays_in_flight,
-        answer_is_kept_under_the_key_of_another,
-        drain_cuts_what_runs,
-        revoked_member_is_believed,
-        body_is_not_given_back,
+        (retry_forgets_its_budget, {}),
+        (probe_counts_as_a_request, {}),
+        (loser_of_a_hedge_is_not_withdrawn, {"faults": ["slow", "slow"], "rows": 0}),
+        (request_that_its_client_left_stays_in_flight, {}),
+        (answer_is_kept_under_the_key_of_another, {}),
+        (drain_cuts_what_runs, {"faults": ["drain"], "rows": 0, "is_once": True}),
+        (revoked_member_is_believed, {"faults": ["revoke"], "rows": 0}),
+        (body_is_not_given_back, {}),
+        (lost_lease_is_committed_all_the_same, {"faults": ["freeze_router"], "rows": 1200}),
+        (row_is_written_twice_by_who_takes_a_shard_over, {"faults": ["kill_router"], "rows": 1200}),
     ],
 )
-def test_planted_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_bug_is_found(
+    plant: Plant, focus: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     plant(monkeypatch)
     for seed in range(SEEDS):
         try:
-            Story(seed).play()
+            Story(seed, **focus).play()
         except Exception:  # noqa: BLE001 - a violation, or what breaks for the bug
             return
     pytest.fail(f"no seed up to {SEEDS} finds it")

@@ -11,9 +11,10 @@ import argparse
 import asyncio
 import json
 import random
+import sqlite3
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -72,14 +73,28 @@ class Asked:
 class Story:
     """One seed's."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        faults: Sequence[str] = (),
+        rows: int | None = None,
+        is_once: bool | None = None,
+    ) -> None:
+        """Draw it; `faults` are the only ones that happen, each once, and the others are not drawn either where they are given."""
         self.rng = rng = random.Random(f"{seed}/story")  # noqa: S311 - replays
         self.is_cached = rng.random() < 0.3
-        self.is_once = not self.is_cached and rng.random() < 0.3
+        self._faults = faults
+        drawn = not self.is_cached and rng.random() < 0.3
+        self.is_once = drawn if is_once is None else is_once
         """True if no request may run twice."""
-        self.rows = rng.choice((0, 0, 200, 1200))
+        drawn_rows = rng.choice((0, 0, 200, 1200))
+        self.rows = drawn_rows if rows is None else rows
         """The rows of its job; 0: there is none."""
         self.job = ""
+        self._jobs: sqlite3.Connection | None = None
+        self._done: dict[int, str] = {}
+        """The manifests of the shards that are done."""
         rules = f"[{model.NAME}]\n"
         if self.is_cached:
             rules += "cache = { ttl_s = 2.0, shared = true }\n"
@@ -107,7 +122,11 @@ class Story:
 
     def play(self) -> None:
         """Play it; raises `Violation` where something is wrong, and whatever broke."""
-        self.world.play(self._play())
+        try:
+            self.world.play(self._play())
+        finally:
+            if self._jobs is not None:
+                self._jobs.close()
 
     async def _play(self) -> None:
         world, rng = self.world, self.rng
@@ -193,6 +212,7 @@ class Story:
             "model": model.NAME,
             "input": {"url": str(self.world.data / "in.jsonl")},
             "client_key": "the job",
+            "concurrency": self.rng.choice((0, 1, 2)),
             "failure": {"most_bad_rows": self.rows},
         }
         while not self.job:
@@ -203,6 +223,21 @@ class Story:
                 self.job = answer.json()["id"]
             else:
                 await asyncio.sleep(1.0)
+
+    def _check_shards(self) -> None:
+        """Raise `Violation` where a shard that was done is another now."""
+        if self._jobs is None:
+            file = self.world.folder / "jobs.db"
+            if not self.job or not file.exists():
+                return
+            self._jobs = sqlite3.connect(file)
+        for seq, manifest in self._jobs.execute(
+            "SELECT seq, manifest FROM shard WHERE state = 'done'"
+        ):
+            if self._done.setdefault(seq, manifest) != manifest:
+                raise Violation(
+                    f"shard {seq} was done with {self._done[seq]}, and is with {manifest}"
+                )
 
     async def _check_job(self) -> None:
         """Raise `Violation` unless the job ends, with one result of each row."""
@@ -240,10 +275,16 @@ class Story:
     def _plan(self) -> Iterator[tuple[float, Callable[[], Any]]]:
         """Yield the times of faults, and the faults."""
         rng = self.rng
+        for name in self._faults:
+            yield rng.uniform(0.0, 6.0), getattr(self, f"_{name}")
+        if self._faults:
+            return
         faults = [
             self._kill, self._freeze, self._part, self._reset, self._slow, self._jump, self._drain,
             self._drain, self._ill, self._all_ill, self._lie, self._revoke,
         ]  # fmt: skip
+        if self.rows and rng.random() < 0.5:
+            yield rng.uniform(0.5, 6.0), rng.choice((self._freeze_router, self._kill_router))
         for _ in range(rng.choice((0, 1, 2, 4))):
             yield rng.uniform(0.0, DURATION_S * 0.8), rng.choice(faults)
 
@@ -262,7 +303,9 @@ class Story:
         return self.rng.choice(world.nodes if self.rng.random() < 0.7 else world.routers)
 
     async def _kill(self) -> None:
-        host, for_s = self._victim(), self.rng.uniform(0.05, 8.0)
+        await self._kill_for(self._victim(), self.rng.uniform(0.05, 8.0))
+
+    async def _kill_for(self, host: Host, for_s: float) -> None:
         if host.machine is None:
             return
         self._wrong(for_s)
@@ -271,7 +314,16 @@ class Story:
         self.world.start(host)
 
     async def _freeze(self) -> None:
-        host, for_s = self._victim(), self.rng.uniform(0.05, 10.0)
+        await self._freeze_for(self._victim(), self.rng.uniform(0.05, 10.0))
+
+    async def _freeze_router(self) -> None:
+        """Freeze a router for longer than its leases hold."""
+        await self._freeze_for(self.rng.choice(self.world.routers), self.rng.uniform(16.0, 20.0))
+
+    async def _kill_router(self) -> None:
+        await self._kill_for(self.rng.choice(self.world.routers), self.rng.uniform(0.05, 8.0))
+
+    async def _freeze_for(self, host: Host, for_s: float) -> None:
         machine = host.machine
         if machine is None or machine.is_halted:
             return
@@ -432,6 +484,7 @@ class Story:
             now_s = self.world.loop.time()
             for host in self.world.nodes:
                 self._check_work(host)
+            self._check_shards()
             for number, asked in self.open.items():
                 late_s = now_s - asked.began_s - TIMEOUT_S - SLACK_S
                 if late_s > 0 and now_s > self.until_s:
