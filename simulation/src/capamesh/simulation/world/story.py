@@ -83,7 +83,7 @@ class Story:
     ) -> None:
         """Draw it; `faults` are the only ones that happen, each once, and the others are not drawn either where they are given."""
         self.rng = rng = random.Random(f"{seed}/story")  # noqa: S311 - replays
-        self.is_cached = rng.random() < 0.3
+        self.is_cached = rng.random() < 0.3 and not is_once
         self._faults = faults
         drawn = not self.is_cached and rng.random() < 0.3
         self.is_once = drawn if is_once is None else is_once
