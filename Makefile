@@ -102,7 +102,7 @@ test-real-loop: $(READY) build/models ## The integration tests on real sockets a
 	$(BIN)/pytest tests/integration --real-loop $(ARGS)
 
 test-worlds: $(READY) ## Whole fleets in virtual time, with faults, from 20,000 seeds (or SEEDS=FIRST:LAST)
-	CAPAMESH_WORLD_SEEDS=$(or $(SEEDS),150:20150) $(BIN)/pytest tests/simulation/test_stories.py -n 2 -q $(ARGS)
+	CAPAMESH_PURE=1 CAPAMESH_WORLD_SEEDS=$(or $(SEEDS),150:20150) $(BIN)/pytest tests/simulation/test_stories.py -n 2 -q $(ARGS)
 
 test-e2e: $(READY) build/models ## Whole networks of real processes
 	$(BIN)/pytest tests/e2e -n 2 --dist loadfile $(ARGS)

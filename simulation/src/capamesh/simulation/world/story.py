@@ -560,7 +560,7 @@ def router_counters(router: Any) -> dict[str, int]:  # noqa: ANN401 - what only 
         "let in": balancer.under_way,
         "copies": len(parts.routing.pipeline.copies),
         "answers' claims": parts.answers.waiting,
-        "bodies' bytes": router._fronts._clients.budget.used_bytes,  # noqa: SLF001
+        "bodies' bytes": router._fronts.clients.budget.used_bytes,  # noqa: SLF001
     }
 
 
