@@ -169,7 +169,8 @@ class SimLoop(asyncio.SelectorEventLoop):
         for kept in ("family", "flags", "reuse_address", "reuse_port"):
             options.pop(kept, None)
         if sock is not None:  # one of the kernel's gives its address
-            (host, port), _ = sock.getsockname()[:2], sock.close()
+            host, port = sock.getsockname()[:2]
+            sock.close()
         hosts = [host] if host is None or isinstance(host, str) else list(host)
         if len(hosts) != 1:
             raise NotImplementedError("a server in memory listens at one address")
