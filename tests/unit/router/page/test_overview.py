@@ -3,8 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from fleet_fakes import Fleet, hang
+from fleet_fakes import Fleet, advert, hang, offer
 
+from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.fleet import Joined, Suspected
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import Member
@@ -54,3 +55,21 @@ async def test_state_of_a_node_is_one_word_with_the_reason() -> None:
         "ejected": ("ejected", by_peer[PeerId("ejected")].health.reason),
         "draining": ("draining", "it takes no new requests"),
     }
+
+
+async def test_node_names_some_of_its_failing_models_and_those_on_the_cpu() -> None:
+    fleet = Fleet()
+    failing = tuple(offer(f"f{at}", state=ModelState.FAILED, reason="x" * 999) for at in range(5))
+    slow = replace(offer("slow"), provider="CPUExecutionProvider")
+    one = advert("a", models=(*failing, slow))
+    fleet.view.apply([Joined(replace(one, devices=(replace(one.devices[0], kind="cuda"),)))])
+    (node,) = made(fleet).nodes.values()
+    assert (node["models_failed"], len(node["failing"]), len(node["failing"][0]["reason"])) == (
+        5,
+        3,
+        300,
+    )
+    assert (node["models_on_cpu"], node["on_cpu"]) == (1, ["slow/1"])
+    fleet.view.apply([Joined(replace(one, devices=(replace(one.devices[0], kind="cpu"),)))])
+    (node,) = made(fleet).nodes.values()
+    assert node["models_on_cpu"] == 0

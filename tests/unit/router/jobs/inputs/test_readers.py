@@ -199,6 +199,17 @@ def test_texts_of_csv_may_have_line_ends_and_quotes(tmp_path: Path) -> None:
     assert [each.decode() for one in batches for each in one.inputs["s"].tolist()] == texts
 
 
+def test_row_of_csv_with_other_fields_is_bad(tmp_path: Path) -> None:
+    path = tmp_path / "in"
+    path.write_text("n,id\n1,a\n2\n3,c,d\n4,e\n")
+    (batch,), bad = all_batches(spec_of(path, InputFormat.CSV, k=("n",)), 100, {"k": INPUTS["k"]})
+    assert batch.ids == ["a", "e"]
+    assert [each.text for each in bad] == [
+        "the row has 1 fields, the names are 2",
+        "the row has 3 fields, the names are 2",
+    ]
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [

@@ -21,3 +21,9 @@ def test_given_limits_are_divided_and_rounded_up() -> None:
     assert (mine.body_budget_bytes, mine.answer_budget_bytes) == (34, 17)
     assert (mine.max_connections, mine.max_connections_per_address) == (4, 2)
     assert mine.link_port == 4102
+
+
+def test_missing_limits_are_shares_of_the_machine() -> None:
+    mine = worker_settings(RouterSettings(Path(), workers=2), memory_bytes=1600, link_port=0)
+    assert (mine.body_budget_bytes, mine.answer_budget_bytes) == (100, 100)
+    assert (mine.max_connections, mine.max_connections_per_address) == (2048, 1024)
