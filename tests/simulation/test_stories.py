@@ -10,7 +10,7 @@ import pytest
 
 from capamesh.simulation.world.story import Story
 
-FIRST, _, LAST = os.environ.get("CAPAMESH_WORLD_SEEDS", "0:150").partition(":")
+FIRST, _, LAST = os.environ.get("CAPAMESH_WORLD_SEEDS", "0:100").partition(":")
 """The seeds that are played: `make test-all` plays others and more."""
 
 

@@ -86,6 +86,8 @@ class VirtualThread:
             if not self._is_over:
                 _RUNNING.thread = self
                 self._context.copy().run(self._work)
+        except SystemExit:
+            return
         finally:
             self._is_over = True
             self._parked.release()
