@@ -213,7 +213,7 @@ class Story:
             "input": {"url": str(self.world.data / "in.jsonl")},
             "client_key": "the job",
             "concurrency": self.rng.choice((0, 1, 2)),
-            "failure": {"most_bad_rows": self.rows},
+            "failure": {"most_bad_rows": self.rows, "most_failures": 100},
         }
         while not self.job:
             router = self.rng.choice(self.world.routers)
