@@ -269,6 +269,7 @@ async def test_timeout_is_in_microseconds_and_at_most_the_router_s_own(
     assert budget_ms - 3_000 < sent_ms <= budget_ms
 
 
+@pytest.mark.real_loop("a microsecond passes by itself")
 async def test_request_whose_time_is_up_is_a_504_and_leaves_nothing_in_flight(
     http: Http,
 ) -> None:
