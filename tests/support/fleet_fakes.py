@@ -439,13 +439,16 @@ class Nodes:
         invite: str = "",
     ) -> FakeLink:
         """Add a node with one address whose link follows `script`."""
-        joined = advert(peer, f"{peer.lower()}:1", models=models)
+        self.hear(advert(peer, f"{peer.lower()}:1", models=models), invite)
+        self.links.append(linked(self.endpoints[-1], *script))
+        return self.links[-1]
+
+    def hear(self, joined: NodeAdvert, invite: str = "") -> None:
+        """Add the node of an advert."""
         judged = self.owners.heard(joined, invite, self.clock()) if self.owners else None
         self.view.apply([Joined(joined)])
         if judged is not None:
             self.view.judge_anew(judged)
-        self.links.append(linked(self.endpoints[-1], *script))
-        return self.links[-1]
 
     def relink(self, at: int, *script: Reply) -> FakeLink:
         """Give a node a new link; who waits for one is told in this call."""

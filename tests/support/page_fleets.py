@@ -44,9 +44,7 @@ def join(fleet: Fleet, at: int, models: tuple[ModelOffer, ...]) -> Endpoint:
     told = advert(peer_of(at), models=models)
     region, town = (("eu-central", "fra"), ("us-east", "iad"), ("ap-south", "bom"))[at % 3]
     name = f"{town}-{'cpu' if kind == 'cpu' else 'gpu'}-{at:02d}"
-    fleet.view.apply(
-        [Joined(replace(told, devices=(device,), region=region, name=name, agent_version="0.1.0"))]
-    )
+    fleet.hear(replace(told, devices=(device,), region=region, name=name, agent_version="0.1.0"))
     endpoint = fleet.endpoints[-1]
     fleet.links.append(linked(endpoint, echo))
     endpoint.network.rtt_s = 0.0004 * (1 + at % 17)

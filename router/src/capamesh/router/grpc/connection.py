@@ -138,7 +138,7 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
     def resumed(self) -> None:
         self._is_paused = False
         if not self._is_over:
-            self._flush()
+            self._flush(was_clogged=True)
 
     @override
     def ask_to_leave(self) -> None:
@@ -262,7 +262,7 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
         if not self._is_over:
             self._flush()
 
-    def _flush(self) -> None:
+    def _flush(self, *, was_clogged: bool = False) -> None:
         """Write what may be written, go on with calls that waited for that, and see who is to be waited for."""
         if self._ended:
             self._calm.earn_calls(self._ended)
@@ -270,9 +270,10 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
             self._host.used_s = self.front.now_s()
             if self.front.requests.is_closing and not self._is_closing:
                 self._say_goodbye()
+        was_clogged = was_clogged or self.is_clogged
         self._write()
         unsent_bytes = self.session.unsent_bytes
-        if unsent_bytes or self._unsent.size_bytes:
+        if was_clogged or unsent_bytes or self._unsent.size_bytes:
             if not self._unsent.has(unsent_bytes):
                 self._unread()
                 return
