@@ -42,6 +42,7 @@ async def behave(http: Http, target: Target, name: int) -> None:
                     await asyncio.sleep(0.01)
 
 
+@pytest.mark.real_loop("OpenSSL reads the system's sockets")
 @pytest.mark.parametrize("has_tls", [False, True], ids=["plain", "tls"])
 async def test_clients_are_answered_among_those_that_misbehave_of_whom_nothing_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_tls: bool
