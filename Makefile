@@ -51,10 +51,12 @@ test-compiled: export CAPAMESH_PURE := 0
 REST := types-again test-sources test-compiled test-real-loop test-worlds test-e2e test-hostile test-slow test-clients test-chaos test-fuzz test-mutation test-pythons
 LONG := not slow and not chaos
 UNIT := CAPAMESH_PURE=1 $(BIN)/pytest tests/unit -q
-SMOKE := $(BIN)/pytest tests/e2e tests/hostile -m "smoke and $(LONG)" -q -o cache_dir=build/smoke
-# What fails is asked again once, aloud; what cannot be collected is not.
-ASK_SMOKE = rm -rf build/smoke; $(SMOKE) -n 2 --dist loadfile || { [ $$? = 1 ] && \
-	  echo "SMOKE ASKED AGAIN: these tests failed once, and refuse the change if they fail twice" && $(SMOKE) --last-failed; }
+INTEGRATION := $(BIN)/pytest tests/integration tests/gpu -q
+SMOKE := $(BIN)/pytest tests/e2e tests/hostile -m "smoke and $(LONG)" -q
+# What fails on real sockets and a real clock is asked again once, aloud; what runs in virtual time or cannot be collected is not.
+ask = rm -rf build/asked/$(1); $(2) -o cache_dir=build/asked/$(1) -n 2 --dist loadfile || { [ $$? = 1 ] && \
+	  echo "SMOKE ASKED AGAIN: these tests failed once, and refuse the change if they fail twice" && \
+	  $(2) -o cache_dir=build/asked/$(1) --last-failed --again; }
 
 check: $(READY) ## The first tier, 90 s: style mended where it can be; types, imports, and the unit tests but the dearest
 	@$(BIN)/ruff check --fix && $(BIN)/ruff format
@@ -64,18 +66,18 @@ check: $(READY) ## The first tier, 90 s: style mended where it can be; types, im
 test-fast: $(READY)
 	@$(UNIT) -n 2 -m "not full and $(LONG)"
 
-test: $(READY) build/models ## The second tier, and all that refuses a change: unit and integration tests, fleets from 150 seeds, and a smoke of real processes
+test: $(READY) build/models ## The second tier, and all that refuses a change: unit and integration tests, fleets from 100 seeds, and a smoke of real processes
 	@$(BIN)/python scripts/compile_modules.py --if-possible
 	@$(BIN)/capamesh version
 	@mkdir -p build/logs
 	@{ $(UNIT) tests/simulation -p no:cacheprovider && \
 	   CAPAMESH_PURE=1 $(BIN)/pytest tests/integration -p no:cacheprovider -q -m "pure and $(LONG)"; } > build/logs/unit 2>&1 & unit=$$!; \
-	$(BIN)/pytest tests/integration tests/gpu -n 2 --dist loadfile -q; rest=$$?; \
-	{ $(ASK_SMOKE); } || rest=1; \
+	rest=0; { $(call ask,integration,$(INTEGRATION)); } || rest=1; \
+	{ $(call ask,smoke,$(SMOKE)); } || rest=1; \
 	wait $$unit; unit=$$?; cat build/logs/unit; exit $$((rest || unit))
 
 test-smoke: $(READY) build/models ## Whole networks of real processes, each kind of process once; what fails is asked again once
-	@$(ASK_SMOKE)
+	@$(call ask,smoke,$(SMOKE))
 
 test-all: check test docs ## The third tier: all there is, for hours, each part whatever became of those before it; `make TARGET` runs one
 	@failed=; for part in $(REST); do echo "=== $$part"; $(MAKE) --no-print-directory $$part || failed="$$failed $$part"; done; \

@@ -35,6 +35,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--real-loop", action="store_true", help="run integration tests on the system's loop"
     )
     group.addoption(
+        "--again", action="store_true", help="ask tests again that failed, but none in virtual time"
+    )
+    group.addoption(
         "--loop-seed", type=int, help="have the simulated loop draw the order of what is ready"
     )
 

@@ -60,3 +60,8 @@ def _is_real(item: pytest.Item) -> bool:
     return item.get_closest_marker("real_loop") is not None or any(
         str(each) in REAL for each in (place, *place.parents)
     )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.config.getoption("again") and not _is_real(item):
+        pytest.fail("it runs in virtual time: what it said the first time counts")
