@@ -90,7 +90,7 @@ def main() -> int:
     pure = sum(1 for text in claims.values() if CLAIM.search(text))
     print(
         "\n".join(faults)
-        or f"imports: {pure} of {len(claims)} modules are pure; none import each other"
+        or f"imports: {pure} of {len(claims)} modules are pure; no modules import each other in a circle"
     )
     return 1 if faults else 0
 
