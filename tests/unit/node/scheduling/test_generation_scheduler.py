@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,12 @@ from capamesh.node.generation import (
 )
 from capamesh.node.generation.slots import Logits
 from capamesh.node.runtime.text_generation.text_model import ReadCall
-from capamesh.node.scheduling import PendingRequest, Result, generation_runner
+from capamesh.node.scheduling import (
+    PendingRequest,
+    Result,
+    generation_runner,
+    generation_scheduler,
+)
 from capamesh.node.scheduling.generation_runner import GenerationRunner
 from capamesh.node.scheduling.generation_scheduler import GenerationScheduler
 from capamesh.node.scheduling.reading_queue import ReadingQueue
@@ -565,6 +571,26 @@ async def test_closing_ends_all_requests_with_the_reason(desk: Desk) -> None:
         error = await each.error()
         assert isinstance(error, ModelUnavailable)
         assert "unloaded" in error.message
+
+
+class LateThreads(ThreadPoolExecutor):
+    """Begins with nothing that it is given."""
+
+    def _adjust_thread_count(self) -> None:
+        pass
+
+
+@pytest.mark.pure
+async def test_closing_before_a_thread_reads_a_request_is_no_fault_of_the_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(generation_scheduler, "ThreadPoolExecutor", LateThreads)
+    desk = Desk()
+    asked = desk.ask(prompt=[1, 2], max_tokens=6)
+    await asyncio.to_thread(desk.scheduler.close)
+    error = await asked.error()
+    assert isinstance(error, ModelUnavailable)
+    assert "unloaded" in error.message
 
 
 async def test_masks_of_grammars_are_made_in_another_thread(desk: Desk) -> None:

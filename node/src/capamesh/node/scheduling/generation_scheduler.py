@@ -58,6 +58,7 @@ LOOK_S: Final = 0.5
 """Seconds between two looks at deadlines of calls that are read, and at runs that hang (guess)."""
 _SMOOTHING: Final = 0.2
 """The weight of the newest token in the times that tokens take (guess)."""
+_UNLOADED: Final = "the model was unloaded"
 
 
 class GenerationScheduler(Scheduler):
@@ -113,7 +114,7 @@ class GenerationScheduler(Scheduler):
         self._is_closed = True
         self._readers.shutdown(wait=False, cancel_futures=True)
         if self._runner is not None:
-            self._runner.stop("the model was unloaded")
+            self._runner.stop(_UNLOADED)
 
     def figures(self) -> dict[str, object]:
         """Return what is counted of tokens, and how much of the slots is in use, as plain values."""
@@ -296,7 +297,7 @@ class GenerationScheduler(Scheduler):
         """Have the next calls read, as many as there are threads."""
         while self._reading < READERS and (reading := self._unread.take()) is not None:
             if self._is_closed:
-                self._fail(reading.request, ModelUnavailable("the model was unloaded"))
+                self._fail(reading.request, ModelUnavailable(_UNLOADED))
                 continue
             self._reading += 1
             call = self._live[reading.request]
@@ -314,7 +315,10 @@ class GenerationScheduler(Scheduler):
         if request not in self._live:
             return
         self._let_go(call)
-        if future.cancelled() or error is not None:
+        if future.cancelled():  # `close` came before a thread did
+            self._fail(request, ModelUnavailable(_UNLOADED))
+            return
+        if error is not None:
             self._fail(request, _told(error))
             return
         read = future.result()
@@ -426,7 +430,7 @@ def _smoothed(before_s: float, new_s: float) -> float:
     return before_s + (new_s - before_s) * (_SMOOTHING if before_s else 1.0)
 
 
-def _told(error: BaseException | None) -> CapameshError:
+def _told(error: BaseException) -> CapameshError:
     """Return what a caller is told of a call that could not be read."""
     if isinstance(error, CapameshError):
         return error.with_traceback(None)
