@@ -36,6 +36,7 @@ def test_name_that_is_nearly_right_is_told_the_right_one(
     assert meant in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_help_has_examples_and_fits_80_columns_with_whole_names_of_options(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

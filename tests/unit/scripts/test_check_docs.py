@@ -121,6 +121,7 @@ CASES = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.pure  # the generated pages show signatures
 @pytest.mark.parametrize("case", CASES)
 def test_fault_is_found_with_its_place(case: str) -> None:

@@ -129,6 +129,7 @@ def small_project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.full
 def test_each_mutant_is_told_with_the_tests_that_notice_it(project: Path) -> None:
     run = _mutate(project, "--matrix", "--least", "protocol=0.9", "0.5")
 
@@ -150,6 +151,7 @@ def test_each_mutant_is_told_with_the_tests_that_notice_it(project: Path) -> Non
     }
 
 
+@pytest.mark.full
 def test_share_that_suffices_succeeds(project: Path) -> None:
     assert _mutate(project, "--least", "0.3").returncode == 0
 

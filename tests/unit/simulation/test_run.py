@@ -227,6 +227,7 @@ def test_node_that_is_gone_for_long_leaves_the_fleet_and_is_taken_in_again() -> 
     assert fleet.finish().failed == {}
 
 
+@pytest.mark.full
 def test_router_without_a_gate_lets_everything_in() -> None:
     results = ill(load=3.0, has_gate=False, requests=(RequestKind("r", "m", deadline_s=0.2),))
     gated = ill(load=3.0, requests=(RequestKind("r", "m", deadline_s=0.2),))

@@ -139,6 +139,7 @@ def test_routers_that_come_all_the_time_at_most_double_a_node_s_adverts(is_known
 sizes = st.integers(0, 3_000)
 
 
+@pytest.mark.full
 @given(
     st.lists(st.tuples(st.floats(0, 400), sizes, st.booleans()), max_size=30),
     st.lists(st.sampled_from([0, 0, 0, 1, 2]), min_size=1),

@@ -96,6 +96,7 @@ def random_request(rng: random.Random) -> GenerationRequest:
     )
 
 
+@pytest.mark.full
 @pytest.mark.seeds
 @pytest.mark.parametrize("text", [LetterText, PairText])
 def test_answers_are_those_of_a_model_that_rounds_nothing_token_by_token(

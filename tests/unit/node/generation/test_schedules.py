@@ -131,6 +131,7 @@ def test_answers_of_random_schedules_are_those_of_requests_alone() -> None:
     assert sum(each.replayed for each in runs) > 50
 
 
+@pytest.mark.full
 @pytest.mark.seeds
 @pytest.mark.parametrize("lookup_tokens", [1, 4, 15])
 def test_answers_that_are_guessed_in_random_schedules_are_those_of_requests_alone(

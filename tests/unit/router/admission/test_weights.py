@@ -34,6 +34,7 @@ def test_answers_are_by_weight_whatever_callers_do(
     assert sum(answered) >= 0.95 * (SECONDS - 1) * 400
 
 
+@pytest.mark.full
 @pytest.mark.seeds
 @pytest.mark.parametrize(("gold", "iron"), [(100, 30), (30, 100), (20, 200)])
 def test_numbers_of_callers_do_not_matter_as_long_as_both_want_more(gold: int, iron: int) -> None:

@@ -109,6 +109,7 @@ def test_first_members_of_an_invite_have_places_until_they_leave() -> None:
     assert [one.refused for one in net.hearing.quotas.over()] == []
 
 
+@pytest.mark.full
 def test_endless_identities_of_one_invite_take_sixty_four_places() -> None:
     net, token = network(), invite()
     honest = joined()

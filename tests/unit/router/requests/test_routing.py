@@ -542,6 +542,7 @@ async def test_closing_ends_the_copies_also_those_that_have_not_begun(supervisor
 # all together
 
 
+@pytest.mark.full
 def test_gates_replicas_and_copies_are_empty_in_the_end_whatever_happens() -> None:
     @in_virtual_time
     async def scenario(seed: int) -> int:

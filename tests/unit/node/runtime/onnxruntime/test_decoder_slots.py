@@ -336,6 +336,7 @@ def ids_alone(slots: DecoderSlots, request: GenerationRequest, lookup_tokens: in
     return desk.ids(sequence)
 
 
+@pytest.mark.full
 @pytest.mark.seeds
 @pytest.mark.parametrize(
     ("kind", "schedules", "device"),
@@ -356,6 +357,7 @@ def test_answers_of_random_schedules_are_those_of_requests_alone(
     assert sum(each.bulk_gave_way for each in runs) > schedules // 10
 
 
+@pytest.mark.full
 @pytest.mark.seeds
 @pytest.mark.parametrize("kind", ["q8", "w8a8", "fp32", "mask"])
 def test_answers_that_are_guessed_in_random_schedules_are_those_of_requests_alone(
