@@ -20,6 +20,7 @@ from capamesh.router.jobs.store import lease_operations, shard_operations
 from capamesh.router.jobs.store.tables import SHARDS
 from capamesh.router.requests import answer_cache
 from capamesh.router.requests.answer_cache import AnswerCache
+from capamesh.router.requests.generation.parts import Progress
 from capamesh.router.resilience.retry_budget import RetryBudget
 from capamesh.simulation.world.story import Story
 
@@ -92,6 +93,15 @@ def row_is_written_twice_by_who_takes_a_shard_over(patch: pytest.MonkeyPatch) ->
     patch.setattr(ShardResults, "write", twice)
 
 
+def stream_resumes_one_token_late(patch: pytest.MonkeyPatch) -> None:
+    left = Progress.left
+    patch.setattr(
+        Progress,
+        "left",
+        lambda self: {choice: [*ids, ids[-1] + 1] for choice, ids in left(self).items()},
+    )
+
+
 @pytest.mark.parametrize(
     ("plant", "focus"),
     [
@@ -104,6 +114,7 @@ def row_is_written_twice_by_who_takes_a_shard_over(patch: pytest.MonkeyPatch) ->
         (revoked_member_is_believed, {"faults": ["revoke"], "rows": 0}),
         (body_is_not_given_back, {}),
         (lost_lease_is_committed_all_the_same, {"faults": ["freeze_router"], "rows": 1200}),
+        (stream_resumes_one_token_late, {"faults": ["kill_node"], "rows": 0}),
         (row_is_written_twice_by_who_takes_a_shard_over, {"faults": ["kill_router"], "rows": 1200}),
     ],
 )

@@ -98,13 +98,18 @@ class WorldModel(LoadedModel):
         """Do nothing: there is nothing to let go of."""
 
 
-def source() -> ModelSource:
-    """Return the model's source, a file that is not there."""
+def source(name: str = NAME) -> ModelSource:
+    """Return a model's source, a file that is not there."""
     return ModelSource(
-        ModelName(NAME),
+        ModelName(name),
         ModelVersion("1"),
         VerifiedContent(
-            Path("m/1/model.onnx"), f"{ALGORITHM}:{'1'.rjust(64, '0')}", 0, ChunkList(()), (), 0
+            Path(f"{name}/1/model.onnx"),
+            f"{ALGORITHM}:{'1'.rjust(64, '0')}",
+            0,
+            ChunkList(()),
+            (),
+            0,
         ),
         Manifest(rules=RULES),
     )

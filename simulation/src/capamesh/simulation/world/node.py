@@ -15,11 +15,16 @@ from capamesh.node.agent.announcer import Announcer
 from capamesh.node.agent.hearing import Hearing
 from capamesh.node.contract.messages import DeviceOffer
 from capamesh.node.devices.in_flight_journal import InFlightJournal
+from capamesh.node.generation import GenerationSettings
 from capamesh.node.models.preparation import LoadResult
 from capamesh.node.models.registry import HostedModel, ModelRegistry
 from capamesh.node.profiling.profile_cache import Measured
 from capamesh.node.scheduling import BatchPlan, DynamicBatcher
+from capamesh.node.scheduling.generation_runner import GenerationRunner
+from capamesh.node.scheduling.generation_scheduler import GenerationScheduler
 from capamesh.node.scheduling.runner import ModelRunner
+from capamesh.node.scheduling.stats import Meter
+from capamesh.node.scheduling.watched_slots import WatchedSlots
 from capamesh.node.worker.process import OBSERVE_S, QUIET_S, QUIET_STEP_S, RECHECK_MEMBERS_S
 from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.adverts import KIND_GOODBYE, Device
@@ -28,18 +33,22 @@ from capamesh.protocol.links.transport import LinkTransport
 from capamesh.protocol.mesh.gossip import demand_topic
 from capamesh.protocol.network import RevocationList
 from capamesh.protocol.tensors import Limits
-from capamesh.simulation.world import model
+from capamesh.simulation.world import model, talker
 from capamesh.simulation.world.memory_mesh import MemoryMesh, MeshBus
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from capamesh.node.runtime.api import LoadedModel
+    from capamesh.node.runtime.text_generation.loaded_decoder import LoadedDecoder
+    from capamesh.node.scheduling.scheduler import Scheduler
     from capamesh.protocol.errors import CapameshError
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.network import Membership
     from capamesh.protocol.system import System
 
 FREE_BYTES = 2**30
+MAX_IN_FLIGHT = 256
 WATCHDOG_S = 60.0
 
 
@@ -63,9 +72,12 @@ class WorldNode:
         self._address = address
         self._membership = membership
         self._trust = membership.trust()
+        self._marks = InFlightJournal(None)
         loop = asyncio.get_running_loop()
         self.models = ModelRegistry()
-        self.models.ready(_hosted(model.WorldModel(slowness, fault, ran), system, self._stuck))
+        self._system = system
+        self.models.ready(self._counting(model.WorldModel(slowness, fault, ran)))
+        self.models.ready(self._talking(talker.decoder(slowness)))
         self.service = WorkerService(
             self.models,
             self._trust,
@@ -159,27 +171,54 @@ class WorldNode:
         if self._trust.update(RevocationList.decode(encoded, self._membership.ca_der)):
             self.service.recheck_members()
 
-    def _stuck(self, reason: str) -> None:
-        raise AssertionError(f"no run of a world is stuck: {reason}")
+    def _counting(self, loaded: model.WorldModel) -> HostedModel:
+        plan = BatchPlan(
+            loaded.inputs, loaded.outputs, is_batching=True, batch_rows=model.BATCH_ROWS
+        )
+        scheduler = DynamicBatcher(plan, model.RULES, model.PROFILE, max_in_flight=MAX_IN_FLIGHT)
+        prepared = LoadResult(loaded, plan, Measured(model.PROFILE, 0, True))
+        return HostedModel(model.source(), prepared, self._runner(loaded, scheduler))
+
+    def _talking(self, loaded: LoadedDecoder) -> HostedModel:
+        meter, clock = Meter(), self._system.steady_s
+        scheduler = GenerationScheduler(
+            loaded.text,
+            meter=meter,
+            most_in_flight=MAX_IN_FLIGHT,
+            clock=clock,
+            marks=self._marks,
+            number=0,
+            watchdog_s=WATCHDOG_S,
+            on_stuck=_stuck,
+        )
+        slots = WatchedSlots(loaded.slots, meter, self._marks, 0, clock)
+        generation = GenerationRunner(
+            slots,
+            GenerationSettings(),
+            clock=clock,
+            on_broken=_stuck,
+            threads=self._system.threads,
+        )
+        scheduler.begin(generation)
+        prepared = LoadResult(
+            loaded, BatchPlan((), ()), Measured(None, 0, False), max_parts=loaded.slots.length
+        )
+        return HostedModel(model.source(talker.NAME), prepared, self._runner(loaded, scheduler))
+
+    def _runner(self, loaded: LoadedModel, scheduler: Scheduler) -> ModelRunner:
+        return ModelRunner(
+            loaded,
+            scheduler,
+            may_run_here=False,
+            clock=self._system.steady_s,
+            switch=model.Switch,
+            marks=self._marks,
+            number=0,
+            watchdog_s=WATCHDOG_S,
+            on_stuck=_stuck,
+            threads=self._system.threads,
+        )
 
 
-def _hosted(
-    loaded: model.WorldModel, system: System, on_stuck: Callable[[str], None]
-) -> HostedModel:
-    plan = BatchPlan(loaded.inputs, loaded.outputs, is_batching=True, batch_rows=model.BATCH_ROWS)
-    scheduler = DynamicBatcher(plan, model.RULES, model.PROFILE, max_in_flight=256)
-    runner = ModelRunner(
-        loaded,
-        scheduler,
-        may_run_here=False,
-        clock=system.steady_s,
-        switch=model.Switch,
-        marks=InFlightJournal(None),
-        number=0,
-        watchdog_s=WATCHDOG_S,
-        on_stuck=on_stuck,
-        threads=system.threads,
-    )
-    return HostedModel(
-        model.source(), LoadResult(loaded, plan, Measured(model.PROFILE, 0, True)), runner
-    )
+def _stuck(reason: str) -> None:
+    raise AssertionError(f"no run of a world is stuck: {reason}")

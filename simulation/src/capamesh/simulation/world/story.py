@@ -22,7 +22,8 @@ from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed
 from capamesh.protocol.network import RevocationList, Role
 from capamesh.router.resilience.retry_budget import RESERVE, RETRY_SHARE, TTL_S
 from capamesh.simulation.memory_tcp import Machine
-from capamesh.simulation.world import http_client, members, model
+from capamesh.simulation.world import http_client, members, model, talker
+from capamesh.simulation.world.full_disk import full_disk
 from capamesh.simulation.world.http_client import Answer
 from capamesh.simulation.world.world import HTTP_PORT, TIMEOUT_S, Host, Violation, World
 
@@ -156,7 +157,8 @@ class Story:
         end_s = loop.time() + seconds
         while loop.time() < end_s:
             self.asked += 1
-            tasks.create_task(self._ask(self.asked, rng.choice(self.world.routers)))
+            ask = self._ask if rng.random() < 0.8 else self._listen
+            tasks.create_task(ask(self.asked, rng.choice(self.world.routers)))
             await asyncio.sleep(rng.expovariate(rate))
 
     async def _ask(self, number: int, router: Host) -> None:
@@ -200,6 +202,40 @@ class Story:
         if now_s > self.until_s:
             raise Violation(
                 f"{what} and failed though nothing was wrong: {answer.status} {answer.body[:300]!r}"
+            )
+
+    async def _listen(self, number: int, router: Host) -> None:
+        """Have the language model count on from a number, and check each word; now and then it hangs up before."""
+        rng, loop = self.rng, self.world.loop
+        prompt = rng.randint(1, talker.VOCABULARY - talker.MOST_TOKENS - 2)
+        most = rng.randint(1, talker.MOST_TOKENS)
+        body = {"model": talker.NAME, "prompt": [prompt], "max_tokens": most, "temperature": 0}
+        asked = self.open[number] = Asked(router, router.starts, -float(prompt), loop.time())
+        try:
+            async with asyncio.timeout(rng.uniform(0.001, 1.0) if rng.random() < 0.1 else None):
+                answer = await http_client.ask(
+                    router.address,
+                    HTTP_PORT,
+                    "POST",
+                    "/v1/completions",
+                    {**body, "stream": True, "seed": 1},
+                )
+        except TimeoutError:
+            self.world.say(f"client {number} stops listening")
+            return
+        finally:
+            del self.open[number]
+        words, end = heard(answer)
+        self.world.say(f"client {number} heard {len(words)} words of {most} after {prompt}: {end}")
+        what = f"{asked.router.name} was to say {most} words after {prompt}"
+        if words != talker.words_after(prompt, len(words)) or len(words) > most:
+            raise Violation(f"{what} and said {words}")
+        if end == "[DONE]" and len(words) == most:
+            return
+        self.failed += 1
+        if loop.time() > self.until_s:
+            raise Violation(
+                f"{what} and ended after {len(words)} though nothing was wrong: {answer.status} {end} {answer.body[-300:]!r}"
             )
 
     # a job
@@ -247,6 +283,9 @@ class Story:
             shown = answer.json() if answer.status == 200 else {}
             if shown.get("state") in {"completed", "failed", "expired", "cancelled"}:
                 break
+            if shown.get("state") == "paused":  # for a person to make room on the disk
+                path = f"/v1/jobs/{self.job}/resume"
+                await http_client.ask(router.address, HTTP_PORT, "POST", path)
             await asyncio.sleep(1.0)
         done = shown.get("done", {"rows": 0, "bad_rows": 0})
         if shown.get("state") != "completed" or done["rows"] + done["bad_rows"] != self.rows:
@@ -282,6 +321,7 @@ class Story:
         faults = [
             self._kill, self._freeze, self._part, self._reset, self._slow, self._jump, self._drain,
             self._drain, self._ill, self._all_ill, self._lie, self._revoke,
+            *[self._fill] * (2 * bool(self.rows)),
         ]  # fmt: skip
         if self.rows and rng.random() < 0.5:
             yield rng.uniform(0.5, 6.0), rng.choice((self._freeze_router, self._kill_router))
@@ -312,6 +352,9 @@ class Story:
         self.world.kill(host)
         await asyncio.sleep(for_s)
         self.world.start(host)
+
+    async def _kill_node(self) -> None:
+        await self._kill_for(self.rng.choice(self.world.nodes), self.rng.uniform(0.05, 8.0))
 
     async def _freeze(self) -> None:
         await self._freeze_for(self._victim(), self.rng.uniform(0.05, 10.0))
@@ -445,6 +488,13 @@ class Story:
         await asyncio.sleep(for_s)
         host.fault = None
 
+    async def _fill(self) -> None:
+        """Let the disk of jobs be full: no request fails for that, and the job goes on later."""
+        self.world.say("the disk is full")
+        with full_disk([host.process for host in self.world.routers if host.process is not None]):
+            await asyncio.sleep(self.rng.uniform(0.5, 15.0))
+        self.world.say("the disk has room")
+
     async def _revoke(self) -> None:
         """Shut a node out, which goes on as if it had not heard."""
         world = self.world
@@ -497,6 +547,8 @@ class Story:
         now_s = self.world.loop.time()
         wanted = {asked.x for asked in self.open.values()}
         for _, request in host.process.service._requests.values():  # noqa: SLF001
+            if not request.inputs:  # of the language model, once it is read
+                continue
             x = float(request.inputs[0].to_numpy()[0, 0])
             over_s = now_s - self.over_s.get(x, now_s)
             if x < FIRST_OF_JOB and x not in wanted and over_s > WORK_S and now_s > self.cut_s:
@@ -543,6 +595,20 @@ class Story:
         ]
         if left:
             raise Violation(f"left at the end: {'; '.join(left)}")
+
+
+def heard(answer: Answer) -> tuple[list[str], str]:
+    """Return the words of a stream of events, and its last event."""
+    events = [
+        line[len("data: ") :]
+        for line in answer.body.decode().split("\n")
+        if line.startswith("data: ")
+    ]
+    said = [json.loads(event) for event in events if event.startswith("{")]
+    words = "".join(
+        choice["text"] for event in said for choice in event.get("choices", ()) if "text" in choice
+    )
+    return words.split(), events[-1] if events else ""
 
 
 def router_counters(router: Any) -> dict[str, int]:  # noqa: ANN401 - what only this looks at

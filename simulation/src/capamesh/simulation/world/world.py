@@ -165,13 +165,14 @@ class World:
             host.machine = host.process = host.task = None
 
     async def _run(self, host: Host) -> None:
-        host.process = host.start(host)
         try:
+            host.process = host.start(host)
             await host.process.run()
         except asyncio.CancelledError:
             raise
         except BaseException as exc:  # noqa: BLE001 - it ends the story, which raises it
-            self._break(exc)
+            if not self.loop.is_closed():  # else it is the garbage of a process that was killed
+                self._break(exc)
 
     def _host(self, kind: str, role: Role, number: int, start: Callable[[Host], Any]) -> Host:
         name = f"{kind} {number}"
@@ -238,7 +239,8 @@ class World:
         )
 
     def _logged(self, _: object, __: str, event: MutableMapping[str, Any]) -> str:
-        self.say(" ".join(f"{key}={value}" for key, value in event.items()))
+        said = " ".join(f"{key}={value}" for key, value in event.items())
+        self.say(said.replace(str(self.folder), "FOLDER"))
         raise structlog.DropEvent
 
     def _broken(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
