@@ -302,7 +302,7 @@ async def test_child_for_which_there_are_no_descriptors_is_reported_and_tried_ag
     monkeypatch.setattr(child_module, "socket", SimpleNamespace(socketpair=socketpair))
     async with owned(ASYNCIO_CHILD) as owner:
         await owner.until(lambda: len(owner.heard) == 1)
-        reason = "cannot make a channel: [Errno 24] Too many open files"
+        reason = f"cannot start {sys.executable}: [Errno 24] Too many open files"
         assert owner.downs == [reason, reason]
         assert owner.child.starts == 1
 

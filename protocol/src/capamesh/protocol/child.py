@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from typing_extensions import override
 
@@ -19,7 +19,7 @@ from capamesh.protocol.channel.framing import PING, PONG, Message
 from capamesh.protocol.errors import CapameshError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -63,12 +63,14 @@ class Child:
         stop_grace_s: float = _STOP_GRACE_S,
         inherited: Sequence[int] = (),
         environment: Mapping[str, str] | None = None,
+        launch: Launch | None = None,
     ) -> None:
         """`inherited` are the numbers of descriptors that the child has too, besides its channel's.
 
-        `environment` is the child's; None: it is this process's.
+        `environment` is the child's; None: it is this process's. `launch` starts it; None: as a process of the system.
         """
         self.name = name
+        self._launch = launch or launched
         self._argv = tuple(argv)
         self._opening = opening
         self._on_message = on_message
@@ -81,7 +83,7 @@ class Child:
         self._stop_grace_s = stop_grace_s
         self._inherited = tuple(inherited)
         self._environment = environment
-        self._process: _Process | None = None
+        self._process: Process | None = None
         self._channel: AsyncioChannel | None = None
         self._restart_reason = ""
         self.starts = 0
@@ -110,7 +112,7 @@ class Child:
             return
         self._restart_reason = reason
         self.send({"type": "stop"})
-        asyncio.get_running_loop().call_later(self._stop_grace_s, _kill, self._process)
+        asyncio.get_running_loop().call_later(self._stop_grace_s, self._process.kill)
 
     def forgive(self) -> None:
         """Start the child after the first wait when it is lost the next time: that it was lost of late is not its own fault."""
@@ -134,20 +136,9 @@ class Child:
     async def _live_once(self) -> str:
         """Run one process from start to end; return why it ended."""
         try:
-            ours, theirs = socket.socketpair()
+            process, channel = await self._launch(self._argv, self._inherited, self._environment)
         except OSError as exc:  # for example: no file descriptors left
-            return f"cannot make a channel: {exc}"
-        with theirs:
-            try:
-                channel = await AsyncioChannel.connect(ours)
-            except OSError as exc:
-                ours.close()
-                return f"cannot open the channel: {exc}"
-            try:
-                process = self._start(theirs.fileno())
-            except OSError as exc:
-                await channel.close()
-                return f"cannot start {self._argv[0]}: {exc}"
+            return f"cannot start {self._argv[0]}: {exc}"
         self.starts += 1
         self._log.info("child_started", pid=process.pid)
         try:
@@ -158,18 +149,11 @@ class Child:
             raise
         finally:
             self._process = self._channel = None
-            _kill(process)
+            process.kill()
             await process.wait()
             await channel.close()
 
-    def _start(self, channel_fd: int) -> _Process:
-        return _Process(
-            (*self._argv, "--channel-fd", str(channel_fd)),
-            (channel_fd, *self._inherited),
-            self._environment,
-        )
-
-    async def _supervise(self, process: _Process, channel: AsyncioChannel) -> str:
+    async def _supervise(self, process: Process, channel: AsyncioChannel) -> str:
         watch = SilenceWatch(
             ping_every_s=self._ping_every_s,
             start_limit_s=self._start_limit_s,
@@ -208,7 +192,7 @@ class Child:
             await asyncio.sleep(self._ping_every_s)
         return f"silent for more than {self._silent_limit_s:g} s"
 
-    async def _stop(self, process: _Process, channel: AsyncioChannel) -> None:
+    async def _stop(self, process: Process, channel: AsyncioChannel) -> None:
         channel.send({"type": "stop"})
         try:
             async with asyncio.timeout(self._stop_grace_s):
@@ -223,8 +207,49 @@ class Child:
             self._log.exception("child_callback_failed", callback=name)
 
 
-class _Process:
-    """A process, whose end a thread waits for.
+class Process(Protocol):
+    """A process that was started."""
+
+    pid: int
+
+    async def wait(self) -> int:
+        """Return the exit status once it has ended, less than 0 where a signal ended it."""
+        ...
+
+    def kill(self) -> None:
+        """End it, and all that it has started; nothing happens where it has ended."""
+
+
+Launch: TypeAlias = """Callable[
+    [Sequence[str], Sequence[int], Mapping[str, str] | None], Awaitable[tuple[Process, AsyncioChannel]]
+]"""
+"""Starts a process with its arguments, descriptors and environment, and returns it with a channel to it. Raises `OSError`."""
+
+
+async def launched(
+    argv: Sequence[str], inherited: Sequence[int], environment: Mapping[str, str] | None
+) -> tuple[Process, AsyncioChannel]:
+    """Start a process of the system: `Launch`."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            channel = await AsyncioChannel.connect(ours)
+        except OSError:
+            ours.close()
+            raise
+        try:
+            number = theirs.fileno()
+            process = _Process(
+                (*argv, "--channel-fd", str(number)), (number, *inherited), environment
+            )
+        except OSError:
+            await channel.close()
+            raise
+    return process, channel
+
+
+class _Process(Process):
+    """A process of the system, whose end a thread waits for.
 
     `Popen` has the kernel share this process's memory until the other one begins; uvloop copies its page tables, which keeps the loop
     for 5 ms instead of 0.6 (measured, a process of 150 MB).
@@ -242,20 +267,21 @@ class _Process:
             # A Ctrl-C in the terminal reaches the owner alone, which then decides.
             start_new_session=True,
         )
-        self.pid: Final = self._popen.pid
+        self.pid = self._popen.pid
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         threading.Thread(target=self._watch, name=f"end of {self.pid}", daemon=True).start()
 
-    @property
-    def returncode(self) -> int | None:
-        """The exit status, less than 0 where a signal ended it; None: it runs."""
-        return self._popen.returncode
-
+    @override
     async def wait(self) -> int:
-        """Return the exit status once it has ended."""
         await self._ended.wait()
         return self._popen.wait()
+
+    @override
+    def kill(self) -> None:
+        if self._popen.returncode is None:  # it leads its group: a worker's own children go with it
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def _watch(self) -> None:
         self._popen.wait()
@@ -263,17 +289,8 @@ class _Process:
             self._loop.call_soon_threadsafe(self._ended.set)
 
 
-async def _exit_reason(process: _Process) -> str:
+async def _exit_reason(process: Process) -> str:
     status = await process.wait()
     if status < 0:
         return f"killed by signal {-status} ({signal.strsignal(-status)})"
     return f"exited with status {status}"
-
-
-def _kill(process: _Process) -> None:
-    """Kill the child's whole group, which it leads: a worker's own children go with it."""
-    if process.returncode is None:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return

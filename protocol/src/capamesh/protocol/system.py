@@ -19,6 +19,7 @@ from capamesh.protocol.threads import SystemThreads, Threads
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from capamesh.protocol.child import Launch
     from capamesh.protocol.links.wire import MakeWire, Wire
     from capamesh.protocol.network import Membership
 
@@ -49,6 +50,8 @@ class System:
     """The source of secrets, and of names that no one else draws."""
     threads: Threads = field(default_factory=SystemThreads)
     make_wire: MakeWire = tls_wire
+    launch: Launch | None = None
+    """Starts the processes that a process has; None: the system does."""
     is_virtual: bool = False
     """True where time is virtual: no event loop is ever late, and what a child process would do is done here."""
 

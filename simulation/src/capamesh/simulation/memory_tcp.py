@@ -95,6 +95,18 @@ class MemoryNetwork:
         self._open[made.fileno()] = made
         return made
 
+    def pair(self, other: Machine) -> tuple[MemorySocket, MemorySocket]:
+        """Return the ends of a connection between the machine whose code runs and another."""
+        ours = self.socket()
+        with other.here():
+            theirs = self.socket()
+        ours.join(theirs)
+        return ours, theirs
+
+    def open_socket(self, descriptor: int) -> MemorySocket:
+        """Return the open socket of a number."""
+        return self._open[descriptor]
+
     def sockets(self, machine: Machine) -> list[MemorySocket]:
         """Return the open sockets of a machine."""
         return [each for each in self._open.values() if each.machine is machine]
@@ -153,6 +165,9 @@ class MemoryNetwork:
         self._open.pop(closed.fileno(), None)
         if self._listening.get((closed.address, closed.port)) is closed:
             del self._listening[closed.address, closed.port]
+            for other in closed._sharers:
+                self.listen(other)
+                break
 
 
 class MemorySocket(socket.socket):
@@ -176,6 +191,8 @@ class MemorySocket(socket.socket):
         self._peer_address = ""
         self._peer_name: tuple[str, int] | None = None
         self._backlog: deque[MemorySocket] | None = None
+        self._sharers: dict[MemorySocket, None] = {}
+        """The sockets that accept from one backlog, each in its process; of those that listen."""
         self._is_connected = False
         self._is_shut = False
         self._is_gone = False
@@ -279,13 +296,29 @@ class MemorySocket(socket.socket):
     def listen(self, backlog: int = 0, /) -> None:
         if self._backlog is None:
             self._backlog = deque()
+            self._sharers[self] = None
             self._network.listen(self)
+
+    def join(self, other: MemorySocket) -> None:
+        """Be connected with another socket."""
+        for one, two in ((self, other), (other, self)):
+            one.peer, one._is_connected = two, True
+            one._peer_address, one._peer_name = two.address, (two.host, two.port)
+
+    def shared(self) -> MemorySocket:
+        """Return the same listening socket as a process has it that inherits it."""
+        made = self._network.socket(self._family)
+        made.address, made.host, made.port = self.address, self.host, self.port
+        made._backlog, made._sharers = self._backlog, self._sharers
+        made._sharers[made] = None
+        return made
 
     @override
     def accept(self) -> tuple[socket.socket, Any]:
         if not self._backlog:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         accepted = self._backlog.popleft()
+        accepted.machine = self.machine
         return accepted, accepted.getpeername()
 
     @override
@@ -359,8 +392,9 @@ class MemorySocket(socket.socket):
         if self._is_gone:
             return
         self._is_gone = True
+        self._sharers.pop(self, None)
         self._network.forget(self)
-        for waiting in self._backlog or ():
+        for waiting in (not self._sharers and self._backlog) or ():
             waiting.abort()
         if not self._is_reset and self.peer is not None:
             if self._inbox or not self._lingers:
@@ -418,7 +452,8 @@ class MemorySocket(socket.socket):
             self.receive_bytes, self.send_bytes = listener.receive_bytes, listener.send_bytes
             self._is_connected = True
             listener._backlog.append(self)
-            listener._wake()
+            for each in listener._sharers:
+                each._wake()
             self._send(client._accepted)
 
     def _accepted(self) -> None:

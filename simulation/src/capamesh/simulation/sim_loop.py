@@ -80,10 +80,12 @@ class SimLoop(asyncio.SelectorEventLoop):
         self._end_s = start_s + most_s
         self._turn_s = turn_s
         self._turns = 0
-        self._stand_ins: weakref.WeakKeyDictionary[socket.socket, MemorySocket] = (
+        self.stand_ins: weakref.WeakKeyDictionary[socket.socket, MemorySocket] = (
             weakref.WeakKeyDictionary()
         )
         self._halted: dict[Machine, list[asyncio.Handle]] = {}
+        self._is_swept = True
+        """False if timers of a machine that is halted may be scheduled."""
         self._tasks: weakref.WeakKeyDictionary[Machine, weakref.WeakSet[asyncio.Task[Any]]] = (
             weakref.WeakKeyDictionary()
         )
@@ -168,6 +170,8 @@ class SimLoop(asyncio.SelectorEventLoop):
     ) -> asyncio.Server:
         for kept in ("family", "flags", "reuse_address", "reuse_port"):
             options.pop(kept, None)
+        if isinstance(sock, MemorySocket):  # other processes may accept from it too
+            return await super().create_server(protocol_factory, sock=sock.shared(), **options)
         if sock is not None:  # one of the kernel's gives its address
             host, port = sock.getsockname()[:2]
             sock.close()
@@ -208,7 +212,7 @@ class SimLoop(asyncio.SelectorEventLoop):
             if ssl and server_hostname is None:
                 server_hostname = host
         elif not isinstance(sock, MemorySocket):
-            plain, sock = sock, self._stand_ins.pop(sock)
+            plain, sock = sock, self.stand_ins.pop(sock)
             plain.close()
         for kept in (
             "family",
@@ -231,26 +235,37 @@ class SimLoop(asyncio.SelectorEventLoop):
         )
 
     def _stand_in(self, sock: socket.socket) -> MemorySocket:
-        made = self._stand_ins[sock] = self.network.socket(sock.family)
+        made = self.stand_ins[sock] = self.network.socket(sock.family)
         host = sock.getsockname()[0]
         if host != "0.0.0.0":  # noqa: S104 - it was bound to an address
             made.bind((host, 0))
         return made
 
+    @override
+    def call_at(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride] - variadic
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        if self._halted and _machine_of(context) in self._halted:
+            self._is_swept = False
+        return super().call_at(when, callback, *args, context=context)
+
     def close_stand_ins(self) -> None:
         """Close the stand-ins of the kernel's sockets that were closed."""
-        for plain, made in list(self._stand_ins.items()):
+        for plain, made in list(self.stand_ins.items()):
             if plain.fileno() < 0:
                 made.close()
-                del self._stand_ins[plain]
+                del self.stand_ins[plain]
 
     # Machines.
 
     @override
     def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
         task = super().create_task(coro, **options)
-        context: Context | None = options.get("context")
-        machine = MACHINE.get() if context is None else context.get(MACHINE)
+        machine = _machine_of(options.get("context"))
         if machine is not None:
             self._tasks.setdefault(machine, weakref.WeakSet()).add(task)
         return task
@@ -259,6 +274,7 @@ class SimLoop(asyncio.SelectorEventLoop):
         """Stop a machine's code, from the next turn on; its kernel goes on."""
         machine.is_halted = True
         self._halted.setdefault(machine, [])
+        self._is_swept = False
 
     def thaw(self, machine: Machine) -> None:
         """Let it go on; the timers that have come due meanwhile fire now."""
@@ -292,10 +308,10 @@ class SimLoop(asyncio.SelectorEventLoop):
     def _run_once(self) -> None:
         if self._halted:
             self._ready = deque(each for each in self._ready if not self._is_set_aside(each))
-            kept = [each for each in self._scheduled if not self._is_set_aside(each)]
-            if len(kept) < len(self._scheduled):
-                heapq.heapify(kept)
-                self._scheduled = kept
+            if not self._is_swept:
+                self._is_swept = True
+                self._scheduled = [x for x in self._scheduled if not self._is_set_aside(x)]
+                heapq.heapify(self._scheduled)
         super()._run_once()  # type: ignore[misc]
 
     def _is_set_aside(self, handle: Any) -> bool:  # noqa: ANN401 - asyncio's own fields
@@ -311,7 +327,7 @@ class SimLoop(asyncio.SelectorEventLoop):
     def close(self) -> None:
         super().close()
         for task in self._dead:
-            with suppress(Exception):
+            with suppress(Exception, BaseExceptionGroup):
                 task.get_coro().close()
         self._dead.clear()
         self._halted.clear()
@@ -372,7 +388,8 @@ class _MemorySelector(selectors.BaseSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         loop = self._loop
         loop.turn()
-        loop.close_stand_ins()
+        if loop.stand_ins:
+            loop.close_stand_ins()
         ready = self._ready()
         if loop.rng is not None and ready:
             loop.rng.shuffle(ready)
@@ -396,6 +413,10 @@ class _MemorySelector(selectors.BaseSelector):
             else:
                 del awake[descriptor]
         return ready
+
+
+def _machine_of(context: Context | None) -> Machine | None:
+    return MACHINE.get() if context is None else context.get(MACHINE)
 
 
 def _settle(future: asyncio.Future[_T], ended: concurrent.futures.Future[_T]) -> None:

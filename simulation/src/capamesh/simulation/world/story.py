@@ -56,6 +56,8 @@ JOB_ENDS_S: Final = 120
 FIRST_OF_LAST: Final = 1_000_000.0
 """The number that the first of these asks for."""
 INFER: Final = f"/v2/models/{model.NAME}/infer"
+SILENT_S: Final = 11.0
+"""Seconds after which a main process has killed a worker that stands still."""
 FAILURES: Final = frozenset({400, 429, 500, 502, 503, 504})
 """The statuses of requests that failed for a fault; 400 is a liar's word where no one could be asked who knows better."""
 
@@ -81,6 +83,7 @@ class Story:
         faults: Sequence[str] = (),
         rows: int | None = None,
         is_once: bool | None = None,
+        workers: int | None = None,
     ) -> None:
         """Draw it; `faults` are the only ones that happen, each once, and the others are not drawn either where they are given."""
         self.rng = rng = random.Random(f"{seed}/story")  # noqa: S311 - replays
@@ -101,8 +104,9 @@ class Story:
             rules += "cache = { ttl_s = 2.0, shared = true }\n"
         if self.is_once:
             rules += "retry = false\nhedge = false\n"
+        workers = rng.choice((0, 0, 0, 2)) if workers is None else workers
         self.world = world = World(
-            seed, routers=rng.randint(1, 3), nodes=rng.randint(2, 4), rules=rules
+            seed, routers=rng.randint(1, 3), nodes=rng.randint(2, 4), workers=workers, rules=rules
         )
         self.clients = Machine("20.0.3.1")
         self.open: dict[int, Asked] = {}
@@ -318,10 +322,11 @@ class Story:
             yield rng.uniform(0.0, 6.0), getattr(self, f"_{name}")
         if self._faults:
             return
+        has_workers = any(host.workers is not None for host in self.world.routers)
         faults = [
             self._kill, self._freeze, self._part, self._reset, self._slow, self._jump, self._drain,
             self._drain, self._ill, self._all_ill, self._lie, self._revoke,
-            *[self._fill] * (2 * bool(self.rows)),
+            *[self._fill] * (2 * bool(self.rows)), *[self._kill_worker] * (6 * has_workers),
         ]  # fmt: skip
         if self.rows and rng.random() < 0.5:
             yield rng.uniform(0.5, 6.0), rng.choice((self._freeze_router, self._kill_router))
@@ -356,6 +361,24 @@ class Story:
     async def _kill_node(self) -> None:
         await self._kill_for(self.rng.choice(self.world.nodes), self.rng.uniform(0.05, 8.0))
 
+    async def _kill_worker(self) -> None:
+        """Kill one process of a router, or let it stand still until its main process kills it."""
+        processes = [
+            (host, each)
+            for host in self.world.routers
+            if host.workers is not None
+            for each in host.workers.processes
+        ]
+        if processes:
+            host, process = self.rng.choice(processes)
+            is_killed = self.rng.random() < 0.5
+            self._wrong(0.0 if is_killed else SILENT_S)
+            self.world.say(f"a worker of {host.name} is {'killed' if is_killed else 'frozen'}")
+            if is_killed:
+                process.kill()
+            else:
+                self.world.loop.freeze(process.machine)
+
     async def _freeze(self) -> None:
         await self._freeze_for(self._victim(), self.rng.uniform(0.05, 10.0))
 
@@ -371,12 +394,10 @@ class Story:
         if machine is None or machine.is_halted:
             return
         self._wrong(for_s)
-        self.world.say(f"{host.name} is frozen")
-        self.world.loop.freeze(machine)
+        self.world.freeze(host)
         await asyncio.sleep(for_s)
         if host.machine is machine and machine.is_halted:
-            self.world.say(f"{host.name} goes on")
-            self.world.loop.thaw(machine)
+            self.world.thaw(host)
 
     async def _part(self) -> None:
         """Let nothing through between two hosts, in one direction or both."""
@@ -469,9 +490,9 @@ class Story:
     def _again(self) -> int:
         """Return how often requests were sent once more."""
         return sum(
-            sum(host.process._parts.telemetry._attempts_extra.values())  # noqa: SLF001
+            sum(router._parts.telemetry._attempts_extra.values())  # noqa: SLF001
             for host in self.world.routers
-            if host.process is not None
+            for router in host.routers
         )
 
     def _set_faults(self, error: CapameshError | None) -> None:
@@ -491,7 +512,7 @@ class Story:
     async def _fill(self) -> None:
         """Let the disk of jobs be full: no request fails for that, and the job goes on later."""
         self.world.say("the disk is full")
-        with full_disk([host.process for host in self.world.routers if host.process is not None]):
+        with full_disk([router for host in self.world.routers for router in host.routers]):
             await asyncio.sleep(self.rng.uniform(0.5, 15.0))
         self.world.say("the disk has room")
 
@@ -521,8 +542,8 @@ class Story:
             host.skew_s = 0.0
             host.slowness = 1.0
             host.fault = None
-            if host.machine is not None and host.machine.is_halted:
-                world.loop.thaw(host.machine)
+            if any(each.is_halted for each in host.machines):
+                world.thaw(host)
         world.bus.loss = 0.0
 
     # what must be true
@@ -584,7 +605,8 @@ class Story:
         left = [
             f"{name} of {host.name}: {count}"
             for host in world.routers
-            for name, count in router_counters(host.process).items()
+            for router in host.routers
+            for name, count in router_counters(router).items()
             if count
         ]
         left += [

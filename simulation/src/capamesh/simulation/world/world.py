@@ -4,38 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import logging
 import random
 import shutil
 import tempfile
 from collections.abc import Callable, Coroutine, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from typing_extensions import override
 
-from capamesh.protocol.data_dir import DataDir
 from capamesh.protocol.network import Role
 from capamesh.protocol.system import System
-from capamesh.router.access.operator_key import OperatorKey
 from capamesh.router.process.parts import RouterParts
 from capamesh.router.process.router import Router
-from capamesh.router.process.seat import Controls, WholeRouter
+from capamesh.router.process.workers.main import MainProcess
 from capamesh.router.settings import RouterSettings
 from capamesh.simulation.memory_tcp import Machine
 from capamesh.simulation.sim_loop import SimLoop
 from capamesh.simulation.world import members
-from capamesh.simulation.world.memory_mesh import MemoryMesh, MeshBus
+from capamesh.simulation.world.memory_mesh import MeshBus
 from capamesh.simulation.world.memory_wire import Certificates
 from capamesh.simulation.world.node import WorldNode
+from capamesh.simulation.world.router_processes import AloneSeat, Workers, WorldMainSeat
 from capamesh.simulation.world.virtual_threads import VirtualThreads
 
 if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
-
     from capamesh.protocol.errors import CapameshError
 
 HTTP_PORT = 8000
@@ -45,27 +42,6 @@ TIMEOUT_S = 5.0
 
 class Violation(Exception):
     """Something that must always be true is not."""
-
-
-class _Seat(WholeRouter):
-    """The seat of a router that shares its real process with others: no lock and no signals, and a mesh in memory."""
-
-    def __init__(self, bus: MeshBus) -> None:
-        super().__init__()
-        self.make_mesh = partial(MemoryMesh, bus)
-        self.controls: Controls | None = None
-
-    @override
-    def take_home(self, folder: Path, log: FilteringBoundLogger) -> DataDir:
-        return DataDir(folder, log)
-
-    @override
-    def operator_key(self, folder: Path) -> OperatorKey:
-        return OperatorKey("operator")
-
-    @override
-    def obey(self, controls: Controls) -> None:
-        self.controls = controls
 
 
 @dataclass(slots=True)
@@ -84,6 +60,8 @@ class Host:
     process: Any = None
     """The router or the node; None likewise, and until it is made."""
     task: asyncio.Task[None] | None = None
+    workers: Workers | None = None
+    """Those of a router that has some, while it is up."""
     starts: int = 0
     slowness: float = 1.0
     fault: CapameshError | None = None
@@ -92,14 +70,34 @@ class Host:
     ran: list[list[float]] = field(default_factory=list[list[float]])
     """The first numbers of the rows of each run of its model."""
 
+    @property
+    def routers(self) -> list[Router]:
+        """The routers' processes that serve requests."""
+        if self.workers is not None:
+            return self.workers.routers
+        return [self.process] if isinstance(self.process, Router) else []
+
+    @property
+    def machines(self) -> list[Machine]:
+        """The machines of its processes."""
+        processes = () if self.workers is None else self.workers.processes
+        own = () if self.machine is None else (self.machine,)
+        return [*own, *[each.machine for each in processes]]
+
 
 class World:
     """One fleet from its start to its end."""
 
-    def __init__(self, seed: int, *, routers: int, nodes: int, rules: str = "") -> None:
-        """Make the hosts, none of which runs yet; `rules` is the text of the routers' file of rules."""
+    def __init__(
+        self, seed: int, *, routers: int, nodes: int, workers: int = 0, rules: str = ""
+    ) -> None:
+        """Make the hosts, none of which runs yet.
+
+        Each router has so many `workers`; with 0 it is one process. `rules` is the text of the routers' file of rules.
+        """
         self.seed = seed
         random.seed(seed)  # what draws from the process's own source
+        self._workers = workers
         self.rng = random.Random(f"{seed}/world")  # noqa: S311 - replays
         self.folder = Path(tempfile.mkdtemp(prefix="world-", dir=_memory_folder()))
         self.data = self.folder / "data"
@@ -107,6 +105,7 @@ class World:
         """The folder that jobs may read."""
         self.rules = self.folder / "rules.toml"
         self.rules.write_text(rules)
+        self._processes = itertools.count()
         self.trace = hashlib.sha256()
         """The digest of what happened."""
         self.lines: list[str] = []
@@ -162,7 +161,22 @@ class World:
         if host.machine is not None:
             self.say(f"{host.name} is killed")
             self.loop.kill(host.machine)
-            host.machine = host.process = host.task = None
+            if host.workers is not None:
+                host.workers.kill()
+            host.machine = host.process = host.task = host.workers = None
+
+    def freeze(self, host: Host) -> None:
+        """Let no code of a host run until `thaw`."""
+        self.say(f"{host.name} is frozen")
+        for each in host.machines:
+            self.loop.freeze(each)
+
+    def thaw(self, host: Host) -> None:
+        """Let it go on."""
+        self.say(f"{host.name} goes on")
+        for each in host.machines:
+            if each.is_halted:
+                self.loop.thaw(each)
 
     async def _run(self, host: Host) -> None:
         try:
@@ -182,7 +196,8 @@ class World:
         return Host(name, address, folder, start)
 
     def _system(self, host: Host) -> System:
-        loop, rng = self.loop, random.Random(f"{self.seed}/{host.name}/{host.starts}")  # noqa: S311 - replays
+        loop = self.loop
+        rng = random.Random(f"{self.seed}/{host.name}/{next(self._processes)}")  # noqa: S311 - replays
         began_ns = int(members.START.timestamp()) * 1_000_000_000
 
         def wall_ns() -> int:
@@ -198,7 +213,7 @@ class World:
             is_virtual=True,
         )
 
-    def _router(self, host: Host) -> Router:
+    def _router(self, host: Host) -> Router | MainProcess:
         settings = RouterSettings(
             data_folder=host.folder,
             http_host=host.address,
@@ -207,22 +222,22 @@ class World:
             allowed_hosts=("*",),
             mesh_port=0,
             link_host=host.address,
+            link_port=0,
             name=host.name.replace(" ", "-"),
             timeout_s=TIMEOUT_S,
             rules_file=self.rules,
             jobs=str(self.folder / "jobs.db"),
             jobs_folder=self.folder / "results",
             jobs_places=(str(self.data),),
+            workers=self._workers or 1,
         )
-        return Router(
-            RouterParts(
-                settings,
-                self.log.bind(host=host.name),
-                self.loop,
-                _Seat(self.bus),
-                self._system(host),
-            )
-        )
+        log, system = self.log.bind(host=host.name), self._system(host)
+        if not self._workers:
+            return Router(RouterParts(settings, log, self.loop, AloneSeat(self.bus), system))
+        host.workers = Workers(self.loop, partial(self._system, host), log, self._break)
+        seat = WorldMainSeat(self.bus, self.loop)
+        system = replace(system, launch=host.workers.launch)
+        return MainProcess(RouterParts(settings, log, self.loop, seat, system), seat)
 
     def _node(self, host: Host) -> WorldNode:
         number = self.nodes.index(host)

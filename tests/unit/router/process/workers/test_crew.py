@@ -12,6 +12,7 @@ import pytest
 from fleet_fakes import NullLog
 
 from capamesh.protocol.ids import ModelName
+from capamesh.protocol.system import System
 from capamesh.router.page.history import Totals
 from capamesh.router.process.workers import crew as crews
 from capamesh.router.process.workers.crew import Crew
@@ -100,7 +101,7 @@ async def crew(monkeypatch: pytest.MonkeyPatch) -> Crew:
         own_counts=lambda: family("own_total", 1),
         on_message=lambda _, __: None,
         on_change=lambda: None,
-        clock=lambda: 0.0,
+        system=System(steady_s=lambda: 0.0),
         log=log,
     )
     made.start()

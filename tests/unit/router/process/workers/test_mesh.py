@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from capamesh.protocol.ids import PeerId
+from capamesh.protocol.mesh.client import MeshClient
 from capamesh.router.process.workers.mesh import MainMesh, WorkerMesh
 from capamesh.router.process.workers.messages import (
     Drains,
@@ -45,6 +46,7 @@ class Ends:
             "on_down": lambda _: self.heard.append("down"),
         }
         self.main = MainMesh(
+            MeshClient,
             member,
             tell=self.told.append,
             hear=lambda sender, envelope: self.envelopes.append((sender, envelope)),
@@ -64,8 +66,12 @@ class Ends:
         return True
 
 
+def sidecar_of(mesh: MainMesh) -> Any:
+    return mesh._mesh
+
+
 def sidecar_says(mesh: MainMesh, kind: str, **fields: Any) -> None:
-    mesh._receive({"type": kind, **fields})
+    sidecar_of(mesh)._receive({"type": kind, **fields})
 
 
 def test_main_process_takes_in_what_it_hears_and_passes_it_on() -> None:
@@ -74,7 +80,7 @@ def test_main_process_takes_in_what_it_hears_and_passes_it_on() -> None:
     sidecar_says(ends.main, "message", topic="t", data=b"e", sender="s", via="v")
     sidecar_says(ends.main, "revocations", data=b"r")
     sidecar_says(ends.main, "drains", data=b"d")
-    ends.main._lost("killed")
+    sidecar_of(ends.main)._lost("killed")
     assert ends.heard == [(PEER, ("/a",)), ("t", b"e", "s"), b"r", b"d", "down"]
     assert ends.envelopes == [(PeerId("s"), b"e")]
     assert ends.told == [MeshState(("/a",)), Revocations(b"r"), Drains(b"d"), MeshState(())]

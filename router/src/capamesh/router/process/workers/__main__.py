@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import signal
 import socket
 import sys
@@ -18,10 +17,8 @@ with quick_imports():
     from capamesh.protocol.descriptors import raise_descriptor_limit
     from capamesh.protocol.gc_tuning import freeze_loaded_objects
     from capamesh.protocol.logs import configure_logs
-    from capamesh.router.process.parts import RouterParts
-    from capamesh.router.process.router import Router
-    from capamesh.router.process.workers.messages import Start, from_wire, settings_of
-    from capamesh.router.process.workers.worker import WorkerSeat
+    from capamesh.protocol.system import System
+    from capamesh.router.process.workers.worker import serve_worker
 
 
 def _sockets(fds: list[int]) -> list[socket.socket]:
@@ -35,17 +32,14 @@ def _sockets(fds: list[int]) -> list[socket.socket]:
 async def _run(channel_fd: int, http_fds: list[int], metrics_fds: list[int]) -> None:
     shared, shared_metrics = _sockets(http_fds), _sockets(metrics_fds)
     channel = await AsyncioChannel.inherit(channel_fd)
-    async for message in channel.messages():
-        start = from_wire(message)
-        assert isinstance(start, Start)  # noqa: S101 - what a main process sends first
-        log = structlog.get_logger(process="worker", worker=start.number)
-        seat = WorkerSeat(channel, shared, shared_metrics, log)
-        parts = RouterParts(settings_of(start.settings), log, asyncio.get_running_loop(), seat)
-        seat.serve(parts)
-        freeze_loaded_objects()
-        await Router(parts).run()
-        await seat.farewell()
-        return
+    await serve_worker(
+        channel,
+        shared,
+        shared_metrics,
+        System(),
+        structlog.get_logger(),
+        lambda _: freeze_loaded_objects(),
+    )
 
 
 def main() -> int:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.protocol.ids import PeerId
+    from capamesh.protocol.system import System
     from capamesh.router.page.history import Totals
     from capamesh.router.page.history_answers import HistoryAnswers
     from capamesh.router.settings import RouterSettings
@@ -65,12 +66,12 @@ class Crew:
         own_counts: Callable[[], bytes],
         on_message: Callable[[WorkerHandle, ToMain], None],
         on_change: Callable[[], None],
-        clock: Callable[[], float],
+        system: System,
         log: FilteringBoundLogger,
     ) -> None:
         """`on_message` is told what is not the crew's own matter, `on_change` that a worker's status is another.
 
-        `own_counts` returns the metrics of the main process itself. `clock` is in seconds and never goes back.
+        `own_counts` returns the metrics of the main process itself.
         """
         self._settings = settings
         self._fds = http_fds, metrics_fds
@@ -82,7 +83,8 @@ class Crew:
         self.history: HistoryAnswers
         self._workers: dict[WorkerHandle, asyncio.Task[None]] = {}
         self._gathering = Gathering()
-        self._keys = KeyLedger(clock)
+        self._system = system
+        self._keys = KeyLedger(system.steady_s)
         self._gone = Sum()
         """The counts of processes that are gone."""
         self._gone_totals: dict[str, Any] = {}
@@ -125,6 +127,7 @@ class Crew:
             on_message=self._received,
             on_down=self._lost,
             drain_s=self._settings.drain_s,
+            launch=self._system.launch,
             log=self._log,
         )
         self._ports[worker] = port

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.protocol.channel.framing import Message
+    from capamesh.protocol.child import Launch
     from capamesh.protocol.ids import PeerId
     from capamesh.router.page.others import Links, Models
 
@@ -61,6 +62,7 @@ class WorkerHandle:
         on_down: Callable[[WorkerHandle], None],
         drain_s: float,
         log: FilteringBoundLogger,
+        launch: Launch | None = None,
     ) -> None:
         """Start nothing yet. `http_fds` and `metrics_fds` are the numbers of the sockets that the worker shares with the others.
 
@@ -95,6 +97,7 @@ class WorkerHandle:
             on_down=self._lost,
             stop_grace_s=FAREWELL_S,
             inherited=(*http_fds, *metrics_fds),
+            launch=launch,
             log=log,
         )
 

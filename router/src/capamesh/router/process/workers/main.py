@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -62,7 +61,17 @@ class MainSeat(WholeRouter):
         super().__init__()
         self.crew: Crew | None = None
         """The workers; None while they are not made."""
-        self.make_mesh = partial(MainMesh, tell=self._tell, hear=self._hear)
+        self.make_mesh = partial(MainMesh, self.make_mesh, tell=self._tell, hear=self._hear)
+        self.listening = listening
+        """Takes the addresses at which clients come."""
+
+    def command(self, main: MainProcess) -> None:
+        """Hand on the orders that come to the main process from now on."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, main.stop)
+        loop.add_signal_handler(signal.SIGHUP, main.reload)
+        loop.add_signal_handler(signal.SIGUSR2, main.replace)
 
     @override
     def renewed(self) -> None:
@@ -86,6 +95,7 @@ class MainProcess:
         `seat` is that of `parts`.
         """
         self._parts = parts
+        self._seat = seat
         self._settings = settings = parts.settings
         require_safe(settings, asks_for_keys=parts.inference.ring.is_required)
         require_jobs(settings, parts.log)
@@ -96,10 +106,10 @@ class MainProcess:
                 require_free(
                     settings.link_host, port, "--links, of which a router with workers has several"
                 )
-        self._clients = listening(settings.http_host, settings.http_port, "--http")
+        self._clients = seat.listening(settings.http_host, settings.http_port, "--http")
         self._operators: list[socket.socket] = []
         if settings.metrics_host:
-            self._operators = listening(
+            self._operators = seat.listening(
                 settings.metrics_host, settings.metrics_port, "--metrics-listen"
             )
         self._sockets = [*self._clients, *self._operators]
@@ -111,7 +121,7 @@ class MainProcess:
             own_counts=parts.telemetry.exposition,
             on_message=self._received,
             on_change=self._changed,
-            clock=time.monotonic,
+            system=parts.system,
             log=parts.log,
         )
         parts.standing.workers = crew
@@ -125,15 +135,13 @@ class MainProcess:
 
         SIGHUP reads the rules anew, and looks at the token file; SIGUSR2 replaces the workers one by one.
         """
-        parts, loop = self._parts, asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
-        loop.add_signal_handler(signal.SIGUSR2, self._replace)
+        parts = self._parts
+        self._seat.command(self)
         self._say_address()
         parts.standing.write()
         watch = LoopWatch(self._log, parts.telemetry.loop_beat)
-        watch.start()
+        if not parts.system.is_virtual:
+            watch.start()
         last_fleet = parts.last_fleet.read()
         if last_fleet is not None:
             parts.members.restore(last_fleet)
@@ -225,6 +233,24 @@ class MainProcess:
             standing.link_address = ", ".join(addresses)
             self._parts.announcer.listening(*addresses)
 
+    # what it is told
+
+    def stop(self) -> None:
+        """Let the workers finish the requests under way, and end."""
+        self._stop.set()
+
+    def reload(self) -> None:
+        """Read the rules anew, and look at the membership, here and in the workers."""
+        self._parts.supervisor.do("membership", self._parts.standing.beat)
+        if self._settings.rules_file is not None:
+            self._parts.reload(self._settings.rules_file)
+        self.crew.reload()
+
+    def replace(self) -> None:
+        """Replace the workers one by one."""
+        if self._replacement is None or self._replacement.done():
+            self._replacement = asyncio.create_task(self.crew.replace())
+
     # turns of the loops
 
     async def _tick(self) -> None:
@@ -254,16 +280,6 @@ class MainProcess:
         while True:
             await asyncio.sleep(FIGURES_EVERY_S)
             self._parts.supervisor.do("figures", lambda: self.crew.share(self._history.newest()))
-
-    def _reload(self) -> None:
-        self._parts.supervisor.do("membership", self._parts.standing.beat)
-        if self._settings.rules_file is not None:
-            self._parts.reload(self._settings.rules_file)
-        self.crew.reload()
-
-    def _replace(self) -> None:
-        if self._replacement is None or self._replacement.done():
-            self._replacement = asyncio.create_task(self.crew.replace())
 
 
 def listening(host: str, port: int, option: str) -> list[socket.socket]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from capamesh.protocol.ids import PeerId
-from capamesh.protocol.mesh.client import MeshClient
 from capamesh.router.process.seat import Mesh
 from capamesh.router.process.workers.messages import (
     Drains,
@@ -26,11 +25,12 @@ Tell = Callable[[ToWorker], None]
 Hear = Callable[[PeerId, bytes], None]
 
 
-class MainMesh(MeshClient):
+class MainMesh(Mesh):
     """The mesh of a main process: all that comes from it, or from an operator, goes to the workers too."""
 
     def __init__(
         self,
+        make_mesh: Callable[..., Mesh],
         membership: Membership,
         *,
         tell: Tell,
@@ -42,7 +42,7 @@ class MainMesh(MeshClient):
         on_down: Callable[[str], None],
         **options: Any,  # noqa: ANN401 - as they are handed on
     ) -> None:
-        """`tell` sends a message to each worker, `hear` an envelope of a member. The others are as a `MeshClient` has them."""
+        """`make_mesh` makes the mesh itself; `tell` sends a message to each worker, `hear` an envelope of a member."""
         self._tell = tell
 
         def message(topic: str, envelope: bytes, sender: PeerId) -> None:
@@ -65,7 +65,7 @@ class MainMesh(MeshClient):
             on_down(reason)
             tell(MeshState(()))
 
-        super().__init__(
+        self._mesh = make_mesh(
             membership,
             on_message=message,
             on_ready=ready,
@@ -75,14 +75,36 @@ class MainMesh(MeshClient):
             **options,
         )
 
+    @property
+    @override
+    def pid(self) -> int | None:
+        return self._mesh.pid
+
+    @property
+    @override
+    def addrs(self) -> tuple[str, ...]:
+        return self._mesh.addrs
+
+    @override
+    async def run(self) -> None:
+        await self._mesh.run()
+
+    @override
+    def publish(self, topic: str, envelope: bytes) -> bool:
+        return self._mesh.publish(topic, envelope)
+
+    @override
+    def renew(self, membership: Membership, bootstrap: Sequence[str] = ()) -> None:
+        self._mesh.renew(membership, bootstrap)
+
     @override
     def update_revocations(self, encoded: bytes) -> None:
-        super().update_revocations(encoded)
+        self._mesh.update_revocations(encoded)
         self._tell(Revocations(encoded))
 
     @override
     def update_drains(self, encoded: bytes) -> None:
-        super().update_drains(encoded)
+        self._mesh.update_drains(encoded)
         self._tell(Drains(encoded))
 
 

@@ -19,6 +19,7 @@ from capamesh.router.fleet.overrides import Hold
 from capamesh.router.http.elsewhere import METRICS, Elsewhere
 from capamesh.router.page.others import OthersFigures, figures_of
 from capamesh.router.process.parts import RouterParts
+from capamesh.router.process.router import Router
 from capamesh.router.process.seat import Controls, Seat
 from capamesh.router.process.workers.histories import totals_values
 from capamesh.router.process.workers.key_claims import WorkerClaims
@@ -42,6 +43,7 @@ from capamesh.router.process.workers.messages import (
     Reload,
     Renewed,
     Revocations,
+    Start,
     Status,
     ToMain,
     Up,
@@ -49,6 +51,7 @@ from capamesh.router.process.workers.messages import (
     from_wire,
     held_of,
     hold_of,
+    settings_of,
     to_wire,
 )
 
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
 
     from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
     from capamesh.protocol.channel.framing import Message
+    from capamesh.protocol.system import System
 
 COUNTS_EVERY_S: Final = 5.0
 """Seconds between two reports of the counts, which is what is lost of them if a worker is killed."""
@@ -314,6 +318,30 @@ class WorkerSeat(Seat):
         task = asyncio.ensure_future(answer)
         self._parts_made.add(task)
         task.add_done_callback(self._parts_made.discard)
+
+
+async def serve_worker(
+    channel: AsyncioChannel,
+    shared: Sequence[socket.socket],
+    shared_metrics: Sequence[socket.socket],
+    system: System,
+    log: FilteringBoundLogger,
+    made: Callable[[Router], None],
+) -> None:
+    """Serve until the main process says stop or is gone; `made` is told once all is read in."""
+    async for message in channel.messages():
+        start = from_wire(message)
+        assert isinstance(start, Start)  # noqa: S101 - what a main process sends first
+        log = log.bind(process="worker", worker=start.number)
+        seat = WorkerSeat(channel, shared, shared_metrics, log)
+        loop = asyncio.get_running_loop()
+        parts = RouterParts(settings_of(start.settings), log, loop, seat, system)
+        seat.serve(parts)
+        router = Router(parts)
+        made(router)
+        await router.run()
+        await seat.farewell()
+        return
 
 
 def void(_: object) -> None:
