@@ -9,6 +9,8 @@ import pytest
 
 from capamesh.protocol.errors import ConfigError, KeyExposed
 from capamesh.router.access import operator_key
+from capamesh.router.access.audience import Audience
+from capamesh.router.access.keys import Verb
 from capamesh.router.access.operator_key import KEY_FILE, OperatorKey, authorization_from
 
 
@@ -86,3 +88,24 @@ def test_key_that_others_can_read_is_not_used(tmp_path: Path) -> None:
     (tmp_path / KEY_FILE).chmod(0o640)
     with pytest.raises(KeyExposed, match="chmod 600"):
         authorization_from(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("verbs", "for_clients", "for_operators"),
+    [
+        ((), True, True),
+        ((Verb.INFER,), True, False),
+        ((Verb.JOBS,), True, False),
+        ((Verb.READ,), False, True),
+        ((Verb.METRICS,), False, True),
+        ((Verb.ADMIN,), False, True),
+        ((Verb.INFER, Verb.READ), True, True),
+        (tuple(Verb), True, True),
+    ],
+)
+def test_address_serves_what_its_audience_may_do(
+    verbs: tuple[Verb, ...], for_clients: bool, for_operators: bool
+) -> None:
+    assert Audience.CLIENTS.is_served(verbs) is for_clients
+    assert Audience.OPERATORS.is_served(verbs) is for_operators
+    assert Audience.ALL.is_served(verbs)

@@ -9,8 +9,6 @@ from typing import ClassVar
 
 import pytest
 from fleet_fakes import advert, offer
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from replicas import Draws, Usable
 
 from capamesh.protocol.errors import (
@@ -33,10 +31,8 @@ from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import TELL_S, LoadReport
 from capamesh.router.balancing.attempt import Attempt
 from capamesh.router.balancing.balancer import Balancer
-from capamesh.router.balancing.eligibility import Eligibility
 from capamesh.router.balancing.opinions import GRAY_S, MOST
 from capamesh.router.balancing.picker import RequestPicker
-from capamesh.router.balancing.picking import Picker
 from capamesh.router.balancing.purpose import Purpose
 from capamesh.router.balancing.served_model import ServedModel
 from capamesh.router.balancing.unhealthy import Ejected, Inhibited
@@ -46,7 +42,7 @@ from capamesh.router.fleet.replica import Replica
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.policies.policy import IsEligible, MayBeProbed, PolicyBase
 from capamesh.router.policies.request_shape import RequestShape
-from capamesh.router.requests.attempt_events import Answered, Failed, Send, Withdraw
+from capamesh.router.requests.attempt_events import Answered
 from capamesh.router.requests.attempts import RequestAttempts
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.resilience.retry_budget import RETRIES
@@ -165,19 +161,6 @@ class World:
 
 
 # the facade
-
-
-def test_model_has_one_traffic_and_an_empty_version_is_the_newest() -> None:
-    world = World("ab", ModelRules(policy="cheapest"))
-    first = world.balancer.served(M, ANY)
-    assert first is world.balancer.served(M, V1)
-    assert list(world.policies) == ["cheapest"]
-    assert repr(first) == "ServedModel('m' 1 by first, 2 hosts)"
-    world.join("c", version="10")
-    second = world.balancer.served(M, ANY)
-    assert (second.version, second.replicas[0].endpoint.peer) == ("10", "c")
-    assert world.balancer.served_models() == [first, second]
-    assert repr(world.balancer) == "Balancer(2 models in use, UnhealthySet(0))"
 
 
 @pytest.mark.parametrize("failing", [50, 45, 25])
@@ -527,91 +510,8 @@ def test_load_that_a_node_reports_with_a_refusal_is_taken_over() -> None:
 
 # laws
 
-_ERRORS = [
-    Overloaded("full", 0.2),
-    Draining("bye"),
-    RunFailed("x"),
-    LinkLost("x"),
-    InvalidRequest("x"),
-]
-
-
-def _is_desk(picker: Picker) -> Picker:
-    return picker
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32), st.integers(1, 5))
-def test_counts_return_to_zero_and_a_link_that_is_up_is_tried_whatever_happens(
-    seed: int, nodes: int
-) -> None:
-    rng = random.Random(seed)
-    world = World("abcde"[:nodes])
-    world.served.draw = rng.random
-    now_s = 0.0
-    for _ in range(60):
-        now_s += rng.random() * 0.5
-        up = [h for h in world.replicas if h.endpoint.is_usable]
-        attempts = RequestAttempts(
-            _is_desk(world.picker()),
-            deadline_s=now_s + rng.choice([0.2, 5.0]),
-            size_bytes=8,
-            is_safe=rng.random() < 0.8,
-            is_hedged=True,
-        )
-        todo = list(attempts.start(now_s))
-        is_first = True
-        under_way: list[int] = []
-        while todo or under_way:
-            for action in todo:
-                match action:
-                    case Send(attempt=attempt):
-                        under_way.append(attempt)
-                    case Withdraw(attempt=attempt):
-                        under_way.remove(attempt)
-                    case Failed(error=error):
-                        assert not (is_first and up and isinstance(error, NoEndpoint))
-                    case Answered():
-                        pass
-            is_first = False
-            if not under_way:
-                break
-            match rng.randrange(4):
-                case 0:
-                    now_s = min(now_s + 1.0, attempts.due_s)
-                    todo = list(attempts.tick(now_s))
-                case 1:
-                    now_s += 0.01
-                    attempt = under_way.pop(rng.randrange(len(under_way)))
-                    todo = list(attempts.answered(attempt, LOAD, 0.01, 8, now_s))
-                case _:
-                    attempt = under_way.pop(rng.randrange(len(under_way)))
-                    todo = list(attempts.failed(attempt, rng.choice(_ERRORS), now_s))
-        assert [replica.rif for replica in world.replicas] == [0] * nodes
-        assert [endpoint.rif for endpoint in world.endpoints] == [0] * nodes
-        rng.choice(world.endpoints).link = (
-            None if rng.random() < 0.3 else Usable()  # type: ignore[assignment]
-        )
-        for replica in world.balancer.reprobes(now_s):
-            world.balancer.probe_answered(replica, LOAD, 0.001, now_s)
-        world.balancer.tick(now_s)
-
-
-def test_policy_that_is_only_asked_what_it_would_do_is_not_kept() -> None:
-    served = World().served
-    passing = served.foreseen_chooser("other", random.Random(0))
-    kept = served.chooser("other")
-    assert kept is not passing
-    assert served.chooser("other") is served.foreseen_chooser("other", random.Random(0)) is kept
-
 
 # the boundaries of one model's traffic
-
-
-def test_node_that_was_never_reached_is_waited_for_without_telling_when() -> None:
-    world = World("a")
-    world.fleet.apply([Joined(advert("v"))])
-    assert world.served.awaits_until_s(Eligibility(now_s=100.0)) == 100.0
 
 
 def test_other_rules_change_the_policy_and_keep_the_one_of_before_and_weigh_tenants_anew() -> None:

@@ -1,3 +1,5 @@
+"""Whose word is enough against a request."""
+
 from __future__ import annotations
 
 import pytest
@@ -5,6 +7,7 @@ from replicas import fleet
 
 from capamesh.protocol.ids import PeerId
 from capamesh.router.balancing.deaths import MAX_DEATHS, Deaths, Stand, Suspicion
+from capamesh.router.balancing.witnesses import Witness, are_enough
 from capamesh.router.fleet.endpoint import Endpoint
 
 
@@ -97,44 +100,12 @@ def test_answered_one_of_two_in_the_same_deaths_is_innocent() -> None:
     assert repr(bystander) == "Suspicion(0 deaths)"
 
 
-def test_bystander_that_meets_two_killers_waits_for_the_second_one_s_verdict() -> None:
-    court = Court()
-    first, second, bystander = Suspicion(), Suspicion(), Suspicion()
-    court.die("A", first, bystander)
-    court.die("B", first)
-    court.die("C", second, bystander)
-    for name in "ABC":
-        court.back(name)
-    assert court.deaths.stand(first) is Stand.GUILTY
-    court.deaths.convicted(first)
-    assert court.deaths.stand(bystander) is Stand.FREE  # one death is left
-    court.die("D", second)
-    court.back("D")
-    assert court.deaths.stand(second) is Stand.GUILTY
-
-
 def test_deaths_that_are_looked_into_are_bounded_and_those_forgotten_convict_nobody() -> None:
     court, one = Court(), Suspicion()
     for name in range(MAX_DEATHS + 2):
         court.die(str(name), one)
     assert repr(court.deaths) == f"Deaths({MAX_DEATHS} open)"
     assert [each.is_muddled for each in one.deaths] == [True] * 2 + [False] * MAX_DEATHS
-
-
-def test_request_that_is_held_hears_of_others_only_where_they_leave_its_own_deaths() -> None:
-    court, one, other, apart = Court(), Suspicion(), Suspicion(), Suspicion()
-    for name in "AB":
-        court.die(name, one, other)
-    court.die("C", apart)
-    assert court.deaths.stand(one) is Stand.OPEN
-    court.deaths.answered(apart)
-    assert court.news == 0
-    court.deaths.answered(other)
-    assert court.news == 1
-    assert court.deaths.stand(one, is_final=True) is Stand.GUILTY
-    court.deaths.convicted(one)
-    assert court.news == 2
-    assert repr(one) == "Suspicion(0 deaths)"
 
 
 @pytest.mark.parametrize(
@@ -160,3 +131,34 @@ def test_replicas_of_other_invites_are_asked_before_other_nodes_after_a_death(
         deaths.died(endpoint, one, float(now_s))
     found = deaths.shunned(one, replicas, [each.endpoint.peer for each in replicas])
     assert ["".join(each.endpoint.peer for each in group) for group in found] == shunned
+
+
+def witnesses(names: str) -> list[Witness]:
+    """Return one witness for each word: its peer, and after a colon its invite."""
+    pairs = [name.partition(":") for name in names.split()]
+    return [Witness(PeerId(peer), invite) for peer, _, invite in pairs]
+
+
+@pytest.mark.parametrize(
+    ("heard", "replicas", "is_enough"),
+    [
+        ("", "a:x", False),
+        ("", "", False),
+        ("a:x", "a:x", True),  # nobody else has the model
+        ("a:x", "a:x b:x", False),
+        ("a:x a:x", "a:x b:x", False),  # two deaths at one node
+        ("a:x b:x", "a:x b:x c:x", True),
+        ("a:x b:x", "a:x b:x c:y", False),  # one invite where there are two
+        ("a:x b:x", "a:x b:x c:", True),  # an invite that is not known is no other one
+        ("a:x b:y", "c:z d:x", True),
+        ("a:x b:y", "", True),
+        ("a: b:", "c:", True),
+        ("a: b:", "c:x", False),
+        ("a:x b:", "c:x", True),
+        ("a:x a:y", "a:x b:x", False),  # two invites of one node
+    ],
+)
+def test_word_must_be_of_two_nodes_and_two_invites_as_far_as_there_are_two(
+    heard: str, replicas: str, is_enough: bool
+) -> None:
+    assert are_enough(witnesses(heard), witnesses(replicas)) is is_enough

@@ -4,6 +4,7 @@ from replicas import replica
 
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.balancing.load_check import ReportedLoadCheck
+from capamesh.router.balancing.opinions import Opinions
 from capamesh.router.fleet.replica import Replica
 
 LIE = LoadReport(in_flight=0, limit=64, latency_us=1, run_us=1)
@@ -40,3 +41,10 @@ def test_replicas_that_are_gone_are_forgotten() -> None:
     gone.is_gone = True
     load_check.forget_gone()
     assert repr(load_check) == "ReportedLoadCheck(1 hosts measured)"
+
+
+def test_clock_that_is_set_back_takes_no_opinion_away() -> None:
+    opinions = Opinions()
+    assert opinions.try_take(10.0)
+    assert opinions.try_take(5.0)
+    assert repr(opinions) == "Opinions(48.0 left)"

@@ -7,9 +7,12 @@ import random
 import pytest
 from fleet_fakes import fp32
 
+from capamesh.protocol.errors import ConfigError, ProtocolViolation
 from capamesh.protocol.ids import ModelVersion, PeerId
 from capamesh.protocol.links.calls import InferAnswer, LoadReport
 from capamesh.protocol.tensors import DEFAULT_LIMITS, Datatype, Tensor
+from capamesh.router.cache.breaker import LATE_IN_A_ROW, MOST_PAUSE_S, PAUSE_S, Breaker
+from capamesh.router.cache.resp import MOST_LINE_BYTES, Replies, Reply, command
 from capamesh.router.cache.shared import (
     MOST_BYTES,
     Seal,
@@ -18,6 +21,7 @@ from capamesh.router.cache.shared import (
     SharedStore,
     Then,
 )
+from capamesh.router.cache.store_address import address_of
 
 KEY = bytes(range(32))
 PEER = PeerId("12D3KooWpeer")
@@ -126,3 +130,144 @@ def test_value_that_others_have_written_is_counted_and_no_answer() -> None:
     (theirs,) = [each for name, each in store.values.items() if name != SEAL.name_of(KEY)]
     store.values[SEAL.name_of(KEY)] = theirs
     assert (router.found(), router.answers.refused) == ((None, 0.0), 2)
+
+
+def opened(now_s: float = 0.0) -> Breaker:
+    breaker = Breaker()
+    for _ in range(LATE_IN_A_ROW):
+        assert breaker.may_ask(now_s)
+        breaker.was_late(now_s)
+    return breaker
+
+
+def test_store_that_was_late_often_in_a_row_is_left_alone() -> None:
+    breaker = Breaker()
+    for _ in range(LATE_IN_A_ROW - 1):
+        breaker.was_late(0.0)
+    assert breaker.may_ask(0.0)
+    breaker.was_in_time()
+    for _ in range(LATE_IN_A_ROW - 1):
+        breaker.was_late(0.0)
+    assert not breaker.is_open(0.0)
+    breaker.was_late(0.0)
+    assert breaker.is_open(0.0)
+    assert not breaker.may_ask(PAUSE_S - 0.001)
+
+
+def test_pauses_grow_up_to_a_bound_while_trials_are_late() -> None:
+    breaker = opened()
+    now_s, pauses = 0.0, []
+    for _ in range(8):
+        pause_s = 0.0
+        while not breaker.may_ask(now_s + pause_s):
+            pause_s += 0.5
+        now_s += pause_s
+        pauses.append(pause_s)
+        breaker.was_late(now_s)
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, MOST_PAUSE_S]
+    breaker.was_in_time()
+    for _ in range(LATE_IN_A_ROW):
+        breaker.was_late(now_s)
+    assert breaker.may_ask(now_s + PAUSE_S)
+
+
+NONE = Reply(None, "")
+STREAM = b"+OK\r\n$-1\r\n$5\r\nhe\r\no\r\n:12\r\n-ERR no\r\n$0\r\n\r\n"
+REPLIES = [NONE, NONE, Reply(b"he\r\no", ""), NONE, Reply(None, "ERR no"), Reply(b"", "")]
+
+
+def test_command_is_an_array_of_strings() -> None:
+    assert command(b"SET", b"k", b"\r\n") == b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\n\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, len(STREAM)])
+def test_replies_are_read_however_they_are_cut(size: int) -> None:
+    replies = Replies(5)
+    found: list[Reply] = []
+    for at in range(0, len(STREAM), size):
+        found += replies.feed(STREAM[at : at + size])
+    assert found == REPLIES
+
+
+@pytest.mark.parametrize(
+    ("junk", "text"),
+    [
+        (b"*1\r\n", "begins with b'\\*'"),
+        (b"\r\n", r"begins with b'\\r'"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "begins with b'H'"),
+        (b"$6\r\n", "has 6 bytes; the limit is 5"),
+        (b"$99999999999\r\n", "has b'99999999999' bytes"),
+        (b"$-2\r\n", "has b'-2' bytes"),
+        (b"$--1\r\n", "has b'--1' bytes"),
+        (b"$ 1\r\n", "has b' 1' bytes"),
+        (b"$\r\n", "has b'' bytes"),
+        (b"$2\r\nabcd", "does not end where it says"),
+        (b"+" + b"x" * MOST_LINE_BYTES, "has no end"),
+        (b"\0" * 300_000, "has no end"),
+    ],
+)
+def test_junk_of_each_kind_is_a_violation_that_says_why(junk: bytes, text: str) -> None:
+    with pytest.raises(ProtocolViolation, match=text):
+        Replies(5).feed(b"+OK\r\n" + junk)
+
+
+def test_line_without_an_end_is_a_violation_before_it_is_kept() -> None:
+    replies = Replies(5)
+    for _ in range(MOST_LINE_BYTES - 1):
+        assert replies.feed(b"x") == []
+    with pytest.raises(ProtocolViolation):
+        replies.feed(b"x")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_junk_is_a_violation_or_replies_and_nothing_else(seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(300):
+        bad = bytearray(STREAM)
+        for _ in range(rng.randrange(1, 5)):
+            bad[rng.randrange(len(bad))] = rng.choice(b"\r\n$+-:*019x")
+        replies = Replies(64)
+        try:
+            for each in replies.feed(bytes(bad)):
+                assert each.value is None or len(each.value) <= 64
+        except ProtocolViolation:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("valkey://h", "StoreAddress(h:6379/0)"),
+        ("redis://h/", "StoreAddress(h:6379/0)"),
+        ("rediss://u:p%40s@h:1/7", "StoreAddress(h:1/7)"),
+        ("redis://[::1]:2", "StoreAddress(::1:2/0)"),
+    ],
+)
+def test_url_is_read_and_its_password_never_shown(url: str, shown: str) -> None:
+    assert repr(address_of(url)) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://h",
+        "h:6379",
+        "redis://",
+        "redis://h/x",
+        "redis://h/-1",
+        "redis://h/1024",
+        "redis://h/\u0661",
+        "redis://h:p",
+        "redis://h:0",
+        "redis://h:99999",
+        "redis://h?a=1",
+        "redis://h#f",
+        "redis://[::1",
+        "redis://:secret@h/x",
+    ],
+)
+def test_url_that_is_none_is_refused_without_a_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="valkey://HOST:PORT/DB") as caught:
+        address_of(url)
+    assert "secret" not in caught.value.message
+    assert caught.value.__cause__ is None

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import pytest
 from fleet_fakes import device, offer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from capamesh.protocol.adverts import (
     KIND_ADVERT,
@@ -23,6 +25,7 @@ from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import Membership, NetworkOwner, Role
 from capamesh.protocol.reach import Inside
+from capamesh.router.fleet.clocks import Clocks, MeshClock
 from capamesh.router.fleet.hearing import Hearing, Now
 from capamesh.router.fleet.node_addresses import addresses_within
 
@@ -229,3 +232,32 @@ def test_router_whose_clock_jumps_forty_days_ahead_keeps_its_members_and_one_alo
     alone = network()
     with pytest.raises(AdvertRejected, match="expired"):
         alone.hearing.heard(says(joined()), later)
+
+
+def test_mesh_s_clock_stands_still_until_it_is_resumed_and_while_it_is_paused() -> None:
+    passed_s = 0.0
+    clocks = Clocks(wall_ns=lambda: int((1_000 + passed_s) * 1e9), steady_s=lambda: 50.0 + passed_s)
+    passed_s = 1.0
+    assert clocks.now() == Now(1_001_000, 51.0, 0.0)
+    clocks.resume()
+    passed_s = 2.0
+    assert clocks.now() == Now(1_002_000, 52.0, 1.0)
+    clocks.pause()
+    passed_s = 3.0
+    assert clocks.now() == Now(1_003_000, 53.0, 1.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 50)), max_size=30))
+def test_mesh_time_is_the_time_that_was_up_and_never_goes_back(
+    steps: list[tuple[bool, int]],
+) -> None:
+    now_s, up_s, is_up = 1000, 0, False
+    clock = MeshClock(now_s)
+    for turns_up, wait_s in steps:
+        (clock.resume if turns_up else clock.pause)(now_s)
+        is_up = turns_up
+        for _ in range(wait_s):
+            now_s += 1
+            up_s += is_up
+            assert clock.now_s(now_s) == up_s

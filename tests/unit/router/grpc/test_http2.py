@@ -1,15 +1,54 @@
-"""HTTP/2 by hand and by two libraries, behind one interface: the same bytes, and the same is told."""
+"""HTTP/2 by hand and by two libraries, behind one interface: the same bytes, and the same is told; and what the RFCs say of a server.
+
+The cases of RFC 9113 and RFC 7541 are those of h2spec, section by section. A stream error may be a connection error as well (RFC 9113,
+5.4.1), so that a case that names a stream takes both.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pytest
 from http2_by_h2 import SessionByH2
 from http2_client import HEAD, Http2Client
-from hyperframe.frame import ContinuationFrame, DataFrame, Frame, PingFrame, SettingsFrame
+from http2_frames import (
+    ACK,
+    COMPRESSION,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    FLOW_CONTROL,
+    FRAME_SIZE,
+    GOAWAY,
+    HEADERS,
+    MOST_WINDOW,
+    PADDED,
+    PING,
+    PRIORITY,
+    PROTOCOL,
+    PUSH,
+    REFUSED,
+    RST,
+    SETTINGS,
+    STREAM_CLOSED,
+    UNKNOWN,
+    WINDOW,
+    block,
+    changed,
+    frame,
+    having,
+    head,
+    number,
+    setting,
+    twice,
+    without,
+)
+from hyperframe.frame import Frame, PingFrame, SettingsFrame
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typing_extensions import override
 
 from capamesh.router.grpc.http2 import (
     MAX_HEADER_BYTES,
@@ -24,7 +63,6 @@ from capamesh.router.grpc.http2 import (
 from capamesh.router.grpc.http2_by_hand import SessionByHand
 
 ANSWER = ((b":status", b"200"), (b"content-type", b"application/grpc"))
-ACKNOWLEDGED = SettingsFrame(0, flags=["ACK"]).serialize()
 TRAILERS = ((b"grpc-status", b"0"),)
 
 
@@ -38,17 +76,23 @@ class Events(StreamEvents):
         self.gone: list[int] = []
         self.noise = 0
 
+    @override
     def on_request(self, stream: int, headers: Headers, *, is_whole: bool) -> None:
         self.requests[stream] = (tuple(headers), is_whole)
+        if is_whole:
+            self.ended.append(stream)
 
+    @override
     def on_data(self, stream: int, pieces: Sequence[bytes | memoryview], *, is_last: bool) -> None:
         self.data[stream] = b"".join((self.data.get(stream, b""), *pieces))
         if is_last:
             self.ended.append(stream)
 
+    @override
     def on_gone(self, stream: int) -> None:
         self.gone.append(stream)
 
+    @override
     def on_noise(self) -> None:
         self.noise += 1
 
@@ -60,7 +104,7 @@ class Pair:
         self.session = make()
         self.events = Events()
         self.client = Http2Client()
-        self.sends(self.client.begin(**client_settings), ACKNOWLEDGED)
+        self.sends(self.client.begin(**client_settings), frame(SETTINGS, ACK, 0))
         self.events.noise = 0
 
     def sends(self, *frames: bytes) -> None:
@@ -70,14 +114,42 @@ class Pair:
     def flush(self) -> None:
         self.client.take(self.session.to_send())
 
-    def misbehaves(self, *frames: bytes) -> Misbehaved:
+    def tries(self, *frames: bytes) -> int | None:
+        """Send them one by one; return the code of the GOAWAY in which that ends."""
+        ended: Misbehaved | None = None
         try:
-            for frame in frames:
-                self.sends(frame)
+            for each in frames:
+                self.sends(each)
         except Misbehaved as error:
-            self.client.take(error.last_words)
-            return error
-        pytest.fail("it goes on")
+            ended = error
+        if ended is None:
+            return None
+        self.client.take(ended.last_words)
+        goaway = self.client.goaway
+        assert goaway is not None
+        assert (bool(ended.reason), self.session.to_send()) == (True, b"")
+        code: int = goaway.error_code
+        return code
+
+    def answers(self, stream: int) -> None:
+        """Answer a request whole."""
+        self.session.start_answer(stream, ANSWER)
+        self.session.end_answer(stream, TRAILERS)
+        self.flush()
+
+    def is_alive(self) -> bool:
+        """Return whether the connection goes on: a ping is answered, and so is a request."""
+        before = len(self.client.frames)
+        if self.tries(frame(PING, 0, 0, b"are you?"), head(999, END_HEADERS | END_STREAM)):
+            return False
+        self.answers(999)
+        acknowledged = [
+            each.opaque_data
+            for each in self.client.frames[before:]
+            if isinstance(each, PingFrame) and "ACK" in each.flags
+        ]
+        told = self.client.heads.get(999, [])
+        return (acknowledged, told) == ([b"are you?"], [dict(ANSWER), dict(TRAILERS)])
 
 
 @pytest.fixture(params=[SessionByHand, SessionByH2], ids=["hand", "h2"])
@@ -86,8 +158,13 @@ def make(request: pytest.FixtureRequest) -> Callable[[], Http2Session]:
     return made
 
 
-def test_client_is_told_the_bounds_at_once(make: Callable[[], Http2Session]) -> None:
-    settings_frame, *_ = Pair(make).client.frames
+@pytest.fixture
+def pair(make: Callable[[], Http2Session]) -> Pair:
+    return Pair(make)
+
+
+def test_client_is_told_the_bounds_at_once(pair: Pair) -> None:
+    settings_frame, *_ = pair.client.frames
     assert isinstance(settings_frame, SettingsFrame)
     told = settings_frame.settings
     assert told[SettingsFrame.MAX_CONCURRENT_STREAMS] == MAX_STREAMS
@@ -95,8 +172,7 @@ def test_client_is_told_the_bounds_at_once(make: Callable[[], Http2Session]) -> 
     assert told[SettingsFrame.MAX_HEADER_LIST_SIZE] == MAX_HEADER_BYTES
 
 
-def test_bytes_one_at_a_time_tell_the_same(make: Callable[[], Http2Session]) -> None:
-    pair = Pair(make)
+def test_bytes_one_at_a_time_tell_the_same(pair: Pair) -> None:
     sent = pair.client.head(1) + pair.client.data(1, b"hello", is_last=True)
     for at in range(len(sent)):
         pair.session.receive(memoryview(sent)[at : at + 1], pair.events)
@@ -105,8 +181,7 @@ def test_bytes_one_at_a_time_tell_the_same(make: Callable[[], Http2Session]) -> 
     assert pair.events.ended == [1]
 
 
-def test_answer_has_head_bytes_and_trailers(make: Callable[[], Http2Session]) -> None:
-    pair = Pair(make)
+def test_answer_has_head_bytes_and_trailers(pair: Pair) -> None:
     pair.sends(pair.client.head(1, is_last=True))
     pair.session.start_answer(1, ANSWER)
     pair.session.send(1, b"abc")
@@ -120,10 +195,7 @@ def test_answer_has_head_bytes_and_trailers(make: Callable[[], Http2Session]) ->
 
 
 @pytest.mark.parametrize("is_all_here", [True, False])
-def test_refusal_is_a_head_alone_and_stops_who_still_sends(
-    make: Callable[[], Http2Session], is_all_here: bool
-) -> None:
-    pair = Pair(make)
+def test_refusal_is_a_head_alone_and_stops_who_still_sends(pair: Pair, is_all_here: bool) -> None:
     pair.sends(pair.client.head(1, is_last=is_all_here))
     pair.session.refuse(1, (*ANSWER, (b"grpc-status", b"3")), is_all_here=is_all_here)
     pair.flush()
@@ -182,8 +254,7 @@ def test_reset_of_either_side_drops_what_was_to_be_sent(make: Callable[[], Http2
         assert pair.session.unsent_bytes == 0
 
 
-def test_window_is_opened_only_for_what_was_taken(make: Callable[[], Http2Session]) -> None:
-    pair = Pair(make)
+def test_window_is_opened_only_for_what_was_taken(pair: Pair) -> None:
     pair.sends(pair.client.head(1))
     before = len(pair.client.frames)
     pair.sends(pair.client.data(1, b"x" * STREAM_WINDOW_BYTES))
@@ -194,26 +265,15 @@ def test_window_is_opened_only_for_what_was_taken(make: Callable[[], Http2Sessio
     assert opened[1] == STREAM_WINDOW_BYTES
 
 
-def test_client_that_sends_beyond_its_window_is_stopped(make: Callable[[], Http2Session]) -> None:
-    pair = Pair(make)
+def test_client_that_sends_beyond_its_window_is_stopped(pair: Pair) -> None:
     pair.sends(pair.client.head(1), pair.client.data(1, b"x" * STREAM_WINDOW_BYTES))
-    try:
-        pair.sends(pair.client.data(1, b"x"))
-    except Misbehaved as error:
-        pair.client.take(error.last_words)
-        assert pair.client.goaway is not None
-    else:
+    if pair.tries(pair.client.data(1, b"x")) is None:
         assert pair.client.resets == [(1, 3)]
     assert len(pair.events.data[1]) == STREAM_WINDOW_BYTES
 
 
-def test_padding_is_no_part_of_the_bytes_and_costs_no_window(
-    make: Callable[[], Http2Session],
-) -> None:
-    pair = Pair(make)
-    frame = DataFrame(1, flags=["PADDED"])
-    frame.data, frame.pad_length = b"abc", 250
-    padded = frame.serialize()
+def test_padding_is_no_part_of_the_bytes_and_costs_no_window(pair: Pair) -> None:
+    padded = frame(DATA, PADDED, 1, b"\xfa" + b"abc" + bytes(250))
     pair.sends(pair.client.head(1))
     for _ in range(3 * STREAM_WINDOW_BYTES // 250):
         pair.sends(padded)
@@ -221,8 +281,7 @@ def test_padding_is_no_part_of_the_bytes_and_costs_no_window(
     assert set(pair.events.data[1]) == set(b"abc")
 
 
-def test_goaway_lets_open_streams_end(make: Callable[[], Http2Session]) -> None:
-    pair = Pair(make)
+def test_goaway_lets_open_streams_end(pair: Pair) -> None:
     pair.sends(pair.client.head(1))
     pair.session.go_away()
     pair.flush()
@@ -230,83 +289,31 @@ def test_goaway_lets_open_streams_end(make: Callable[[], Http2Session]) -> None:
     assert (pair.client.goaway.error_code, pair.client.goaway.last_stream_id) == (0, 1)
     pair.sends(pair.client.data(1, b"abc", is_last=True))
     assert pair.events.ended == [1]
-    pair.session.start_answer(1, ANSWER)
-    pair.session.end_answer(1, TRAILERS)
-    pair.flush()
+    pair.answers(1)
     assert pair.client.heads == {1: [dict(ANSWER), dict(TRAILERS)]}
-
-
-def test_more_streams_than_agreed_are_not_told(make: Callable[[], Http2Session]) -> None:
-    pair = Pair(make)
-    pair.sends(*(pair.client.head(1 + 2 * at) for at in range(MAX_STREAMS)))
-    assert len(pair.events.requests) == MAX_STREAMS
-    error = pair.misbehaves(pair.client.head(1 + 2 * MAX_STREAMS))
-    assert len(pair.events.requests) == MAX_STREAMS
-    assert error.reason
-    assert pair.client.goaway is not None
-
-
-def _continuations(client: Http2Client) -> list[bytes]:
-    frame = ContinuationFrame(1)
-    frame.data = b""
-    return [client.head(1, is_whole=False), *([frame.serialize()] * 100)]
-
-
-def _large_list(client: Http2Client) -> list[bytes]:
-    # a small frame: each field is a reference to the table
-    return [client.head(1, HEAD + ((b"x-large", b"v" * 2000),) * 9)]
-
-
-def _http1_behind_the_preface(_: Http2Client) -> list[bytes]:
-    return [b"GET / HTTP/1.1\r\n\r\n" * 2]
-
-
-def _too_large_frame(_: Http2Client) -> list[bytes]:
-    return [b"\xff\xff\xff\x00\x00\x00\x00\x00\x01"]
-
-
-def _data_on_idle_stream(client: Http2Client) -> list[bytes]:
-    return [client.data(9, b"x")]
-
-
-def _even_stream(client: Http2Client) -> list[bytes]:
-    return [client.head(2)]
-
-
-def _broken_compression(_: Http2Client) -> list[bytes]:
-    return [b"\x00\x00\x02\x01\x04\x00\x00\x00\x01\xff\xff"]
 
 
 @pytest.mark.parametrize(
     "attack",
     [
-        _continuations,
-        _large_list,
-        _http1_behind_the_preface,
-        _too_large_frame,
-        _data_on_idle_stream,
-        _even_stream,
-        _broken_compression,
+        (head(1, 0), *[frame(CONTINUATION, 0, 1)] * 100),
+        (
+            head(1, headers=HEAD + ((b"x-large", b"v" * 2000),) * 9),
+        ),  # small: it refers to the table
+        (b"GET / HTTP/1.1\r\n\r\n" * 2,),
+        (b"\xff\xff\xff\x00\x00\x00\x00\x00\x01",),  # too large a frame
     ],
+    ids=["continuations", "large list", "HTTP/1.1", "large frame"],
 )
 def test_broken_or_endless_frames_end_the_connection_with_goaway(
-    make: Callable[[], Http2Session], attack: Callable[[Http2Client], list[bytes]]
+    pair: Pair, attack: tuple[bytes, ...]
 ) -> None:
-    pair = Pair(make)
-    error = pair.misbehaves(*attack(pair.client))
-    assert error.reason
-    goaway = pair.client.goaway
-    assert goaway is not None
-    assert goaway.error_code != 0
+    assert pair.tries(*attack)
     assert pair.events.requests == {}
-    assert pair.session.to_send() == b""
 
 
-def test_floods_of_frames_are_noise(make: Callable[[], Http2Session]) -> None:
-    pair = Pair(make)
-    ping = PingFrame(0)
-    ping.opaque_data = b"12345678"
-    pair.sends(*[ping.serialize()] * 20, *[SettingsFrame(0).serialize()] * 20)
+def test_floods_of_frames_are_noise(pair: Pair) -> None:
+    pair.sends(*[frame(PING, 0, 0, b"12345678")] * 20, *[frame(SETTINGS, 0, 0)] * 20)
     pair.sends(*[pair.client.window(0, 1)] * 20)
     for stream in range(1, 41, 2):
         pair.sends(pair.client.head(stream), pair.client.reset(stream))
@@ -350,6 +357,417 @@ def test_any_bytes_end_in_events_or_in_goaway(
     except Misbehaved as error:
         tail, found = error.last_words, b""
         while tail:
-            frame, size = Frame.parse_frame_header(memoryview(tail[:9]))
-            found, tail = type(frame).__name__.encode(), tail[9 + size :]
+            last, size = Frame.parse_frame_header(memoryview(tail[:9]))
+            found, tail = type(last).__name__.encode(), tail[9 + size :]
         assert found == b"GoAwayFrame"
+
+
+# what the RFCs say
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case: what is sent, and how the server may take it."""
+
+    section: str
+    name: str
+    frames: tuple[bytes, ...]
+    codes: tuple[int, ...]
+    """The codes of the error, of which one must come."""
+    stream: int = 0
+    """The stream whose error it is; 0: the connection's."""
+    may_ignore: bool = False
+    """The frames may be dropped instead, and all go on."""
+    answered: int = 0
+    """The stream that the server answers before the last frame; 0: it answers none."""
+
+
+def connection(
+    section: str, name: str, *frames: bytes, codes: tuple[int, ...] = (PROTOCOL,)
+) -> Case:
+    return Case(section, name, frames, codes)
+
+
+def of_stream(
+    section: str,
+    name: str,
+    *frames: bytes,
+    codes: tuple[int, ...] = (PROTOCOL,),
+    stream: int = 1,
+    may_ignore: bool = False,
+    answered: int = 0,
+) -> Case:
+    return Case(section, name, frames, codes, stream, may_ignore, answered)
+
+
+def lenient(section: str, name: str, *frames: bytes, codes: tuple[int, ...] = (PROTOCOL,)) -> Case:
+    """Return a case of the connection's that nghttp2 passes over, and never the router: nothing comes of the frames."""
+    return Case(section, name, frames, codes, may_ignore=True)
+
+
+def malformed(section: str, name: str, headers: Headers) -> Case:
+    return of_stream(section, name, head(1, END_HEADERS | END_STREAM, headers))
+
+
+OPENING = head(1)
+WHOLE = head(1, END_HEADERS | END_STREAM)
+BLOCK = block()
+CANCEL = frame(RST, 0, 1, number(8))
+INCREMENT = frame(WINDOW, 0, 1, number(100))
+BEHIND = {
+    "DATA": frame(DATA, 0, 1, b"x"),
+    "HEADERS": WHOLE,
+    "CONTINUATION": frame(CONTINUATION, END_HEADERS, 1, BLOCK),
+}
+
+ERRORS = (
+    # 4: frames
+    of_stream(
+        "4.2",
+        "DATA over the largest frame",
+        OPENING,
+        frame(DATA, 0, 1, bytes(16_385)),
+        codes=(FRAME_SIZE,),
+    ),
+    connection(
+        "4.2",
+        "HEADERS over the largest frame",
+        frame(HEADERS, END_HEADERS, 1, bytes(16_385)),
+        codes=(FRAME_SIZE,),
+    ),
+    connection(
+        "4.3",
+        "block that cannot be decoded",
+        frame(HEADERS, END_HEADERS, 1, b"\x40\x01"),
+        codes=(COMPRESSION, PROTOCOL),
+    ),
+    connection(
+        "4.3",
+        "PRIORITY within a block",
+        frame(HEADERS, 0, 1, BLOCK),
+        frame(PRIORITY, 0, 1, number(0) + b"\x10"),
+    ),
+    connection(
+        "4.3", "HEADERS of another stream within a block", frame(HEADERS, 0, 1, BLOCK), head(3)
+    ),
+    # 5: streams
+    *(
+        connection("5.1", f"{name} on an idle stream", each)
+        for name, each in (*BEHIND.items(), ("RST_STREAM", CANCEL), ("WINDOW_UPDATE", INCREMENT))
+        if name != "HEADERS"
+    ),
+    *(
+        of_stream(
+            "5.1",
+            f"{name} on a stream that {state}",
+            *before,
+            each,
+            codes=(STREAM_CLOSED, PROTOCOL),
+            stream=0 if name == "CONTINUATION" else 1,
+            may_ignore=name != "CONTINUATION" and state != "has ended its half",
+            answered=1 if state == "has ended" and name != "CONTINUATION" else 0,
+        )
+        for state, before in (
+            ("has ended its half", (WHOLE,)),
+            ("was reset", (OPENING, CANCEL)),
+            ("has ended", (WHOLE,)),
+        )
+        for name, each in BEHIND.items()
+    ),
+    connection("5.1.1", "even stream", head(2)),
+    lenient("5.1.1", "stream below one before", head(5), head(3), codes=(STREAM_CLOSED, PROTOCOL)),
+    of_stream(
+        "5.1.2",
+        "more streams than agreed",
+        *(head(1 + 2 * at) for at in range(MAX_STREAMS + 1)),
+        codes=(PROTOCOL, REFUSED),
+        stream=1 + 2 * MAX_STREAMS,
+    ),
+    connection(
+        "5.5",
+        "unknown frame within a block",
+        frame(HEADERS, 0, 1, BLOCK),
+        frame(UNKNOWN, 0, 0, b"12345678"),
+    ),
+    # 6: frames of each kind
+    *(
+        of_stream(section, name, OPENING, each, codes=(FRAME_SIZE,), stream=stream)
+        for section, name, each, stream in (
+            ("6.3", "PRIORITY of 4 bytes", frame(PRIORITY, 0, 1, number(0)), 1),
+            ("6.4", "RST_STREAM of 3 bytes", frame(RST, 0, 1, b"abc"), 0),
+            ("6.5", "SETTINGS of 3 bytes", frame(SETTINGS, 0, 0, b"abc"), 0),
+            ("6.7", "PING of 6 bytes", frame(PING, 0, 0, b"123456"), 0),
+            ("6.9", "WINDOW_UPDATE of 3 bytes", frame(WINDOW, 0, 0, b"abc"), 0),
+        )
+    ),
+    *(
+        connection(section, name, each)
+        for section, name, each in (
+            ("6.1", "DATA on stream 0", frame(DATA, 0, 0, b"x")),
+            ("6.2", "HEADERS on stream 0", head(0)),
+            ("6.4", "RST_STREAM on stream 0", frame(RST, 0, 0, number(8))),
+            ("6.5", "SETTINGS on a stream", frame(SETTINGS, 0, 1)),
+            ("6.7", "PING on a stream", frame(PING, 0, 1, b"12345678")),
+            ("6.8", "GOAWAY on a stream", frame(GOAWAY, 0, 1, bytes(8))),
+        )
+    ),
+    connection("6.1", "padding over the frame", OPENING, frame(DATA, PADDED, 1, b"\x06" + b"x")),
+    connection(
+        "6.2",
+        "padding over the frame",
+        frame(HEADERS, END_HEADERS | PADDED, 1, b"\xff" + BLOCK),
+    ),
+    lenient("6.3", "PRIORITY on stream 0", frame(PRIORITY, 0, 0, number(0) + b"\x10")),
+    # 6.5: SETTINGS
+    connection(
+        "6.5",
+        "acknowledgement with bytes",
+        frame(SETTINGS, ACK, 0, b"x"),
+        codes=(FRAME_SIZE, PROTOCOL),  # the second is h2's
+    ),
+    connection("6.5.2", "ENABLE_PUSH of 2", setting(2, 2)),
+    connection("6.5.2", "too large a window", setting(4, 2**31), codes=(FLOW_CONTROL,)),
+    connection("6.5.2", "too small a frame", setting(5, 16_383)),
+    connection("6.5.2", "too large a frame", setting(5, 2**24)),
+    connection(
+        "6.6", "PUSH_PROMISE of a client", OPENING, frame(PUSH, END_HEADERS, 1, number(2) + BLOCK)
+    ),
+    # 6.9: WINDOW_UPDATE
+    connection("6.9", "no increment of the connection's", frame(WINDOW, 0, 0, number(0))),
+    of_stream("6.9", "no increment of a stream's", OPENING, frame(WINDOW, 0, 1, number(0))),
+    connection(
+        "6.9.1",
+        "connection's window over the largest",
+        frame(WINDOW, 0, 0, number(MOST_WINDOW - 65_535)),
+        frame(WINDOW, 0, 0, number(1)),
+        codes=(FLOW_CONTROL,),
+    ),
+    of_stream(
+        "6.9.1",
+        "stream's window over the largest",
+        OPENING,
+        frame(WINDOW, 0, 1, number(MOST_WINDOW - 65_535)),
+        frame(WINDOW, 0, 1, number(1)),
+        codes=(FLOW_CONTROL,),
+    ),
+    connection(
+        "6.9.2",
+        "new first window that makes a stream's too large",
+        OPENING,
+        frame(WINDOW, 0, 1, number(MOST_WINDOW - 65_535)),
+        setting(4, 65_536),
+        codes=(FLOW_CONTROL,),
+    ),
+    # 6.10: CONTINUATION
+    connection(
+        "6.10",
+        "other frame than CONTINUATION",
+        frame(HEADERS, 0, 1, BLOCK),
+        frame(CONTINUATION, 0, 1),
+        frame(DATA, 0, 1, b"x"),
+    ),
+    connection(
+        "6.10",
+        "CONTINUATION on stream 0",
+        frame(HEADERS, 0, 1, BLOCK[:5]),
+        frame(CONTINUATION, END_HEADERS, 0, BLOCK[5:]),
+    ),
+    connection(
+        "6.10", "CONTINUATION behind a whole block", OPENING, frame(CONTINUATION, END_HEADERS, 1)
+    ),
+    connection(
+        "6.10",
+        "CONTINUATION behind the last one",
+        frame(HEADERS, 0, 1, BLOCK),
+        frame(CONTINUATION, END_HEADERS, 1),
+        frame(CONTINUATION, END_HEADERS, 1),
+    ),
+    connection(
+        "6.10",
+        "CONTINUATION behind DATA",
+        OPENING,
+        frame(DATA, 0, 1, b"x"),
+        frame(CONTINUATION, END_HEADERS, 1),
+    ),
+    # 8: HTTP
+    of_stream("8.1", "second HEADERS that do not end", OPENING, head(1, headers=[(b"x", b"y")])),
+    malformed("8.2.1", "capital letters in a name", having(b"X-Capital", b"y")),
+    malformed("8.2.1", "line feed in a value", having(b"x", b"a\nb")),
+    malformed("8.2.1", "null in a value", having(b"x", b"a\0b")),
+    malformed("8.2.1", "blank in a name", having(b"a b", b"y")),
+    malformed("8.2.1", "colon in a name", having(b"a:b", b"y")),
+    malformed("8.2.2", "header of the connection", having(b"connection", b"keep-alive")),
+    malformed("8.2.2", "Transfer-Encoding", having(b"transfer-encoding", b"chunked")),
+    malformed("8.2.2", "Upgrade", having(b"upgrade", b"websocket")),
+    malformed("8.2.2", "TE other than trailers", changed(b"te", b"trailers, deflate")),
+    malformed("8.3", "unknown pseudo-header", [(b":test", b"x"), *HEAD]),
+    malformed("8.3", "pseudo-header of answers", [(b":status", b"200"), *HEAD]),
+    malformed("8.3", "pseudo-header behind others", [*HEAD[1:], HEAD[0]]),
+    of_stream(
+        "8.3",
+        "pseudo-header in trailers",
+        OPENING,
+        head(1, END_HEADERS | END_STREAM, [(b":method", b"POST")]),
+    ),
+    malformed("8.3.1", "empty path", changed(b":path", b"")),
+    *(
+        malformed("8.3.1", f"no {name.decode()}", without(name))
+        for name in (b":method", b":scheme", b":path")
+    ),
+    *(
+        malformed("8.3.1", f"two of {name.decode()}", twice(name))
+        for name in (b":method", b":scheme", b":path")
+    ),
+    of_stream(
+        "8.1.1",
+        "Content-Length over the bytes",
+        head(1, END_HEADERS, having(b"content-length", b"1")),
+        frame(DATA, END_STREAM, 1, b"test"),
+    ),
+    of_stream(
+        "8.1.1",
+        "Content-Length over the bytes of two frames",
+        head(1, END_HEADERS, having(b"content-length", b"3")),
+        frame(DATA, 0, 1, b"te"),
+        frame(DATA, END_STREAM, 1, b"st"),
+    ),
+    of_stream(
+        "8.1.1",
+        "fewer bytes than Content-Length",
+        head(1, END_HEADERS, having(b"content-length", b"9")),
+        frame(DATA, END_STREAM, 1, b"test"),
+    ),
+    # RFC 7541
+    *(
+        connection(
+            section,
+            name,
+            frame(HEADERS, END_HEADERS | END_STREAM, 1, made),
+            codes=(COMPRESSION, PROTOCOL),
+        )
+        for section, name, made in (
+            ("HPACK 2.3.3", "index that nothing has", BLOCK + b"\xc6"),
+            ("HPACK 4.2", "size of the table behind a field", BLOCK + b"\x20"),
+            ("HPACK 5.1", "number without end", BLOCK + b"\xff" + b"\x80" * 12 + b"\x01"),
+            (
+                "HPACK 5.2",
+                "more than 7 bits of padding",
+                BLOCK + b"\x00\x85\xf2\xb2\x4a\x84\xff\x84\x49\x50\x9f\xff",
+            ),
+            (
+                "HPACK 5.2",
+                "padding of zeros",
+                BLOCK + b"\x00\x85\xf2\xb2\x4a\x84\xff\x83\x49\x50\x90",
+            ),
+            (
+                "HPACK 5.2",
+                "end of string within one",
+                BLOCK + b"\x00\x85\xf2\xb2\x4a\x84\xff\x87\x49\x51\xff\xff\xff\xfa\x7f",
+            ),
+            ("HPACK 6.1", "index 0", b"\x80" + BLOCK),
+            ("HPACK 6.3", "size of the table over what is allowed", b"\x3f\xe2\x1f" + BLOCK),
+        )
+    ),
+)
+
+TAKEN = (
+    ("4.1", "unknown frame", (frame(UNKNOWN, 0, 0, b"12345678"),)),
+    ("4.1", "unknown flags", (frame(PING, 0x16 & ~ACK, 0, b"12345678"),)),
+    ("4.1", "reserved bit", (frame(PING, 0, 0, b"12345678", reserved=1),)),
+    ("5.3", "PRIORITY of a stream that is not there", (frame(PRIORITY, 0, 7, number(0) + b"\x10"),)),
+    ("5.5", "unknown frame on a stream", (OPENING, frame(UNKNOWN, 0, 1, b"12345678"))),
+    ("6.5.2", "unknown setting", (setting(0xFF, 1),)),
+    ("6.7", "acknowledgement of a PING that was not sent", (frame(PING, ACK, 0, b"12345678"),)),
+    ("6.9", "WINDOW_UPDATE of a stream that was reset", (OPENING, CANCEL, frame(WINDOW, 0, 1, number(1)))),
+    ("6.4", "RST_STREAM of a stream that was reset", (OPENING, CANCEL, CANCEL)),
+    ("6.2", "HEADERS with a priority", (frame(HEADERS, END_HEADERS | 0x20, 1, number(0) + b"\x10" + BLOCK),)),
+    ("6.2", "HEADERS with padding", (frame(HEADERS, END_HEADERS | PADDED, 1, b"\x03" + BLOCK + bytes(3)),)),
+    ("HPACK 6.3", "size of the table before a field", (frame(HEADERS, END_HEADERS, 1, b"\x20" + BLOCK),)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ERRORS, ids=lambda case: f"{case.section} {case.name}")
+def test_frames_that_a_server_must_not_take(pair: Pair, case: Case) -> None:
+    *before, last = case.frames
+    assert pair.tries(*before) is None
+    told = [*pair.events.requests]
+    if case.answered:
+        pair.answers(case.answered)
+    code = pair.tries(last)
+    if code is not None:
+        assert code in case.codes
+    elif case.stream and pair.client.resets:
+        ((stream, code), *_) = pair.client.resets
+        assert stream == case.stream
+        assert code in case.codes
+        assert pair.is_alive()
+        assert case.answered or case.stream in pair.events.gone or case.stream not in told
+    else:
+        assert case.may_ignore
+        assert case.stream or not isinstance(pair.session, SessionByHand)
+        assert pair.is_alive()
+    # nothing came of the frame: no request, and none that was whole
+    assert [each for each in pair.events.requests if each != 999] == told
+    if not case.answered and WHOLE not in case.frames:
+        assert [each for each in pair.events.ended if each != 999] == []
+
+
+@pytest.mark.parametrize(
+    "frames", [each for *_, each in TAKEN], ids=[f"{section} {name}" for section, name, _ in TAKEN]
+)
+def test_frames_that_a_server_must_bear(pair: Pair, frames: tuple[bytes, ...]) -> None:
+    pair.sends(*frames)
+    assert pair.client.resets == []
+    assert pair.is_alive()
+
+
+def test_block_may_come_in_any_number_of_frames(pair: Pair) -> None:
+    first, *rest = (BLOCK[at : at + 7] for at in range(0, len(BLOCK), 7))
+    *middle, last = rest
+    pair.sends(frame(HEADERS, END_STREAM, 1, first))
+    pair.sends(*(frame(CONTINUATION, 0, 1, each) for each in middle[:7]))
+    pair.sends(frame(CONTINUATION, END_HEADERS, 1, b"".join([*middle[7:], last])))
+    assert ([*pair.events.requests], pair.events.ended) == ([1], [1])
+    assert pair.is_alive()
+
+
+def test_trailers_end_a_request(pair: Pair) -> None:
+    pair.sends(
+        OPENING, frame(DATA, 0, 1, b"x"), head(1, END_HEADERS | END_STREAM, [(b"x-t", b"1")])
+    )
+    assert (pair.events.data, pair.events.ended) == ({1: b"x"}, [1])
+    assert pair.is_alive()
+
+
+def test_window_may_become_negative_and_grows_from_there(pair: Pair) -> None:
+    pair.sends(setting(4, 3), WHOLE)
+    pair.session.start_answer(1, ANSWER)
+    pair.session.send(1, b"abcdef")
+    pair.flush()
+    pair.sends(setting(4, 1), frame(WINDOW, 0, 1, number(2)))
+    assert pair.client.bodies == {1: b"abc"}
+    pair.sends(frame(WINDOW, 0, 1, number(1)))
+    assert pair.client.bodies == {1: b"abcd"}
+
+
+def test_window_of_the_connection_bounds_all_streams(pair: Pair) -> None:
+    pair.sends(setting(4, 2**20), WHOLE, head(3, END_HEADERS | END_STREAM))
+    for stream in (1, 3):
+        pair.session.start_answer(stream, ANSWER)
+        pair.session.send(stream, bytes(60_000))
+    pair.flush()
+    assert sum(map(len, pair.client.bodies.values())) == 65_535
+    pair.sends(frame(WINDOW, 0, 0, number(2**20)))
+    assert {stream: len(body) for stream, body in pair.client.bodies.items()} == {
+        1: 60_000,
+        3: 60_000,
+    }
+
+
+@pytest.mark.parametrize(
+    "preface", [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\x00", b"INVALID CONNECTION PREFACE\r\n\r\n"]
+)
+def test_preface_that_is_none_ends_the_connection(preface: bytes, pair: Pair) -> None:
+    session = type(pair.session)()
+    with pytest.raises(Misbehaved):
+        session.receive(preface + bytes(20), Events())

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import cast
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from capamesh.router.http.arrivals import READ_BYTES, TURN_BYTES, ArrivingBody
 from capamesh.router.http.body_budget import (
     OVERDRAFT_BYTES,
     SLOW_BYTES_S,
@@ -111,16 +115,6 @@ def test_oldest_may_go_on_when_all_wait_for_one_another() -> None:
     assert not budget.grow(oldest, 12 * MIB)  # never beyond all there is
 
 
-def test_requests_under_way_keep_their_room_from_bodies_that_arrive() -> None:
-    budget, _ = made()
-    body = Body(budget)
-    budget.begin(body, 0)
-    assert budget.grow(body, 50 * MIB)
-    assert budget.hold(40 * MIB)
-    assert not budget.may_begin(51 * MIB)
-    assert budget.may_begin(50 * MIB)
-
-
 def test_answer_that_is_not_read_counts_and_goes_for_those_who_do_read() -> None:
     budget, clock = made()
     unread = Body(budget, is_arriving=False)
@@ -131,15 +125,6 @@ def test_answer_that_is_not_read_counts_and_goes_for_those_who_do_read() -> None
     assert budget.hold(20 * MIB)
     assert unread.reported == ["give up"]
     assert (budget.used_bytes, budget.unread_bytes) == (20 * MIB, 0)
-
-
-def test_body_that_takes_more_once_it_is_here_is_refused_where_there_is_no_more() -> None:
-    budget, _ = made()
-    bodies = [Body(budget) for _ in range(12)]
-    for body in bodies:
-        assert budget.begin(body, 2 * MIB)
-    assert [budget.arrived(body, 8 * MIB) for body in bodies] == [True] * 11 + [False]
-    assert (budget.used_bytes, budget.arriving_bytes, budget.refused) == (88 * MIB, 0, 1)
 
 
 # shares of sites
@@ -212,18 +197,6 @@ def test_beginnings_of_one_site_keep_no_other_from_beginning() -> None:
     mine = Body(budget, site="mine")
     assert budget.begin(mine, 64 * 1024)
     assert (budget.ended, budget.arriving_bytes) == (1, 50 * MIB + OVERDRAFT_BYTES)
-
-
-def test_site_that_has_its_share_takes_nothing_from_others() -> None:
-    budget, clock = made()
-    sites = {name: Body(budget, site=name) for name in ("one", "other")}
-    for body in sites.values():
-        budget.begin(body, 0)
-        assert budget.grow(body, 25 * MIB)
-    assert not budget.grow(sites["other"], STEP_BYTES)
-    for _ in range(5):
-        pass_s(budget, clock, list(sites.values()), 2 * SLOW_BYTES_S)
-    assert budget.ended == 0
 
 
 def test_site_that_stands_for_many_clients_gives_nothing_up() -> None:
@@ -309,3 +282,48 @@ class Anything(RuleBasedStateMachine):
 
 TestAnything = Anything.TestCase
 TestAnything.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+class Transport:
+    def __init__(self) -> None:
+        self.is_reading = True
+
+    def pause_reading(self) -> None:
+        self.is_reading = False
+
+    def resume_reading(self) -> None:
+        self.is_reading = True
+
+    def is_closing(self) -> bool:
+        return False
+
+
+class Receiver:
+    def no_room(self) -> None:
+        raise AssertionError("there is room")
+
+
+async def test_neither_a_read_nor_a_turn_takes_more_than_leaves_the_loop_to_others() -> None:
+    budget = BodyBudget(128 * MIB, 64 * MIB, clock=lambda: 0.0)
+    here, transport = memoryview(b"begins"), Transport()
+    body = ArrivingBody(
+        budget, Receiver(), cast("asyncio.Transport", transport), 9 * MIB + 10, here, ""
+    )
+    assert body.begin()
+    assert budget.arriving_bytes == 9 * MIB + 10  # all its room at once
+    reads, turns = list[int](), [0]
+    while body.filled_bytes < len(body.memory):
+        if not transport.is_reading:
+            await asyncio.sleep(0)
+            turns.append(0)
+        assert transport.is_reading
+        reads.append(len(body.buffer()))
+        body.buffer()[:] = bytes([len(reads)]) * reads[-1]
+        turns[-1] += reads[-1]
+        is_whole = body.took(reads[-1])
+    assert is_whole
+    assert max(reads) == READ_BYTES
+    assert sum(reads) == 9 * MIB + 4
+    assert turns == [TURN_BYTES] * 9 + [4]
+    assert bytes(body.memory[:7]) == b"begins\x01"
+    assert body.memory[-1] == len(reads)

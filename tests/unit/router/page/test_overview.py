@@ -1,15 +1,23 @@
+"""The figures of a router's other processes on the page."""
+
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
-from fleet_fakes import Fleet, advert, hang, offer
+from fleet_fakes import Fleet, advert, hang, linked, offer
+from hypothesis import given
+from hypothesis import strategies as st
 
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.fleet import Joined, Suspected
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import Member
 from capamesh.protocol.steps import run_through
+from capamesh.router.fleet.view import FleetView
+from capamesh.router.page.differences import differences
 from capamesh.router.page.others import OthersFigures
 from capamesh.router.page.overview import Overview, OverviewMaker
 
@@ -73,3 +81,44 @@ async def test_node_names_some_of_its_failing_models_and_those_on_the_cpu() -> N
     fleet.view.apply([Joined(replace(one, devices=(replace(one.devices[0], kind="cpu"),)))])
     (node,) = made(fleet).nodes.values()
     assert node["models_on_cpu"] == 0
+
+
+def test_figures_told_are_those_of_the_address_and_of_the_version() -> None:
+    fleet = FleetView(on_new=linked, on_gone=lambda _: None)
+    fleet.apply([Joined(advert("A", "127.0.0.1:1"))])
+    (endpoint,) = fleet.endpoints()
+    others = OthersFigures()
+    links = [("A", "127.0.0.1:1", 1, 2, 3), ("B", "127.0.0.1:1", 9, 9, 9)]
+    others.take(links, [("m", "1", 4), ("m", "2", 9)], {"m": {"requests_per_s": 5.0}})
+    assert tuple(others.of_link(endpoint)) == (1, 2, 3)
+    assert others.of_model("m", "1") == 4
+    assert others.traffic("m", {"requests_per_s": 1.0}) == {"requests_per_s": 5.0}
+    assert others.traffic("n", {"requests_per_s": 1.0}) == {}
+
+
+ROWS = st.dictionaries(
+    st.text(max_size=2),
+    st.fixed_dictionaries({"x": st.integers(0, 2), "y": st.text(max_size=2)}),
+    max_size=5,
+)
+
+
+def applied(overview: Overview, changes: dict[str, Any]) -> Overview:
+    """Do what the page's own script does."""
+    tables: list[dict[str, Any]] = [dict(overview.nodes), dict(overview.models)]
+    for rows, name in zip(tables, ("nodes", "models"), strict=True):
+        for key, row in changes.get(name, {}).items():
+            if row is None:
+                del rows[key]
+            else:
+                rows[key] = {**rows.get(key, {}), **row}
+    return Overview({**overview.router, **changes.get("router", {})}, *tables)
+
+
+@given(ROWS, ROWS)
+def test_differences_lead_from_one_overview_to_the_other(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    before, after = Overview({}, one, other), Overview({}, other, one)
+    text = run_through(differences(before, after))
+    assert applied(before, json.loads(text or b"{}")) == after

@@ -7,10 +7,14 @@ from itertools import permutations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from replicas import fleet, lose, name, usable
+from replicas import SHAPE, Draws, fleet, lose, name, picks, replica, usable
 
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.policies.drawing import draw_one, draw_some, draw_two
+from capamesh.router.policies.least_request import LeastRequest
+from capamesh.router.policies.p2c import PowerOfTwo
+from capamesh.router.policies.random_choice import RandomChoice
+from capamesh.router.policies.round_robin import RoundRobin
 
 
 def pair(drawn: tuple[Replica, Replica] | None) -> str:
@@ -63,3 +67,56 @@ def test_draw_in_vain_asks_at_most_a_quarter_more_than_everybody(count: int, see
     replicas = fleet([0]) * count
     draw_two(replicas, refuse, random.Random(seed).random)
     assert asked <= count * 1.25 + min(count, 8)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "drawn"),
+    [
+        ((0.0, 0.0), "ab"),
+        ((0.0, 0.5), "ac"),
+        ((0.5, 0.0), "ba"),
+        ((0.5, 0.5), "bc"),
+        ((0.9, 0.0), "ca"),
+        ((0.9, 0.5), "cb"),
+    ],
+)
+def test_less_busy_of_the_two_drawn_wins_and_the_first_of_equals(
+    numbers: tuple[float, float], drawn: str
+) -> None:
+    for busy in drawn:
+        replicas = tuple(replica(one, rif=5 if one == busy else 2) for one in "abc")
+        picked = PowerOfTwo(Draws(*numbers)).pick(replicas, usable, SHAPE, 0.0)
+        assert name(picked) == drawn.replace(busy, "")
+    assert name(PowerOfTwo(Draws(*numbers)).pick(fleet("abc"), usable, SHAPE, 0.0)) == drawn[0]
+
+
+def test_least_busy_of_all_is_picked_in_a_small_fleet() -> None:
+    replicas = fleet([3, 2, 4, 1, 2])
+    policy = LeastRequest(random.Random(1))
+    assert picks(policy, replicas, 5) == "33333"
+    lose(replicas[3])
+    assert picks(policy, replicas, 6) == "414141"
+
+
+def test_idle_small_fleet_is_served_in_turn_from_a_start_that_the_seed_gives() -> None:
+    assert picks(LeastRequest(random.Random(1)), fleet("abcd"), 9) == "abcdabcda"
+    starts = Counter(
+        picks(LeastRequest(random.Random(seed)), fleet("abcd"), 1) for seed in range(400)
+    )
+    assert all(70 < starts[one] < 130 for one in "abcd")
+
+
+def test_each_eligible_replica_is_as_likely_however_busy() -> None:
+    replicas = fleet([0, 9, 0, 5, 100])
+    lose(replicas[2])
+    counts = Counter(picks(RandomChoice(random.Random(1)), replicas, 4000))
+    assert counts.keys() == set("0134")
+    assert all(900 < count < 1100 for count in counts.values())
+
+
+def test_replicas_take_turns_from_a_start_that_the_seed_gives() -> None:
+    assert picks(RoundRobin(random.Random(1)), fleet("abcd"), 10) == "abcdabcdab"
+    starts = Counter(
+        picks(RoundRobin(random.Random(seed)), fleet("abcd"), 1) for seed in range(400)
+    )
+    assert all(70 < starts[one] < 130 for one in "abcd")

@@ -49,15 +49,6 @@ async def test_node_that_is_linked_is_asked_for_its_load_and_is_lost_no_more() -
 
 
 @in_virtual_time
-async def test_node_that_is_unlinked_is_so_from_now_on() -> None:
-    watched = Watched()
-    (endpoint,) = watched.fleet.endpoints
-    await asyncio.sleep(7)
-    watched.watch.unlinked(endpoint)
-    assert endpoint.unlinked_s == watched.fleet.clock()
-
-
-@in_virtual_time
 async def test_node_that_failed_is_asked_for_a_sign_of_life() -> None:
     watched = Watched()
     fleet = watched.fleet

@@ -141,12 +141,6 @@ def test_store_that_cannot_be_opened_ends_the_start(tmp_path: Path, jobs: str) -
             start(given)
 
 
-def test_usual_store_that_is_damaged_ends_the_start(tmp_path: Path) -> None:
-    (tmp_path / "jobs.db").write_bytes(b"no database" * 1000)
-    with pytest.raises(ConfigError, match="cannot keep jobs in"):
-        parts(settings(tmp_path))
-
-
 def test_place_that_is_none_ends_the_start(tmp_path: Path) -> None:
     for start in (parts, lambda each: require_jobs(each, NullLog())):  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="--jobs-place 'relative'"):

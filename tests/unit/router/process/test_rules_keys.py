@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.process.rules_keys import read_rules
-from capamesh.router.rules.constraints import ANYWHERE, Constraints
+from capamesh.router.rules.constraints import Constraints
 from capamesh.router.rules.model_rules import CacheRule, MirrorRule, ModelRules, RoutingRules
 
 
@@ -41,14 +41,6 @@ def test_every_key_is_read() -> None:
         tenants=(("acme", 3.0), ("*", 0.5)),
         cache=CacheRule(3600.0, is_shared=True),
     )
-
-
-def test_traffic_without_rules_is_not_restricted() -> None:
-    rules = read("").of(ModelName("m"))
-    assert rules == ModelRules()
-    assert rules.constraints is ANYWHERE  # what is compared by identity for each replica
-    assert rules.is_hedged
-    assert rules.is_retried
 
 
 def test_star_holds_for_all_and_a_models_own_table_replaces_it_key_by_key() -> None:

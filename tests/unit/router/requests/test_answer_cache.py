@@ -22,7 +22,6 @@ from capamesh.protocol.adverts import ModelOffer
 from capamesh.protocol.errors import (
     CapameshError,
     InvalidRequest,
-    Overloaded,
     RunFailed,
 )
 from capamesh.protocol.ids import ModelName
@@ -217,12 +216,6 @@ async def test_other_rules_drop_all_and_what_is_under_way_is_not_kept() -> None:
         assert (await ask(fleet, asked)).entry is None
 
 
-async def test_tenants_share_no_run() -> None:
-    fleet = Fleet([after(1, echo)], rules=RULES)
-    await asyncio.gather(ask(fleet, options=LAB), ask(fleet, options=SHOP))
-    assert fleet.asked == [2]
-
-
 async def test_client_that_leaves_fails_none_of_those_who_joined_its_run() -> None:
     fleet = Fleet([after(3, echo)], rules=RULES)
     first = asyncio.create_task(ask(fleet))
@@ -278,15 +271,6 @@ async def test_request_that_is_wrong_is_wrong_for_all_and_runs_once() -> None:
     found = await asyncio.gather(*(ask(fleet) for _ in range(10)), return_exceptions=True)
     assert all(isinstance(each, InvalidRequest) for each in found)
     assert fleet.asked == [1]
-
-
-async def test_waiters_are_all_told_when_nobody_has_room() -> None:
-    rules = RoutingRules(ModelRules(cache=CacheRule(60.0), is_retried=False))
-    fleet = Fleet([after(1, failing(Overloaded("full", 1.0)))], rules=rules)
-    found = await asyncio.gather(*(ask(fleet) for _ in range(5)), return_exceptions=True)
-    assert all(isinstance(each, CapameshError) for each in found)
-    assert fleet.counts == {}
-    assert not fleet.routing.pipeline.cache._runs
 
 
 def long_row(at: int, value: int) -> InferCall:

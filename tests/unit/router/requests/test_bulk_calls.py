@@ -102,14 +102,6 @@ async def test_refusal_or_failure_of_a_job_s_call_is_no_fault_of_the_node(
     assert {state.health.state(fleet.clock()) for state in fleet.replicas} == {CircuitState.CLOSED}
 
 
-@pytest.mark.parametrize("error", [RunFailed("it crashed"), InvalidRequest("bad row")])
-async def test_call_of_a_job_is_run_once(error: CapameshError) -> None:
-    fleet = world([failing(error)], [echo])
-    with pytest.raises(type(error)):
-        await sent(fleet, job())
-    assert fleet.asked == [1, 0]
-
-
 @pytest.mark.parametrize("error", [Overloaded("full"), ModelUnavailable("loading")])
 async def test_call_of_a_job_that_certainly_was_not_run_is_asked_elsewhere(
     error: CapameshError,

@@ -32,16 +32,15 @@ from capamesh.protocol.errors import (
     RunFailed,
 )
 from capamesh.protocol.fleet import Changed
-from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.ids import ModelVersion, PeerId
 from capamesh.protocol.links.calls import ControlAction, ControlCall, decode_call
 from capamesh.protocol.links.events import Answer
 from capamesh.protocol.links.handlers import ResponseHandler
 from capamesh.protocol.tensors import Limits
-from capamesh.router.balancing.serving import BACK_SOON_S, MOST_MISSED
+from capamesh.router.balancing.serving import MOST_MISSED
 from capamesh.router.fleet.wanted_loads import FIRST_REST_S, MAX_LOADS
 from capamesh.router.ownership.owners import Owners
 from capamesh.router.requests.asked_load import PATIENCE_S, SETTLED_S
-from capamesh.router.requests.attempts import MAX_WAIT_S
 from capamesh.router.requests.call import NO_OPTIONS
 from capamesh.router.requests.cold_starts import (
     MAX_OF_MODEL,
@@ -223,22 +222,6 @@ async def test_node_that_failed_is_asked_again_at_once_when_a_model_left_it() ->
     assert await asked == "A"
 
 
-async def test_node_that_says_that_it_loads_for_ever_has_broken_its_word_until_it_has_loaded() -> (
-    None
-):
-    fleet = Cold()
-    asked = fleet.ask(allowed_s=2 * PATIENCE_S)
-    await supervisor()
-    fleet.says("A", ModelState.LOADING)
-    await asyncio.sleep(PATIENCE_S + 0.1)
-    loads = fleet.routing.pipeline.cold._loads
-    assert loads._broken == {"A": 1}
-    fleet.says("A", ModelState.READY)
-    assert loads._broken == {}
-    asked.cancel()
-    await asyncio.gather(asked, return_exceptions=True)
-
-
 async def test_load_that_takes_too_long_ends_the_wait_at_the_deadline() -> None:
     fleet = Cold()
     with pytest.raises(ModelUnavailable, match="which takes longer than the request's time"):
@@ -368,38 +351,6 @@ async def test_request_that_may_not_run_twice_is_not_run_again_and_the_next_wait
     asked.cancel()
 
 
-async def test_node_to_which_there_is_never_a_link_does_not_count_once_a_request_has_failed_for_it() -> (
-    None
-):
-    fleet = Claimed("A", echo)
-    fleet.endpoints[-1].link = None
-    first = fleet.ask()
-    await asyncio.sleep(MAX_WAIT_S - 0.1)
-    assert fleet.asked() == {}
-    await asyncio.sleep(0.2)
-    assert fleet.asked() == {"A": 1}
-    second = fleet.ask()
-    await fleet.load("A")
-    assert [await first, await second] == ["A", "A"]
-
-
-async def test_node_whose_link_is_lost_is_waited_for_a_moment_before_another_is_asked() -> None:
-    fleet = Claimed("A", echo)
-    assert await fleet.ask() == "X"
-    fleet.balancer.linked(fleet.endpoints[-1], fleet.clock())
-    fleet.evil.end()
-    fleet.balancer.unlinked(fleet.endpoints[-1], fleet.clock())
-    await asyncio.sleep(BACK_SOON_S - 0.1)
-    early = fleet.ask()
-    await supervisor()
-    assert fleet.asked() == {}
-    await asyncio.sleep(0.2)
-    late = fleet.ask()
-    await fleet.load("A")
-    assert await late == "A"
-    assert await early == "A"  # news of any node wakes who waits for a link
-
-
 async def test_request_whose_load_fails_tries_a_node_that_says_to_have_the_model() -> None:
     fleet = Claimed("A", failing(RunFailed("no")), echo)
     first = fleet.ask()
@@ -411,18 +362,6 @@ async def test_request_whose_load_fails_tries_a_node_that_says_to_have_the_model
         await first
     assert await second == "X"
     assert fleet.counts == {}
-
-
-async def test_load_that_no_node_can_be_asked_for_is_not_waited_for() -> None:
-    fleet = Claimed("A", failing(RunFailed("no")), echo)
-    link, fleet.endpoints[0].link = fleet.endpoints[0].link, None
-    first = fleet.ask(allowed_s=5.0)
-    await supervisor()
-    assert await fleet.ask() == "X"
-    fleet.endpoints[0].link = link
-    fleet.routing.reached(PeerId("A"))
-    assert await first == "X"  # it answers now
-    assert fleet.asked() == {}
 
 
 # strangers against the rest
@@ -444,29 +383,3 @@ async def test_requests_for_what_is_away_take_no_place_from_those_who_wait_for_a
     await asyncio.gather(*asked, return_exceptions=True)
     assert repr(fleet.routing.pipeline.cold).startswith("ColdStarts(0 waiting,")
     assert fleet.routing.pipeline.cold._bytes == 0
-
-
-@pytest.mark.parametrize(("most_bytes", "waiting"), [(1, 1), (15, 1), (16, 2)])
-async def test_bodies_of_those_who_wait_are_bounded_but_one_that_is_larger_waits_alone(
-    monkeypatch: pytest.MonkeyPatch, most_bytes: int, waiting: int
-) -> None:
-    monkeypatch.setattr("capamesh.router.requests.cold_starts.MAX_WAITING_BYTES", most_bytes)
-    fleet = Cold()
-    asked = [fleet.ask() for _ in range(4)]  # of 8 bytes each
-    await supervisor()
-    assert sum(not task.done() for task in asked) == waiting
-    for task in asked:
-        task.cancel()
-    await asyncio.gather(*asked, return_exceptions=True)
-    assert fleet.counts == {}
-
-
-async def test_outlooks_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("capamesh.router.requests.cold_starts.MAX_OUTLOOKS", 2)
-    fleet = Cold("A", "m", "n", "o")
-    cold = fleet.routing.pipeline.cold
-    kept: list[int] = []
-    for name in fleet.names:
-        cold.outlook(ModelName(name), offer().version)
-        kept.append(len(cold._outlooks))
-    assert kept == [1, 2, 1]

@@ -136,14 +136,6 @@ async def test_request_whose_client_leaves_is_counted_once_as_cancelled() -> Non
     assert world.counted() == {"cancelled": 1.0}
 
 
-async def test_request_whose_client_leaves_after_the_answer_is_counted_as_answered() -> None:
-    world = World(echo)
-    world.submit()
-    await world.settled()
-    world.request.cancel()
-    assert world.counted() == {"ok": 1.0}
-
-
 @pytest.mark.parametrize("is_explained", [False, True])
 async def test_error_is_counted_and_explained_if_that_was_asked_for(is_explained: bool) -> None:
     world = World(failing(Overloaded("full", 1.0)), is_explained=is_explained)
@@ -179,14 +171,6 @@ async def test_bug_ends_in_an_error_of_the_router_and_in_the_log() -> None:
     assert world.log.events == ["request_crashed"]
 
 
-async def test_request_that_fails_at_once_keeps_nothing_of_its_way() -> None:
-    world = World(echo)
-    world.fleet.links[0].refusal = Overloaded("full", 1.0)
-    world.submit()
-    assert world.request.said == ["overloaded"]
-    assert world.request._handle is None
-
-
 # what is counted of a version
 
 
@@ -201,17 +185,6 @@ async def test_answer_is_counted_with_its_version_rows_and_times() -> None:
     assert (counts.answered, counts.rows, counts.failed) == (1, 3, 0)
     assert (counts.answered_s, counts.last_s) == (pytest.approx(0.75), pytest.approx(0.75))
     assert (counts.queue_us, counts.run_us) == (200_000, 300_000)
-
-
-async def test_answer_counts_for_the_version_that_gave_it() -> None:
-    world = World()
-    one, two = failing(RunFailed("broken")), echo
-    world.fleet.node("A", one, models=(offer(version="2"),))
-    world.fleet.node("B", two, models=(offer(version="1"),))
-    world.submit()
-    await asyncio.sleep(1.0)
-    assert world.request.said == ["answered by B"]
-    assert [world.counts(version).answered for version in ("1", "2")] == [1, 0]
 
 
 async def test_failure_counts_where_a_node_failed_or_none_was_free_but_not_what_the_caller_did_wrong() -> (

@@ -57,17 +57,6 @@ def test_killers_remembered_are_bounded_and_the_oldest_forgotten_first() -> None
     assert len(killers._samples) == MAX_KILLERS
 
 
-def test_one_node_s_word_bars_nothing_that_another_might_run() -> None:
-    killers = Killers()
-    for _ in range(4):
-        killers.note(target(1.0), 1, frozenset({A}), 10.0)
-    assert not killers.is_barred(target(1.0), replicas(A, B), 10.0)
-    assert killers.is_barred(target(1.0), replicas(A), 10.0)
-    killers.note(target(1.0), 2, frozenset({C}), 10.0)
-    assert killers.is_barred(target(1.0), replicas(A, B), 10.0)
-    assert not killers.is_barred(target(1.0), replicas(A, B, Witness(PeerId("D"), "two")), 10.0)
-
-
 @pytest.mark.pure
 def test_requests_that_look_like_a_killer_are_looked_at_for_so_many_bytes_a_second(
     monkeypatch: pytest.MonkeyPatch,
@@ -115,14 +104,6 @@ def test_large_tensor_counts_by_both_ends_and_a_smaller_one_whole(
     before = digest(call().replace(inputs=(large,)))
     data[at] = 1
     assert (digest(call().replace(inputs=(large,))) != before) is counts
-
-
-def test_single_death_is_remembered_for_an_hour_and_no_longer() -> None:
-    for waited_s, is_barred in ((KEPT_S - 0.5, True), (KEPT_S, False)):
-        killers = Killers()
-        killers.note(target(1.0), 1, frozenset({A}), 10.0)
-        killers.note(target(1.0), 1, frozenset({B}), 10.0 + waited_s)
-        assert killers.is_barred(target(1.0), FLEET, 10.0 + waited_s) is is_barred
 
 
 def test_killer_noted_again_is_not_among_the_first_to_be_forgotten(
@@ -194,12 +175,3 @@ def test_each_byte_of_a_small_request_tells_it_from_a_killer_without_a_digest(
     killers.note(small(None), 2, BOTH, 10.0)
     monkeypatch.setattr("capamesh.router.requests.killers.digest", pytest.fail)
     assert not any(killers.is_barred(small(at), FLEET, 11.0) for at in range(SAMPLES))
-
-
-def test_death_after_a_verdict_is_one_again_and_not_enough_for_the_next() -> None:
-    killers = Killers()
-    killers.note(target(1.0), 2, BOTH, 10.0)
-    killers.note(target(1.0), 1, BOTH, 20.0)
-    assert killers.until_s == 10.0 + BARRED_S[0]
-    killers.note(target(1.0), 1, BOTH, 30.0)
-    assert killers.until_s == 30.0 + BARRED_S[1]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
-from fleet_fakes import Ask, Fleet, advert, hang, offer, telling
+from fleet_fakes import Ask, Fleet, advert, call, echo, hang, offer, telling
 from mortal_nodes import LOAD, Mortal, target
 
 from capamesh.protocol.errors import CapameshError, RequestKills
@@ -201,3 +203,14 @@ async def test_many_that_are_held_end_together_and_are_all_reported_so() -> None
             fleet.balancer.unlinked(endpoint, fleet.clock())
     assert reported == {"link_lost": 400}
     assert fleet.counts == {}
+
+
+@pytest.mark.pure
+async def test_request_that_kills_gives_its_permit_back_though_it_was_never_sent() -> None:
+    fleet = Fleet([echo])
+    fleet.dispatch.killers = SimpleNamespace(  # type: ignore[assignment]
+        until_s=math.inf, is_barred=lambda *_: True
+    )
+    with pytest.raises(RequestKills):
+        await fleet.infer(call(), NO_OPTIONS, 30.0)
+    assert (fleet.asked, fleet.counts) == ([0], {})

@@ -18,7 +18,6 @@ from fleet_fakes import (
 )
 
 from capamesh.protocol.errors import (
-    Cancelled,
     CapameshError,
     DeadlineExceeded,
     InvalidRequest,
@@ -30,11 +29,10 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.links.sequence_mark import SequenceMark
-from capamesh.router.cache.key import MOST_INPUT_BYTES
 from capamesh.router.requests.call import NO_OPTIONS, Call, Outcome, RoutingOptions
 from capamesh.router.requests.keyed_run import KEY_BYTES
 from capamesh.router.requests.repeated_calls import KEPT_S, RepeatedCalls
-from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
+from capamesh.router.rules.model_rules import ModelRules, RoutingRules
 
 ONCE = RoutingRules(ModelRules(is_retried=False, is_hedged=False))
 LAB = RoutingOptions(tenant="lab")
@@ -144,14 +142,6 @@ async def test_call_that_no_node_has_run_is_tried_again(error: CapameshError) ->
     assert keyed.asked == [2]
 
 
-async def test_call_that_was_not_let_in_is_forgotten() -> None:
-    keyed = Keyed()
-    wrong = RoutingOptions(policy="no-such")
-    with pytest.raises(Exception, match="no-such"):
-        await keyed.ask(options=wrong)
-    assert (len(keyed.calls), keyed.calls.used_bytes, keyed.calls._by_tenant) == (0, 0, {})
-
-
 async def test_each_client_has_its_own_deadline_and_the_call_goes_on() -> None:
     keyed = Keyed(after(10, echo))
     first = asyncio.create_task(keyed.ask())
@@ -202,51 +192,4 @@ async def test_answer_that_is_too_large_is_not_run_again_all_the_same() -> None:
     await keyed.ask(asked=rows)
     with pytest.raises(KeyUsed, match="too large"):
         await keyed.ask(asked=rows)
-    assert keyed.asked == [1]
-
-
-async def test_large_call_whose_client_leaves_is_withdrawn_and_not_run_again() -> None:
-    keyed = Keyed(hang, most_bytes=20 * KEY_BYTES)
-    rows = call().replace(inputs=(fp32("x", *[[1.0, 2.0]] * 2000),))
-    task = asyncio.create_task(keyed.ask(asked=rows))
-    await asyncio.sleep(1)
-    task.cancel()
-    await asyncio.sleep(1)
-    assert keyed.fleet.links[0].withdrawn == [2]
-    with pytest.raises(Cancelled, match="may have run"):
-        await keyed.ask(asked=rows)
-    assert (keyed.asked, keyed.fleet.counts) == ([1], {})
-
-
-async def test_kept_answer_is_good_for_a_key_too() -> None:
-    keyed = Keyed(rules=RoutingRules(ModelRules(cache=CacheRule(60.0))))
-    await keyed.ask("one")
-    hit = await keyed.ask("two")
-    again = await keyed.ask("two")
-    assert hit.entry is not None
-    assert again.entry is not None
-    assert (hit.entry.word, again.entry.word) == ("hit", "repeated")
-    assert keyed.asked == [1]
-
-
-async def test_run_that_calls_with_keys_share_outlives_those_who_leave() -> None:
-    keyed = Keyed(after(3, echo), rules=RoutingRules(ModelRules(cache=CacheRule(60.0))))
-    tasks = [asyncio.create_task(keyed.ask(key)) for key in ("one", "two")]
-    await asyncio.sleep(1)
-    for task in tasks:
-        task.cancel()
-    await asyncio.sleep(5)
-    for key in ("one", "two"):
-        assert (await keyed.ask(key)).entry is not None
-    assert keyed.asked == [1]
-
-
-async def test_large_inputs_are_compared_by_their_beginning() -> None:
-    keyed = Keyed()
-    size = MOST_INPUT_BYTES // 8 + 1
-    one = call().replace(inputs=(fp32("x", *[[1.0, 2.0]] * size),))
-    other = call().replace(inputs=(fp32("x", [5.0, 2.0], *[[1.0, 2.0]] * (size - 1)),))
-    await keyed.ask(asked=one)
-    with pytest.raises(KeyUsed):
-        await keyed.ask(asked=other)
     assert keyed.asked == [1]

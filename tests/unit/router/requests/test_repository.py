@@ -171,13 +171,6 @@ async def test_load_on_some_nodes_takes_those_that_have_it_then_those_that_have_
     assert rig.asked == "BC"
 
 
-async def test_next_node_is_asked_where_one_refuses(rig: Rig) -> None:
-    rig.node("A", UNLOADED, error=Overloaded("no room", 1.0))
-    rig.node("B", UNLOADED)
-    report = await rig.change(nodes=1)
-    assert (report.made, [peer for peer, _ in report.refused]) == (["B"], ["A"])
-
-
 async def test_unload_is_made_only_where_all_nodes_make_it(rig: Rig) -> None:
     rig.node("A", error=NOT_MINE)
     rig.node("B", error=Overloaded("busy"))
@@ -283,13 +276,6 @@ async def test_changes_under_way_have_a_bound(rig: Rig, monkeypatch: pytest.Monk
     assert (await changing).made == ["A"]
 
 
-async def test_advert_that_does_not_follow_is_not_waited_for_for_ever(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rig.node("A", UNLOADED)._on_asked = lambda _: None
-    assert (await rig.change()).made == ["A"]
-
-
 async def test_model_that_no_node_has_is_told_as_anywhere(rig: Rig) -> None:
     with pytest.raises(NoEndpoint, match="has not heard of any node yet"):
         await rig.change()
@@ -320,8 +306,3 @@ async def test_parameter_that_is_none_is_refused(
     with pytest.raises(InvalidRequest, match=text):
         await rig.change(**parameters)
     assert rig.asked == ""
-
-
-async def test_dependents_that_stay_are_what_is_done_anyway(rig: Rig) -> None:
-    rig.node("A")
-    assert (await rig.change(ControlAction.UNLOAD, unload_dependents=False)).made == ["A"]

@@ -6,9 +6,8 @@ import asyncio
 
 import pytest
 from awaited_calls import outcome_of
-from fleet_fakes import Fleet, after, call, echo, failing, fp32
+from fleet_fakes import Fleet, call, echo, fp32
 
-from capamesh.protocol.errors import CapameshError, RunFailed
 from capamesh.protocol.ids import ModelVersion, PeerId
 from capamesh.protocol.links.calls import InferAnswer, InferCall, LoadReport
 from capamesh.protocol.tensors import DEFAULT_LIMITS
@@ -122,15 +121,6 @@ async def test_answer_that_does_not_fit_the_model_is_not_given(answer: InferAnsw
     assert router.asked == [1]
 
 
-async def test_equal_requests_wait_together_for_the_store_and_then_for_one_run() -> None:
-    store = Store()
-    router = Router(store, after(1, echo))
-    found = await asyncio.gather(*(router.ask() for _ in range(100)))
-    assert {bytes(each.answer.outputs[0].data) for each in found} == {bytes(call().inputs[0].data)}
-    assert (router.asked, store.looks) == ([1], 1)
-    assert router.counts == {"miss": 1, "joined": 99}
-
-
 async def test_client_that_leaves_while_the_store_is_asked_has_no_run() -> None:
     store = Store()
     router = Router(store)
@@ -139,21 +129,6 @@ async def test_client_that_leaves_while_the_store_is_asked_has_no_run() -> None:
     task.cancel()
     await asyncio.sleep(1)
     assert (router.asked, router.cache._runs, router.fleet.counts) == ([0], {}, {})
-
-
-async def test_run_that_fails_after_the_look_fails_for_whoever_began_it() -> None:
-    router = Router(Store(), failing(RunFailed("bad")), echo)
-    found = await asyncio.gather(*(router.ask() for _ in range(3)), return_exceptions=True)
-    assert [isinstance(each, CapameshError) for each in found] == [True, False, False]
-    assert router.asked == [2]
-
-
-async def test_request_that_cannot_be_sent_after_the_look_is_told_so() -> None:
-    router = Router(Store())
-    wrong = RoutingOptions(policy="no-such")
-    with pytest.raises(CapameshError, match="policy 'no-such' is unknown"):
-        await router.ask(options=wrong)
-    assert (router.cache._runs, router.fleet.counts) == ({}, {})
 
 
 async def test_rules_that_are_read_anew_drop_what_is_shared_too() -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-
-import pytest
 
 from capamesh.protocol.steps import Steps
 from capamesh.router.requests.slices import Slices
@@ -26,23 +23,6 @@ async def test_end_of_a_job_is_reported() -> None:
     error = ZeroDivisionError("x")
     slices.begin(counting([], "a", 2, error), done.set_exception, done.set_result)
     assert await done is error
-
-
-async def test_close_leaves_no_timer_and_may_come_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, timers = asyncio.get_running_loop(), list[asyncio.TimerHandle]()
-
-    def call_later(delay_s: float, act: Callable[[], object]) -> asyncio.TimerHandle:
-        timers.append(loop.call_at(loop.time() + delay_s, act))
-        return timers[-1]
-
-    monkeypatch.setattr(loop, "call_later", call_later)
-    slices = Slices()
-    slices.close()
-    assert timers == []
-    slices.begin(counting([], "a", 9), print, print)
-    slices.close()
-    slices.close()
-    assert [timer.cancelled() for timer in timers] == [True]
 
 
 async def test_cancelled_job_lets_go_of_what_its_steps_hold_at_once() -> None:

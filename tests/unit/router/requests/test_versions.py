@@ -2,68 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any
+import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from replicas import Draws
 
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.router.fleet.hosted_version import Ranking
-from capamesh.router.requests.split import VersionSplit
-from capamesh.router.requests.versions import TRIAL_SHARE, Versions
-
-pytestmark = pytest.mark.pure
+from capamesh.router.requests.split import NEWEST, VersionSplit
 
 M, V1 = ModelName("m"), ModelVersion("1")
-EVERY = round(1 / TRIAL_SHARE)
 
 
-class World:
-    """Version 1 is trusted; chance draws the numbers given."""
-
-    def __init__(
-        self, trials: str = "2", *draws: float, weights: Sequence[tuple[ModelVersion, float]] = ()
-    ) -> None:
-        ranking = Ranking(frozenset({V1}), V1, tuple(ModelVersion(each) for each in trials))
-        fleet: Any = SimpleNamespace(rankings={M: ranking})
-        self.made = {version: self._served(version) for version in "123"}
-        balancer: Any = SimpleNamespace(served=lambda _, version: self.made[version])
-        self.versions = Versions(
-            M, VersionSplit(weights), fleet=fleet, balancer=balancer, rng=Draws(*draws)
-        )
-
-    def _served(self, version: str) -> Any:
-        rules = SimpleNamespace(is_retried=True)
-        return SimpleNamespace(version=version, rules=rules, may_repeat=lambda: True)
-
-    def tried(self, requests: int) -> list[tuple[int, str]]:
-        """Send requests for version 1; return which of them, from 1, are tried, and of which version."""
-        found: list[tuple[int, str]] = []
-        for number in range(1, requests + 1):
-            served = self.versions.trial(self.made["1"])
-            if served is not None:
-                found.append((number, served.version))
-        return found
+V1, V2, V3 = ModelVersion("1"), ModelVersion("2"), ModelVersion("3")
+SPLIT = VersionSplit([(V1, 90.0), (V2, 10.0), (V3, 0.0)])
+ALL = (V1, V2, V3)
 
 
-def test_one_request_in_a_hundred_is_sent_on_trial() -> None:
-    assert World("2", 0.0, 0.0).tried(2 * EVERY + 1) == [(EVERY, "2"), (2 * EVERY, "2")]
+@pytest.mark.parametrize(
+    ("draw", "version"), [(0.0, V1), (0.899, V1), (0.9, V2), (0.999999, V2), (1.0, V2)]
+)
+def test_draw_falls_to_a_version_by_weight(draw: float, version: ModelVersion) -> None:
+    assert SPLIT.pick(ALL, Draws(draw)) == version
 
 
-def test_request_that_is_not_retried_leaves_the_trial_to_the_next_that_is() -> None:
-    world = World("2", 0.0)
-    world.made["1"].rules.is_retried = False
-    assert world.tried(EVERY + 5) == []
-    world.made["1"].rules.is_retried = True
-    assert world.tried(EVERY - 1) == [(1, "2")]
+def test_newest_version_is_asked_without_a_hosted_one_of_weight() -> None:
+    assert SPLIT.pick((V3,), Draws()) == NEWEST
+    assert SPLIT.pick((), Draws()) == NEWEST
+    assert VersionSplit().pick(ALL, Draws()) == NEWEST
 
 
-@pytest.mark.parametrize("unsafe", ["1", "2"])
-def test_trial_of_what_must_not_run_twice_is_lost(unsafe: str) -> None:
-    world = World("2", 0.0, 0.0)
-    world.made[unsafe].may_repeat = lambda: False
-    assert world.tried(EVERY) == []
-    world.made[unsafe].may_repeat = lambda: True
-    assert world.tried(EVERY) == [(EVERY, "2")]
+@given(st.dictionaries(st.sampled_from(ALL), st.floats(0, 1e6)), st.text(), st.integers(0, 9))
+def test_pick_is_hosted_and_has_weight(
+    weights: dict[ModelVersion, float], key: str, seed: int
+) -> None:
+    hosted = (V2, V3)
+    picked = VersionSplit(weights.items()).pick(hosted, random.Random(seed), key=key)
+    possible = {version for version in hosted if weights.get(version, 0) > 0}
+    assert picked in (possible or {NEWEST})

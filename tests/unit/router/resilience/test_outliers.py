@@ -56,17 +56,6 @@ def test_third_at_most_and_one_in_any_case_the_worst_first() -> None:
         assert out == "".join(replica.name for replica in replicas[:bad][::-1])[:expected]
 
 
-def test_lone_replica_and_both_of_two_that_fail_are_kept() -> None:
-    (a,) = fleet(1)
-    watch = OutlierWatch[Replica]()
-    count(watch, {a: (50, 50)}, 0.0)
-    assert watch.tick(2.0) == []
-    a, b = fleet(2)
-    watch = OutlierWatch[Replica]()
-    count(watch, {a: (50, 50), b: (50, 50)}, 0.0)
-    assert watch.tick(2.0) == []
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(

@@ -1,12 +1,34 @@
 from __future__ import annotations
 
+import errno
+import json
 import math
+import os
 import random
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import pytest
+from fleet_fakes import NullLog
+
+from capamesh.protocol.errors import InvalidRequest, Overloaded
+from capamesh.router.telemetry import line_file
+from capamesh.router.telemetry.ended import (
+    MOST_CHARS,
+    MOST_OF_A_KIND,
+    SLOW_S,
+    EndedRequests,
+)
+from capamesh.router.telemetry.line_file import LineFile
 from capamesh.router.telemetry.request_lines import BURST, AccessLog, Facts, SlowLog, inference_line
-from capamesh.router.telemetry.tracing import AttemptTimes, RequestTimes, TraceParent
+from capamesh.router.telemetry.tracing import (
+    AttemptTimes,
+    RequestTimes,
+    Sampling,
+    TraceParent,
+    Tracer,
+)
 
 LOST = AttemptTimes("A", "10.0.0.1:4100", 1.0, 1.1, "link_lost: it says 'my password'")
 ANSWERED = AttemptTimes("B", "10.0.0.2:4100", 1.1, 1.25, "answered", 0.05, 0.08)
@@ -124,3 +146,102 @@ def test_slow_requests_are_written_so_often_and_the_others_are_counted() -> None
     assert [log.may_write() for _ in range(3)] == [True, True, False]
     now[0] = -50.0  # a clock that went back gives nothing
     assert not log.may_write()
+
+
+def made(path: Path, **options: Any) -> LineFile:
+    return LineFile(str(path), NullLog(), **options)  # type: ignore[arg-type]
+
+
+def lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_lines_beyond_the_bound_are_dropped_and_counted(tmp_path: Path) -> None:
+    file = made(tmp_path / "a.log", most_waiting=3)
+    for number in range(5):
+        file.put({"n": number})
+    file.write()
+    assert [line["n"] for line in lines(tmp_path / "a.log")] == [0, 1, 2]
+    assert file.dropped == 2
+
+
+def test_full_disk_loses_lines_and_the_next_begins_on_a_line_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, write, room = tmp_path / "a.log", os.write, [12]
+
+    def limited(descriptor: int, data: memoryview) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = write(descriptor, data[: room[0]])
+        room[0] -= taken
+        return taken
+
+    file = made(path)
+    monkeypatch.setattr(os, "write", limited)
+    for number in range(3):
+        file.put({"n": number})
+    file.write()  # a line and a half
+    assert (file.written, file.lost) == (1, 2)
+    room[0] = 1000
+    file.put({"n": 3})
+    file.write()
+    assert path.read_text() == '{"n":0}\n{"n"\n{"n":3}\n'
+    assert (file.written, file.lost) == (2, 2)
+
+
+def test_thread_writes_what_waits_when_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line_file, "CLOSE_S", 60.0)  # it ends when the thread does
+    file = made(tmp_path / "a.log")
+    file.start()
+    file.put({"n": 1})
+    file.close()
+    assert lines(tmp_path / "a.log") == [{"n": 1}]
+
+
+def ended(sampling: Sampling | None = None) -> tuple[EndedRequests, Tracer | None]:
+    tracer = None
+    if sampling is not None:
+        tracer = Tracer(
+            sampling, rng=random.Random(1), clock=lambda: 9.0, wall_clock_ns=lambda: 10**18
+        )
+    return EndedRequests(clock=lambda: 9.0, wall_clock=lambda: 109.0, tracer=tracer), tracer
+
+
+def request(
+    code: str = "ok", took_s: float = 0.1, parent: TraceParent | None = None
+) -> RequestTimes:
+    return RequestTimes("m", "1", code, 5.0, 5.0 + took_s, parent=parent)
+
+
+def test_requests_that_failed_or_were_slow_are_kept_by_model_and_code() -> None:
+    told, _ = ended()
+    told.ended(request())
+    told.ended(request(took_s=SLOW_S))
+    assert told.rows() == []
+    told.failed("m", Overloaded("first"))
+    told.ended(request("overloaded"))
+    told.ended(request(took_s=SLOW_S + 0.5))
+    told.failed("m", Overloaded("second\x1b[31m" + "x" * 999))
+    told.ended(request("overloaded", took_s=0.2))
+    failed, slow = told.rows()
+    assert (failed["model"], failed["code"], failed["count"]) == ("m", "overloaded", 2)
+    assert failed["error"] == ("second\ufffd[31m" + "x" * 999)[:MOST_CHARS]
+    assert [each["took_s"] for each in failed["newest"]] == [0.2, 0.1]
+    assert (slow["code"], slow["count"], slow["error"], slow["last_at"]) == ("ok", 1, "", 109.0)
+    assert slow["newest"] == [
+        {"model": "m", "version": "1", "began_at": 105.0, "took_s": 1.5, "attempts": []}
+    ]
+
+
+def test_flood_of_one_failure_is_counted_and_drives_no_other_out() -> None:
+    told, _ = ended()
+    told.failed("other", InvalidRequest("bad"))
+    for _ in range(1_000):
+        told.failed("m", Overloaded("full"))
+        told.ended(request("overloaded"))
+    flood, other = told.rows()
+    assert (flood["count"], len(flood["newest"])) == (1_000, MOST_OF_A_KIND)
+    assert (other["model"], other["error"], other["newest"]) == ("other", "bad", [])

@@ -1,8 +1,11 @@
+"""The metrics of several processes, added up."""
+
 from __future__ import annotations
 
 from capamesh.protocol.errors import ModelNotFound, Overloaded
 from capamesh.protocol.ids import ModelName
 from capamesh.router.telemetry import HTTP, MOST_MODELS, Telemetry
+from capamesh.router.telemetry.summing import Sum
 from capamesh.router.telemetry.totals import MOST_TENANTS, OTHERS
 
 M = ModelName("m")
@@ -77,3 +80,46 @@ def test_models_beyond_the_first_share_one_label_and_no_count_is_lost() -> None:
         assert line in text.splitlines()
     assert 'model="last' not in text
     assert 'model="later' not in text
+
+
+def family(name: str, kind: str, *samples: str) -> str:
+    return "\n".join((f"# HELP {name} Some words.", f"# TYPE {name} {kind}", *samples, ""))
+
+
+def summed(*texts: str) -> list[str]:
+    whole = Sum()
+    for text in texts:
+        whole.add(text.encode())
+    return [line for line in whole.text().decode().splitlines() if not line.startswith("#")]
+
+
+def test_gauges_are_added_or_the_least_or_the_first_by_what_they_mean() -> None:
+    def process(in_flight: int, usable: int, nodes: int) -> str:
+        return (
+            family(
+                "capamesh_requests_in_flight", "gauge", f"capamesh_requests_in_flight {in_flight}"
+            )
+            + family(
+                "capamesh_fleet_usable", "gauge", f'capamesh_fleet_usable{{node="a"}} {usable}'
+            )
+            + family("capamesh_nodes", "gauge", f'capamesh_nodes{{state="usable"}} {nodes}')
+        )
+
+    assert summed(process(2, 1, 7), process(3, 0, 6)) == [
+        "capamesh_requests_in_flight 5.0",
+        'capamesh_fleet_usable{node="a"} 0.0',
+        'capamesh_nodes{state="usable"} 7.0',
+    ]
+
+
+CHAT = ModelName("chat")
+
+
+def test_times_are_told_as_histograms() -> None:
+    telemetry = Telemetry()
+    telemetry.texts.ended(CHAT, "lab", (10, 4, 3), 0.3, 0.02)
+    lines = telemetry.exposition().decode().splitlines()
+    assert 'capamesh_first_token_seconds_bucket{le="0.2",model="chat"} 0.0' in lines
+    assert 'capamesh_first_token_seconds_bucket{le="0.5",model="chat"} 1.0' in lines
+    assert 'capamesh_token_gap_seconds_sum{model="chat"} 0.02' in lines
+    assert 'capamesh_tenant_tokens_total{kind="completion",tenant="lab"} 3.0' in lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 
 import pytest
 from fleet_fakes import Fleet, NullLog, keys_of
@@ -12,14 +13,17 @@ from ws_mischief import Mischief
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
+from capamesh.protocol.oip import InferRequest
 from capamesh.protocol.tensors import Limits
 from capamesh.router.http.body_budget import BodyBudget
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.key_check import KeyCheck
 from capamesh.router.http.open_requests import OpenRequests
+from capamesh.router.http.replies import Reply
 from capamesh.router.ws.connection import IDLE_S, LINGER_S, PING_S, StreamConnection
 from capamesh.router.ws.context import StreamContext
 from capamesh.router.ws.handshake import read_head
+from capamesh.router.ws.sequence import StreamSequence
 
 
 class Timer:
@@ -241,3 +245,63 @@ async def test_any_bytes_come_to_an_end_that_holds_nothing(first: int) -> None:
         assert (front.requests.count, talk.context.open) == (0, 0), seed
         front.pass_s(2 * IDLE_S)
         assert front.timers == [], seed
+
+
+OK = Reply(200, {}, ())
+
+
+@pytest.fixture
+def sequence() -> StreamSequence:
+    ids = count(1)
+    return StreamSequence(lambda _: f"id{next(ids)}")
+
+
+def marks(sequence: StreamSequence, **parameters: str | int | bool) -> dict[str, object]:
+    return dict(sequence.marked(InferRequest("m", "", "", (), parameters=parameters)).parameters)
+
+
+def failed(status: int, code: str = "") -> Reply:
+    return Reply(status, {"X-Capamesh-Error": code}, ())
+
+
+def test_request_may_end_it_and_the_next_begins_another(sequence: StreamSequence) -> None:
+    marks(sequence)
+    sequence.replied(OK)
+    assert marks(sequence, sequence_end=True)["sequence_end"] is True
+    sequence.replied(OK)
+    assert marks(sequence) == {"sequence_id": "id2", "sequence_start": True}
+
+
+def test_request_that_names_its_own_is_left_as_it_is(sequence: StreamSequence) -> None:
+    assert marks(sequence, sequence_id=7) == {"sequence_id": 7}
+
+
+@pytest.mark.parametrize("status", [400, 413, 429, 503])
+def test_request_that_was_not_run_leaves_it_as_it_is(sequence: StreamSequence, status: int) -> None:
+    marks(sequence)
+    sequence.replied(failed(status))
+    assert marks(sequence)["sequence_start"] is True
+    sequence.replied(OK)
+    marks(sequence)
+    sequence.replied(failed(status, "invalid_request"))
+    assert marks(sequence) == {"sequence_id": "id1", "sequence_start": False}
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(410, "sequence_lost"), (502, "link_lost"), (504, "late"), (400, "sequence_unknown")],
+)
+def test_state_that_is_gone_begins_anew(sequence: StreamSequence, status: int, code: str) -> None:
+    marks(sequence)
+    sequence.replied(OK)
+    marks(sequence)
+    sequence.replied(failed(status, code))
+    assert marks(sequence) == {"sequence_id": "id2", "sequence_start": True}
+
+
+def test_sequence_begins_anew_where_no_gap_may_be(sequence: StreamSequence) -> None:
+    marks(sequence)
+    sequence.replied(OK)
+    marks(sequence)
+    sequence.replied(failed(503), may_go_on=False)
+    assert marks(sequence)["sequence_start"] is True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from capamesh.router.jobs.errors import InputChanged, InputInvalid
 from capamesh.router.jobs.inputs import lines
 from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.lines import header_of, line_ranges, read_range
+from capamesh.router.jobs.inputs.row_numbers import (
+    count_of,
+)
 from capamesh.router.jobs.inputs.source import LocalFile
 from capamesh.router.jobs.values import RowRange
 
@@ -28,26 +32,6 @@ def ranges_of(
 def written(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
-
-
-def test_ranges_have_their_rows_offsets_and_digests(tmp_path: Path) -> None:
-    data = b"aa\nb\ncccc\nd\n"
-    path = written(tmp_path / "in", data)
-    found = ranges_of(path, ShardLimits(3))
-    assert [(each.first_row, each.rows, each.offset, each.size_bytes) for each in found] == [
-        (0, 3, 0, 10),
-        (3, 1, 10, 2),
-    ]
-    assert [each.digest for each in found] == [
-        hashlib.sha256(data[:10]).digest(),
-        hashlib.sha256(data[10:]).digest(),
-    ]
-
-
-def test_range_is_no_longer_than_its_bytes(tmp_path: Path) -> None:
-    path = written(tmp_path / "in", b"1234\n12345678\n\n12\n1234567890")
-    found = ranges_of(path, ShardLimits(100, in_bytes=10))
-    assert [(each.rows, each.size_bytes) for each in found] == [(1, 5), (2, 10), (1, 3), (1, 10)]
 
 
 @pytest.mark.parametrize("data", [b"123456789012\n1\n", b"1\n123456789012\n", b"1\n12345678901"])
@@ -153,3 +137,18 @@ def test_text_that_changes_while_it_is_planned_is_refused(tmp_path: Path) -> Non
         file.write(b"dd\n")
     with pytest.raises(InputChanged):
         list(planned)
+
+
+@pytest.mark.parametrize(
+    ("parts", "count"),
+    [
+        ([range(3), range(3, 5)], 5),
+        ([range(3, 5), range(4)], 5),
+        ([range(9), range(2, 4), range(8, 10)], 10),
+        ([[0, 0, 1], [1, 2]], 3),
+        ([range(2), [1, 5]], 3),
+        ([], 0),
+    ],
+)
+def test_each_number_is_counted_once(parts: list[Sequence[int]], count: int) -> None:
+    assert count_of(parts) == count

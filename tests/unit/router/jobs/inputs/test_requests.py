@@ -8,10 +8,10 @@ import pytest
 from batch_requests import request, text_of
 
 from capamesh.protocol.tensors import Datatype
-from capamesh.router.jobs.errors import InputChanged, InputInvalid
+from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs import requests
 from capamesh.router.jobs.inputs.limits import MAX_REQUEST_BYTES, ShardLimits
-from capamesh.router.jobs.inputs.requests import RequestsReader, names_of
+from capamesh.router.jobs.inputs.requests import RequestsReader
 from capamesh.router.jobs.inputs.rows import REQUEST_ROWS, RowBatch, RowWindow, read_windows
 from capamesh.router.jobs.inputs.source import LocalFile
 from capamesh.router.jobs.spec import InputFormat, InputSpec
@@ -151,21 +151,3 @@ def test_shards_are_cut_by_the_rows_that_nodes_run(tmp_path: Path) -> None:
         for number in dict.fromkeys(batch.numbers)
     ]
     assert numbers == list(range(len(sizes)))
-
-
-def test_empty_lines_are_no_requests(tmp_path: Path) -> None:
-    path = tmp_path / "in.jsonl"
-    path.write_bytes(b"\n" + text_of(request("a")) + b" \n\n" + text_of(request("b"))[:-1])
-    assert [each.rows for each in ranges(path, rows=1)] == [1, 1]
-    assert [each[:2] for each in shown(window(path).batches[0])] == [(0, "a"), (1, "b")]
-    (whole,) = ranges(path)
-    assert list(names_of(LocalFile(path), whole)) == [(0, "a"), (1, "b")]
-
-
-def test_file_that_was_changed_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "in.jsonl"
-    path.write_bytes(text_of(request("a"), request("b")))
-    (whole,) = ranges(path)
-    path.write_bytes(text_of(request("a"), request("c")))
-    with pytest.raises(InputChanged):
-        list(read_windows(RequestsReader(LocalFile(path)), whole, spec_of(path), {}))

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
+import pytest
 import virtual_time
 from typing_extensions import override
 
+from capamesh.protocol.channel.blocking_channel import BlockingChannel
+from capamesh.protocol.channel.framing import MAX_MESSAGE_BYTES
+from capamesh.protocol.errors import ProtocolViolation
+from capamesh.protocol.schema import plain_values
+from capamesh.router.jobs.inputs.row_numbers import NumberNames
+from capamesh.router.jobs.inputs.rows import RowBatch, RowWindow
+from capamesh.router.jobs.readers import child
 from capamesh.router.jobs.readers.pool import (
     MOST,
     OTHERS_PAUSE_S,
@@ -16,6 +30,9 @@ from capamesh.router.jobs.readers.pool import (
     Use,
 )
 from capamesh.router.jobs.readers.process import ReaderProcess
+from capamesh.router.jobs.readers.wire import packed, unpacked
+from capamesh.router.jobs.spec import InputFormat, InputSpec
+from capamesh.router.jobs.values import BadRow
 
 
 class FakeProcess(ReaderProcess):
@@ -131,3 +148,101 @@ def test_tenant_of_many_inputs_does_not_keep_another_from_the_next_turn() -> Non
         assert order == ["many", "many", "few", "many", "many", "many", "many"]
 
     virtual_time.run(scenario())
+
+
+def over(window: RowWindow) -> list[RowWindow]:
+    """Return a window as it comes over, in its parts."""
+    found: list[RowWindow] = []
+    for head, blobs in packed(window):
+        assert len(head) < MAX_MESSAGE_BYTES - 1000
+        data = np.frombuffer(b"".join(bytes(blob) for blob in blobs), np.uint8)
+        found.append(unpacked(head, lambda at, size, data=data: data[at : at + size].copy()))
+    return found
+
+
+def texts(*values: bytes) -> npt.NDArray[Any]:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def test_window_comes_over_as_it_was() -> None:
+    numbers = RowBatch(
+        range(5, 8),
+        NumberNames(range(5, 8)),
+        {"x": np.arange(6, dtype="<f4").reshape(3, 2), "is": np.array([True, False, True])},
+    )
+    named = RowBatch(
+        [1, 9], ["a", "\ud800"], {"t": texts(b"", b"\xff\0"), "n": np.zeros((2, 0), "<i8")}
+    )
+    bad = [BadRow(2, "2", "input_invalid", "no number"), BadRow(3, "\ud800", "input_invalid", "é")]
+    first, second, third = over(RowWindow([numbers, named], bad, "ab"))
+    assert (first.bad, first.batches, first.sha256) == (bad, [], "ab")
+    (batch,) = second.batches
+    assert (batch.numbers, batch.rows, list(batch.ids)) == (range(5, 8), 3, ["5", "6", "7"])
+    for name, array in numbers.inputs.items():
+        assert batch.inputs[name].dtype == array.dtype
+        np.testing.assert_array_equal(batch.inputs[name], array)
+    (batch,) = third.batches
+    assert (list(batch.numbers), list(batch.ids)) == ([1, 9], ["a", "\ud800"])
+    assert batch.inputs["t"].tolist() == [b"", b"\xff\0"]
+    assert batch.inputs["n"].shape == (2, 0)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"size_bytes": -1},
+        {"size_bytes": 2**40},
+        {"shape": [3]},
+        {"shape": []},
+        {"shape": [2, -1]},
+        {"shape": "x"},
+        {"dtype": "V4"},
+        {"dtype": "object"},
+        {"dtype": "no dtype"},
+        {"dtype": "<f8"},
+    ],
+)
+def test_tensor_that_is_none_is_refused(changed: dict[str, Any]) -> None:
+    ((text, _),) = packed(
+        RowWindow([RowBatch(range(2), NumberNames(range(2)), {"x": np.ones(2, "<f4")})], [], "")
+    )
+    head = json.loads(text)
+    head["batches"][0]["inputs"][0] |= changed
+    with pytest.raises(ProtocolViolation, match="no window"):
+        unpacked(
+            json.dumps(head).encode(), lambda _, size: np.zeros(max(0, min(size, 100)), np.uint8)
+        )
+
+
+class Said:
+    """A channel on which a test has said all that there is, and what the child said."""
+
+    def __init__(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        self._messages = list(messages)
+        self.answers: list[Mapping[str, Any]] = []
+
+    def next(self) -> Mapping[str, Any] | None:
+        return self._messages.pop(0) if self._messages else None
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        self.answers.append(message)
+
+
+def test_stop_within_a_read_is_no_fault_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_limit_cpu", lambda: None)  # it would bound this process
+    spec = InputSpec("/in.npz", InputFormat.NPZ, {"x": ("a",)})
+    said = Said(
+        [
+            {"type": "look", "input": plain_values(spec), "name": "in.npz"},
+            {"type": "answer", "is_here": False, "file": 0, "size_bytes": 1000, "changed": ""},
+            {"type": "stop"},
+        ]
+    )
+    router = child.RouterChannel(cast("BlockingChannel", said), cast("socket.socket", None))
+    child.serve(router, -1, 2**30)
+    assert [(each["type"], each["what"]) for each in said.answers] == [
+        ("call", "open"),
+        ("call", "read"),
+    ]

@@ -10,7 +10,7 @@ from job_nodes import FakeNodes
 
 from capamesh.router.jobs.running.claiming import BATCHES_AHEAD, Claiming
 from capamesh.router.jobs.running.model_work import ModelWork
-from capamesh.router.jobs.running.room import HELD_BYTES, HELD_BYTES_EACH, MOST_SHARDS
+from capamesh.router.jobs.running.room import HELD_BYTES, HELD_BYTES_EACH
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.values import Job, JobId, Pinned
 
@@ -89,13 +89,6 @@ def test_shard_is_leased_while_too_few_rows_wait() -> None:
     assert rig.next(ONE) is None
 
 
-def test_model_that_nobody_hosts_gets_nothing() -> None:
-    rig = Rig()
-    rig.works["digits", PINNED].hosted = None
-    assert rig.next(ONE) is None
-    assert rig.next(ONE, FAR) is FAR
-
-
 def test_job_that_rests_or_does_not_run_gets_nothing() -> None:
     rig = Rig()
     assert rig.next(ONE, rests=True) is None
@@ -109,14 +102,6 @@ def test_bytes_that_are_held_have_a_bound() -> None:
     assert rig.next(ONE, FAR) is FAR
     rig.run(FAR, 0, HELD_BYTES - HELD_BYTES_EACH)
     assert rig.next(ONE, FAR) is None
-
-
-def test_shards_that_wait_for_room_take_none_from_other_models() -> None:
-    rig = Rig()
-    for _ in range(MOST_SHARDS + 2):
-        rig.run(ONE, AHEAD, HELD_BYTES_EACH, has_room=False)
-    assert rig.next(ONE, FAR) is FAR
-    assert rig.next(ONE) is None  # its rows wait here already
 
 
 def test_shards_are_taken_over_only_of_jobs_that_may_have_more_here() -> None:

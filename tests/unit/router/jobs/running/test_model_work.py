@@ -8,9 +8,8 @@ import virtual_time
 from job_desk import PINNED
 from job_nodes import At, FakeNodes
 
-from capamesh.router.jobs.running.hosted_rows import CALL_S
 from capamesh.router.jobs.running.lane import Ticket
-from capamesh.router.jobs.running.model_work import CAREFUL_S, ModelWork
+from capamesh.router.jobs.running.model_work import ModelWork
 from capamesh.router.jobs.running.nodes import Crowd
 from capamesh.router.jobs.running.pace import CALLS_A_NODE
 from capamesh.router.jobs.values import JobId
@@ -45,15 +44,6 @@ class Rig:
         return self.work.lane.ask(JobId("j"), 32, lambda: None)
 
 
-def test_calls_have_one_batch_for_a_while_after_rows_were_suspected() -> None:
-    rig = Rig(run_s=CALL_S / 5)
-    rig.work.suspect()
-    rig.now_s += CAREFUL_S
-    assert rig.work.call_rows == 32
-    rig.now_s += 0.1
-    assert rig.work.call_rows == 5 * 32
-
-
 def test_node_that_lies_of_people_who_wait_takes_nothing_from_others() -> None:
     rig = Rig("a", "b", "liar")
     before = rig.work.lane.pace.most_in_flight
@@ -78,14 +68,6 @@ def test_fleet_of_crowded_nodes_has_its_calls_and_no_more() -> None:
     rig.look({"a": CROWDED, "b": Crowd(0.0, is_calm=False)})
     rig.work.pump()
     assert rig.work.lane.waiting == 0
-
-
-def test_full_nodes_are_asked_where_no_other_may_be() -> None:
-    rig = Rig()
-    rig.look({"a": CROWDED, "b": CALM})
-    rig.send(*"a" * CALLS_A_NODE)
-    assert rig.work.full_nodes(()) == {"a"}
-    assert rig.work.full_nodes(("b",)) == set()
 
 
 def test_agent_that_is_heard_again_has_outlived_its_worker() -> None:

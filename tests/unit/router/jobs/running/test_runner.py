@@ -5,27 +5,23 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
-from functools import partial
 from pathlib import Path
 
 import pytest
 from job_desk import PINNED
 from job_files import write_jsonl
-from job_nodes import FakeNode, FakeNodes
+from job_nodes import FakeNodes
 from job_runners import InlineStore, Rig, in_rig, wall_s
-from sqlalchemy import update
 from typing_extensions import override
 
-from capamesh.protocol.errors import LinkLost
 from capamesh.router.jobs.outputs.sink import LocalSink, Sink
-from capamesh.router.jobs.running import job_states, room
+from capamesh.router.jobs.running import job_states
 from capamesh.router.jobs.running.bisection import ENDS_WORKERS
 from capamesh.router.jobs.running.shard_run import DEAD_OFTEN
 from capamesh.router.jobs.running.trials import MOST_LOST, UNANSWERED
 from capamesh.router.jobs.spec import FailurePolicy, InputFormat, InputSpec, JobSpec, OutputSpec
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store.job_store import JobStore
-from capamesh.router.jobs.store.tables import JOBS
 from capamesh.router.jobs.values import LEASE_S, Job
 
 TAKEN_OVER_S = 16.0
@@ -178,35 +174,6 @@ def test_no_row_is_lost_when_nodes_die_at_random(seed: int) -> None:
         assert await rig.results(job) == without(of=400)
 
     in_rig(scenario, nodes=FakeNodes("a", "b", "c", row_s=0.01))
-
-
-def test_job_goes_on_when_only_the_node_is_left_that_is_kept_free() -> None:
-    async def scenario(rig: Rig) -> None:
-        rig.nodes.deadly = {42.0}
-        gone: list[FakeNode] = []
-
-        def lose_the_other() -> None:
-            """Have the other node gone for some seconds once a row is about to run alone."""
-            kept = rig.nodes.sent[-1].only_at if rig.nodes.sent else ""
-            if gone or not kept:
-                return
-            (other,) = (node for name, node in rig.nodes.nodes.items() if name != kept)
-            gone.append(other)
-            del rig.nodes.nodes[other.id]
-            for call in list(other.calls):
-                call.end(None, LinkLost("silent"))
-            back = partial(rig.nodes.nodes.__setitem__, other.id, other)
-            asyncio.get_running_loop().call_later(3.0, back)
-
-        rig.nodes.on_start = lose_the_other
-        job = await rig.planned(400, 50)
-        rig.runner()
-        done = await rig.ended(job)
-        assert gone
-        assert done.state is JobState.COMPLETED, done.reason
-        assert await rig.results(job) == without(42, of=400)
-
-    in_rig(scenario, nodes=FakeNodes("a", "b", row_s=0.01))
 
 
 def test_nodes_without_room_are_waited_for_and_fail_nothing() -> None:
@@ -517,37 +484,6 @@ def test_shard_of_a_slow_router_is_run_by_another_at_the_end() -> None:
     in_rig(scenario)
 
 
-def test_jobs_are_followed_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_states, "PAGE", 3)
-
-    async def scenario(rig: Rig) -> None:
-        rig.nodes.is_hosted = False
-        jobs = [await rig.planned(4, 4, tenant=f"t{at % 2}") for at in range(8)]
-        for job in jobs:
-            await rig.store.move(job.id, JobState.PAUSED)
-        runner = rig.runner()
-        known = runner._states.jobs
-        await asyncio.sleep(0.1)
-        assert known.ids() == {job.id for job in jobs}  # a new router reads all at once
-        await asyncio.sleep(60.0)  # of which nothing is told any more as a change
-        rig.thread.skew_s -= 3600.0
-        await rig.store.move(jobs[0].id, JobState.CANCELLED)
-        more = await rig.planned(4, 4)
-        await asyncio.sleep(1.0)
-        assert known.ids() == {job.id for job in [*jobs[1:], more]}
-        # what no event tells of is found in the round of all
-        with rig.thread._database.engine.begin() as connection:
-            for job, state in ((jobs[1], "cancelled"), (jobs[2], "running")):
-                connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(state=state))
-        await asyncio.sleep(3.0)
-        assert known.ids() == {job.id for job in [*jobs[2:], more]}
-        found = known.get(jobs[2].id)
-        assert found is not None
-        assert found.state is JobState.BLOCKED  # it ran, and nobody hosts its model
-
-    in_rig(scenario)
-
-
 @pytest.mark.full
 def test_shards_of_a_dead_router_are_taken_over_in_time_however_busy_the_other_is() -> None:
     async def scenario(rig: Rig) -> None:
@@ -564,30 +500,6 @@ def test_shards_of_a_dead_router_are_taken_over_in_time_however_busy_the_other_i
         done = [await rig.ended(each) for each in (busy, job)]
         assert {each.state for each in done} == {JobState.COMPLETED}
         assert await rig.results(job) == without(of=300)
-
-    in_rig(scenario, nodes=FakeNodes("a", "b", row_s=0.05))
-
-
-def test_shards_that_are_taken_over_wait_for_room_under_their_leases(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(room, "HELD_BYTES", 1)
-
-    async def scenario(rig: Rig) -> None:
-        job = await rig.planned(2000, 500)
-        await rig.store.claim(job, "dead", 3)
-        runner = rig.runner()
-        await asyncio.sleep(TAKEN_OVER_S)
-        runs = runner._shards.runs
-        assert [run.may_begin.is_set() for run in runs].count(True) == 1
-        assert {run.lease.seq for run in runs} >= {0, 1, 2}
-        # no lease ends while its shard waits, and so nobody takes it over
-        await asyncio.sleep(LEASE_S)
-        assert await rig.store.ended_leases() == []
-        assert (await rig.ended(job)).state is JobState.COMPLETED
-        parts = [each.part for _, _, each in await rig.store.manifests(job.id, 0, 10)]
-        tokens = [part.name.partition(".")[0].split("-")[-1] for part in parts if part]
-        assert tokens == ["2", "2", "2", "1"]  # of each shard, who took it over first has committed
 
     in_rig(scenario, nodes=FakeNodes("a", "b", row_s=0.05))
 

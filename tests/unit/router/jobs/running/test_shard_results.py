@@ -80,14 +80,6 @@ def test_bytes_of_results_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
         results.keep(batch(1), answer(Tensor.from_numpy("y", np.zeros((1, 1), np.int8))))
 
 
-def test_outputs_that_a_form_cannot_hold_fail_the_job(tmp_path: Path) -> None:
-    results = results_of(2, OutputFormat.NPZ)
-    results.keep(batch(0), answer(Tensor.from_numpy("y", np.zeros((1, 2), np.float32))))
-    results.keep(batch(1), answer(Tensor.from_numpy("y", np.zeros((1, 3), np.float32))))
-    with pytest.raises(JobFailed, match="npz cannot hold"):
-        results.write(LocalSink(tmp_path, JOB))
-
-
 def test_request_with_a_bad_row_has_an_error_and_no_answer(tmp_path: Path) -> None:
     asked = EmbeddingForm(EmbeddingRequest("m", (), is_tokens=False, is_base64=False, dimensions=0))
     results = results_of(2, OutputFormat.BATCH)

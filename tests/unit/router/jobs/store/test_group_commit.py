@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
-from job_desk import PINNED, Clock, Desk, spec_with
+from job_desk import PINNED, Clock, Desk, ranges, spec_with
 from sqlalchemy import event, insert, select
 
-from capamesh.protocol.errors import Overloaded
+from capamesh.protocol.errors import ConfigError, Overloaded
+from capamesh.router.access.engines import file_systems
 from capamesh.router.jobs.errors import JobNotFound, JobsUnavailable
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store import job_operations as jobs
-from capamesh.router.jobs.store.database import Change, Database, open_database
+from capamesh.router.jobs.store import job_store
+from capamesh.router.jobs.store.database import Change, Database, SqliteDatabase, open_database
 from capamesh.router.jobs.store.group_commit import (
     Operation,
     StoreThread,
@@ -24,8 +28,13 @@ from capamesh.router.jobs.store.group_commit import (
     Waiting,
     run_group,
 )
-from capamesh.router.jobs.store.tables import FORMATS
-from capamesh.router.jobs.values import JobId
+from capamesh.router.jobs.store.job_operations import get
+from capamesh.router.jobs.store.job_store import JobStore
+from capamesh.router.jobs.store.price_operations import keep_price
+from capamesh.router.jobs.store.state_operations import FIRST
+from capamesh.router.jobs.store.tables import FORMAT, FORMATS
+from capamesh.router.jobs.stored_files import Owner, Purpose
+from capamesh.router.jobs.values import Counts, JobId, Paid, Price
 
 
 @pytest.fixture
@@ -227,3 +236,142 @@ async def test_end_does_not_wait_for_a_database_that_stands_still(thread: StoreT
     assert held.has_begun.wait(30)
     assert not thread.close(0)
     held.go_on.set()
+
+
+LIMIT_S = 120.0
+"""Nothing here takes long; whatever is not over by then hangs."""
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for the disk as long as it takes."""
+    monkeypatch.setattr(job_store, "PATIENCE_S", LIMIT_S)
+
+
+async def test_loop_does_not_wait_for_a_database_that_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_store, "PATIENCE_S", 0)
+    thread = StoreThread(open_database(str(tmp_path / "jobs.db"), Clock()))
+    store = JobStore(thread, Clock())
+    has_begun, go_on = threading.Event(), threading.Event()
+
+    def stands(_turn: Turn) -> None:
+        has_begun.set()
+        assert go_on.wait(LIMIT_S)
+
+    held = thread.put(stands)
+    assert has_begun.wait(LIMIT_S)  # before, what is put next would be of its group
+    with pytest.raises(JobsUnavailable, match="has not answered"):
+        await store.submit("acme", spec_with("key"), PINNED)
+    go_on.set()
+    await asyncio.wrap_future(held)
+    monkeypatch.setattr(job_store, "PATIENCE_S", LIMIT_S)
+    # it was taken back before its turn
+    assert await store.page(None, None, 10) == []
+    await store.close()
+
+
+async def test_counts_of_several_jobs_are_each_in_its_place(tmp_path: Path) -> None:
+    store = JobStore.open(str(tmp_path / "jobs.db"), Clock())
+    first, _ = await store.submit("acme", spec_with("first"), PINNED)
+    await store.claim_plan("router")
+    assert await store.add_shards(first.id, 1, 0, ranges(3))
+    second, _ = await store.submit("acme", spec_with("second"), PINNED)
+    planned, empty = Counts(shards=3), Counts()
+    assert await store.counts_of([second.id, first.id, second.id]) == [empty, planned, empty]
+    assert await store.counts_of([first.id]) == [await store.counts(first.id)]
+    assert await store.counts_of([]) == []
+    await store.close()
+
+
+async def test_looks_wait_for_nobody_who_writes(tmp_path: Path) -> None:
+    where = str(tmp_path / "jobs.db")
+    store = JobStore.open(where, Clock())
+    job, _ = await store.submit("acme", spec_with(), PINNED)
+    file = await store.files.begin(Owner("acme"), "rows.jsonl", Purpose.BATCH, 10, 60.0, 10)
+    other = open_database(where, Clock())
+    with other.transaction(Change.LASTING):
+        assert (await store.get(job.id, None)).id == job.id
+        assert (await store.look(job.id, None, 0)).job.id == job.id
+        looks: list[Awaitable[object]] = [
+            store.counts(job.id),
+            store.counts_of([job.id]),
+            store.page("acme", None, 10, JobState.PLANNING),
+            store.count_states(),
+            store.look_at_states(0.0, FIRST, 10),
+            store.some([job.id]),
+            store.events(job.id, 0, 10),
+            store.untidy(10),
+            store.ended_leases(),
+            store.holders([job.id]),
+            store.bad_rows(job.id, -1, 10),
+            store.manifests(job.id, 0, 10),
+            store.place_of(job.id, 0),
+            store.files.get(file.id, None),
+            store.files.arriving("acme", "rows.jsonl"),
+            store.files.page("acme", "", None, 10, is_newest_first=True),
+            store.files.known([file.id]),
+            store.batches.page("acme", None, 10),
+            store.batches.undone(job.id, 0),
+        ]
+        for look in looks:  # one after the other, so that no group is as one of them
+            await look
+    other.engine.dispose()
+    await store.close()
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "9p"])
+def test_file_on_a_network_is_refused(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_systems, "file_system_of", lambda _path: kind)
+    with pytest.raises(ConfigError, match=rf"kind {kind}.*PostgreSQL"):
+        SqliteDatabase(tmp_path / "jobs.db", Clock())
+    assert not (tmp_path / "jobs.db").exists()
+
+
+def test_file_is_its_owner_s_alone_and_every_commit_waits_for_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "jobs.db"
+    database = open_database(str(path), Clock())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with database.engine.connect() as connection:
+        found = [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+            for name in ("journal_mode", "synchronous")
+        ]
+    assert found == ["wal", 2]
+    database.engine.dispose()
+
+
+def test_store_is_opened_again_and_one_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "jobs.db")
+    database = open_database(path, Clock())
+    open_database(path, Clock()).engine.dispose()
+    with database.engine.begin() as connection:
+        connection.execute(insert(FORMATS).values(number=FORMAT + 1))
+    database.engine.dispose()
+    with pytest.raises(ConfigError, match="newer version"):
+        open_database(path, Clock())
+
+
+def test_store_of_an_older_version_gets_the_table_that_it_lacks(tmp_path: Path) -> None:
+    clock = Clock()
+    path = str(tmp_path / "jobs.db")
+    database = open_database(path, clock)
+    job = Desk(database, clock).submitted()
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE price")
+    database.engine.dispose()
+    database = open_database(path, clock)
+    desk = Desk(database, clock)
+    desk.call(keep_price, Paid(job.id, "a", Price(10, 1.0)))
+    assert desk.call(get, job.id).price == Price(10, 1.0)
+    database.engine.dispose()
+
+
+def test_url_that_is_none_is_refused_without_its_password() -> None:
+    for url in ("postgresql://me:hunter2@host:port/jobs", "mysql://me:hunter2@host/jobs"):
+        with pytest.raises(ConfigError) as refused:
+            open_database(url, Clock())
+        assert "hunter2" not in str(refused.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from capamesh.protocol.steps import run_through
 from capamesh.router.jobs.inputs.limits import MAX_REQUEST_BYTES
 from capamesh.router.jobs.stored_files import Requests
+from capamesh.router.jobs.uploads.custom_ids import DIGEST_BYTES, CustomIds
 from capamesh.router.jobs.uploads.request_lines import RequestLines
 from capamesh.router.requests.invalid_parameter import InvalidParameter
 
@@ -109,3 +111,21 @@ def test_long_data_is_checked_in_steps() -> None:
     lines = RequestLines(salt)
     data = text(*(request(f"r{number}") for number in range(2000)))
     assert sum(1 for _ in lines.take(data)) > len(data) // (32 * 1024)
+
+
+SALT = bytes(range(16))
+
+
+def test_each_name_is_new_once() -> None:
+    ids = CustomIds(SALT)
+    names = [f"request-{number}" for number in range(20_000)]
+    assert all(ids.add(name) for name in names)
+    random.Random(7).shuffle(names)
+    assert not any(ids.add(name) for name in names[:1000])
+
+
+def test_names_of_any_length_take_as_much_memory() -> None:
+    ids = CustomIds(SALT)
+    for number in range(20_000):
+        ids.add(f"{number}{'x' * 200}")
+    assert 20_000 * DIGEST_BYTES * 3 // 2 <= ids.size_bytes <= 20_000 * DIGEST_BYTES * 3

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 from fleet_fakes import NullLog
 
-from capamesh.protocol.ids import ModelName
 from capamesh.protocol.system import System
-from capamesh.router.page.history import Totals
 from capamesh.router.process.workers import crew as crews
+from capamesh.router.process.workers import gathering
 from capamesh.router.process.workers.crew import Crew
-from capamesh.router.process.workers.histories import totals_values
+from capamesh.router.process.workers.gathering import Gathering
 from capamesh.router.process.workers.messages import (
     Ask,
     Gather,
@@ -149,16 +148,6 @@ async def test_metrics_are_those_of_all_and_of_those_that_are_gone(crew: Crew) -
     assert await metrics() == ["x_total 5.0", "own_total 1.0"]
 
 
-async def test_counts_for_the_history_stay_when_a_worker_is_gone(crew: Crew) -> None:
-    one, other = FakeWorker.made
-    for worker in (one, other):
-        worker.history = totals_values(Totals({ModelName("m"): [1]}, {("m", "late"): 2}, 1, 4, 3))
-    assert crew.totals() == Totals({ModelName("m"): [2]}, {("m", "late"): 4}, 2, 4, 3)
-    other.forget()
-    one.forget()
-    assert crew.totals() == Totals({ModelName("m"): [2]}, {("m", "late"): 4}, 0, 0, 0)
-
-
 async def test_page_that_cannot_be_put_together_is_that_of_the_one_who_was_asked(
     crew: Crew,
 ) -> None:
@@ -223,3 +212,52 @@ async def test_each_is_told_the_figures_of_the_others_and_the_traffic_of_all(cre
     assert other.asked == [
         Others([("A", "x", 1, 2, 3)], [("m", "1", 1)], {"m": {"requests_per_s": 7.0}})
     ]
+
+
+class Worker:
+    """A worker that is asked."""
+
+    def __init__(self, *, is_there: bool = True) -> None:
+        self.is_there = is_there
+        self.asked: list[Ask] = []
+
+    def ask(self, message: Ask) -> bool:
+        self.asked.append(message)
+        return self.is_there
+
+
+async def begun(round_of: Gathering, *workers: Worker) -> asyncio.Task[dict[Any, bytes]]:
+    asked: Any = workers
+    task = asyncio.create_task(round_of.ask(asked, lambda number: Ask(number, "nodes")))
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_worker_that_is_gone_or_cannot_be_asked_is_not_waited_for() -> None:
+    found, one, gone, never = Gathering(), Worker(), Worker(), Worker(is_there=False)
+    task = await begun(found, one, gone, never)
+    sources: list[Any] = [one, gone]
+    found.lost(sources[1])
+    found.answered(sources[0], Part(one.asked[0].number, b"x"))
+    for _ in range(5):  # turns of the loop, far less than the deadline
+        await asyncio.sleep(0)
+    assert task.done()
+    assert task.result() == {one: b"x"}
+    assert await (await begun(found, never)) == {}
+
+
+async def test_deadline_ends_the_wait_and_late_answers_are_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gathering, "DEADLINE_S", 0.0)
+    found, one = Gathering(), Worker()
+    task = await begun(found, one)
+    assert await task == {}
+    source: Any = one
+    found.answered(source, Part(one.asked[0].number, b"late"))
+    monkeypatch.setattr(gathering, "DEADLINE_S", 60.0)
+    task = await begun(found, one)
+    found.answered(source, Part(one.asked[0].number, b"old"))
+    assert not task.done()
+    found.answered(source, Part(one.asked[1].number, b"new"))
+    assert await task == {one: b"new"}

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fleet_fakes import NullLog
 
 from capamesh.protocol.errors import ProtocolViolation
-from capamesh.protocol.ids import PeerId
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.router.fleet.overrides import Hold
+from capamesh.router.process.workers import worker
 from capamesh.router.process.workers.handle import WorkerHandle
 from capamesh.router.process.workers.messages import (
     Ask,
     Counts,
-    Drains,
     Heard,
     MeshState,
     Start,
     Status,
     ToMain,
     ToWorker,
+    Whole,
     from_wire,
+    held_of,
     to_wire,
 )
+from capamesh.router.process.workers.worker import Colleagues, WorkerHome
+from capamesh.router.resilience.health import CircuitState
 
 A, B = PeerId("a"), PeerId("b")
 
@@ -67,14 +76,6 @@ class Made:
         self.worker._received(to_wire(message))
 
 
-def test_worker_that_reads_is_sent_all_in_order() -> None:
-    made = Made()
-    made.worker.hear(A, b"1")
-    made.worker.hear(A, b"2")
-    made.worker.tell(Drains(b"d"))
-    assert made.process.sent == [Heard(b"1"), Heard(b"2"), Drains(b"d")]
-
-
 def test_worker_that_does_not_read_is_sent_the_newest_of_each_later() -> None:
     made = Made()
     made.process.is_reading = False
@@ -101,23 +102,6 @@ def test_worker_that_is_down_is_owed_nothing() -> None:
     assert made.process.sent == []
 
 
-def test_worker_serves_once_it_says_so() -> None:
-    made = Made()
-    made.says(Status({"state": "starting"}))
-    assert (made.worker.is_serving, made.worker.serves.is_set()) == (False, False)
-    made.says(Status({"state": "waiting", "reason": "no node", "link_address": "h:1"}))
-    assert (made.worker.is_serving, made.worker.serves.is_set()) == (True, True)
-    assert made.worker.row == {
-        "name": "worker-1",
-        "state": "waiting",
-        "reason": "no node",
-        "pid": 7,
-        "starts": 1,
-        "last_down": "",
-        "link_address": "h:1",
-    }
-
-
 def test_counts_of_a_worker_are_there_for_who_is_told_of_its_end_and_gone_after() -> None:
     made = Made()
     made.says(Counts(b"x 1.0", {"now": [0, 0, 0]}))
@@ -134,3 +118,52 @@ def test_message_that_only_a_main_process_sends_is_refused() -> None:
     with pytest.raises(ProtocolViolation):
         made.says(MeshState(()))
     assert made.told == []
+
+
+HOLD = Hold(PeerId("p"), ModelName("m"), ModelVersion(""), CircuitState.FORCED_OPEN)
+
+
+class Main:
+    """A main process that is reached, or not, and answers when it is told to."""
+
+    def __init__(self, *, is_reached: bool = True) -> None:
+        self.is_reached = is_reached
+        self.asked: list[ToMain] = []
+        self.colleagues = Colleagues(self._send)
+
+    def _send(self, message: ToMain) -> bool:
+        self.asked.append(message)
+        return self.is_reached
+
+
+async def test_page_is_the_own_part_where_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await Main(is_reached=False).colleagues.whole("nodes", b"own") == b"own"
+    monkeypatch.setattr(worker, "GATHER_S", 0.0)
+    main = Main()
+    assert await main.colleagues.whole("nodes", b"own") == b"own"
+    main.colleagues.answered(Whole(1, b"too late"))
+
+
+async def test_operators_word_has_been_taken_by_all_when_the_wait_ends() -> None:
+    main = Main()
+    task = asyncio.create_task(main.colleagues.hold(HOLD))
+    await asyncio.sleep(0)
+    assert main.asked == [held_of(HOLD, 1)]
+    assert not task.done()
+    main.colleagues.answered(Whole(1, b""))
+    await task
+
+
+def test_worker_reports_its_status_and_writes_neither_that_nor_the_boot_time(
+    tmp_path: Path,
+) -> None:
+    reported: list[Mapping[str, Any]] = []
+    log: Any = NullLog()
+    home = WorkerHome(tmp_path, log, reported.append)
+    home.lock()
+    assert home.write_status({"state": "ready"})
+    assert home.next_boot_ns(7) == 7
+    assert reported == [{"state": "ready"}]
+    assert list(tmp_path.iterdir()) == []
+    assert home.keep("drains.bin", json.dumps({}).encode())
+    assert [file.name for file in tmp_path.iterdir()] == ["drains.bin"]

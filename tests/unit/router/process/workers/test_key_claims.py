@@ -174,16 +174,6 @@ async def test_call_that_is_waited_for_and_is_not_run_fails_for_all_who_wait() -
 
 
 @in_virtual_time
-async def test_keys_are_forgotten_everywhere_after_their_time() -> None:
-    ledger, (one, two) = router()
-    await one.ask()
-    await asyncio.sleep(KEPT_S + 1)
-    assert (await two.ask()).entry is None  # the one is asked, and knows it no more
-    assert (one.asked, two.asked, len(one.calls), len(ledger)) == (1, 1, 0, 1)
-    assert (await one.ask()).entry is not None
-
-
-@in_virtual_time
 async def test_call_of_a_worker_that_has_died_is_refused_and_never_run_again() -> None:
     ledger, (one, two) = router([after(5, echo)], [echo])
     waiting = asyncio.create_task(one.ask())
@@ -199,18 +189,6 @@ async def test_call_of_a_worker_that_has_died_is_refused_and_never_run_again() -
     assert (await two.ask()).entry is None
     assert len(ledger) == 1
     waiting.cancel()
-
-
-@in_virtual_time
-async def test_worker_that_asks_and_dies_leaves_nothing() -> None:
-    ledger, (one, two) = router([after(5, echo)], [echo])
-    first = asyncio.create_task(one.ask())
-    joined = asyncio.create_task(two.ask())
-    await asyncio.sleep(1)
-    two.dies()
-    assert ledger._recalling == {}
-    assert (await first).entry is None
-    joined.cancel()
 
 
 @in_virtual_time

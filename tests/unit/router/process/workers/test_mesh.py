@@ -86,16 +86,6 @@ def test_main_process_takes_in_what_it_hears_and_passes_it_on() -> None:
     assert ends.told == [MeshState(("/a",)), Revocations(b"r"), Drains(b"d"), MeshState(())]
 
 
-def test_operators_lists_go_from_a_worker_to_all() -> None:
-    ends = Ends()
-    ends.worker.update_revocations(b"r")
-    ends.worker.update_drains(b"d")
-    assert ends.sent == [Revocations(b"r"), Drains(b"d")]
-    ends.main.update_revocations(b"r")
-    ends.main.update_drains(b"d")
-    assert ends.told == [Revocations(b"r"), Drains(b"d")]
-
-
 def test_worker_hears_as_if_the_sidecar_were_its_own_and_announces_nothing() -> None:
     ends = Ends()
     ends.worker.heard(b"e")
