@@ -28,15 +28,6 @@ def looked(*replicas: Replica, now_s: float = 0.0) -> Saturation:
     return saturation
 
 
-def test_level_is_the_mean_of_those_that_can_be_sent_to() -> None:
-    a, b = replica("a", load=load(2)), replica("b", load=load(6))
-    assert looked(a, b).level == pytest.approx(0.4)
-    lose(b)
-    saturation = looked(a, b)
-    assert saturation.level == pytest.approx(0.2)
-    assert (saturation.in_flight, saturation.slots) == (2, 10)
-
-
 def test_limit_counts_up_to_four_times_that_of_most_replicas() -> None:
     def slots(*limits: int) -> float:
         return looked(
@@ -78,12 +69,6 @@ def test_own_requests_sent_since_a_report_are_counted_on_and_ended_ones_off() ->
     one.reported(load(6), 0.6)
     saturation.look(replicas, 0.7)
     assert saturation.in_flight == 9  # no fewer than there are of our own
-
-
-def test_replica_that_left_the_fleet_is_not_counted() -> None:
-    a, b = replica("a", load=load(2)), replica("b", load=load(10))
-    b.is_gone = True
-    assert looked(a, b).level == pytest.approx(0.2)
 
 
 _LOADS = st.builds(

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import math
 import random
 from collections.abc import Sequence
@@ -163,27 +162,6 @@ class World:
 # the facade
 
 
-@pytest.mark.parametrize("failing", [50, 45, 25])
-def test_fault_in_bursts_has_a_fifth_sent_again_however_many_are_sent_before_the_first_fails(
-    failing: int,
-) -> None:
-    world = World("ab")
-    one, other = world.replicas
-    retried = 0
-    for burst in range(40):
-        now_s = 10.0 + 60.0 * burst
-        pickers = [world.sent(one, now_s) for _ in range(50)]
-        for picker in pickers[:failing]:
-            picker.failed(one, RunFailed("x"), 0.1, now_s + 0.1)
-            if picker.try_retry(now_s + 0.1):
-                retried += 1
-                picker.sent(other, now_s + 0.2)
-                picker.answered(other, LOAD, 0.1, 0.0, 8, now_s + 0.3)
-        for picker in pickers[failing:]:
-            picker.answered(one, LOAD, 0.5, 0.0, 8, now_s + 0.5)
-    assert retried <= 0.2 * 50 * 40 + 50
-
-
 def test_load_that_a_node_tells_more_often_than_it_may_is_not_taken_over() -> None:
     world = World("ab")
     endpoint = world.endpoints[0]
@@ -198,14 +176,6 @@ def test_load_that_a_node_tells_more_often_than_it_may_is_not_taken_over() -> No
 
 
 # choosing
-
-
-def test_request_s_constraints_and_the_operator_s_hold_together() -> None:
-    world = World("ab", ModelRules(constraints=Constraints(regions=frozenset({"eu", "us"}))))
-    world.replicas[0].advert = dataclasses.replace(world.replicas[0].advert, region="ap")
-    assert world.choice(10.0) == "b"
-    with pytest.raises(NoEndpoint, match="region ap is not us; 1 of 2: region eu is not us"):
-        world.choice(10.0, picker=world.picker(Constraints(regions=frozenset({"us"}))))
 
 
 def test_retry_tries_the_inhibited_rather_than_none_and_an_extra_attempt_does_not() -> None:

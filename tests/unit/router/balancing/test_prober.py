@@ -83,25 +83,6 @@ async def test_reply_that_does_not_come_is_given_up_at_the_limit(
     assert repr(fleet.prober) == "Prober(2 sent, 2 lost)"
 
 
-@pytest.mark.pure
-@in_virtual_time
-async def test_error_or_a_link_that_ends_is_reported_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    fleet = Fleet([], [])
-    reported = Told(fleet, monkeypatch)
-    fleet.prober.ask(fleet.replicas)
-    fleet.prober.ask(fleet.replicas)
-    assert fleet.links[0].probes[0].fail(ModelNotFound("unloaded"))
-    assert reported.failed == ["A"]
-    fleet.links[1].end()
-    assert reported.failed == ["A", "B", "B"]
-    await asyncio.sleep(2.0)
-    assert reported.failed == ["A", "B", "B", "A"]
-    assert fleet.prober.lost == 1
-    assert fleet.counts == {}
-
-
 @in_virtual_time
 async def test_closing_withdraws_all_for_good() -> None:
     fleet = Fleet([], [])

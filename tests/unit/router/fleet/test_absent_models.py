@@ -5,7 +5,7 @@ from fleet_fakes import advert, offer
 
 from capamesh.protocol.adverts import ModelState, NodeAdvert
 from capamesh.protocol.errors import ModelFailed, ModelNotFound, ModelUnavailable, NoEndpoint
-from capamesh.protocol.fleet import Changed, Joined, Left, LeftReason
+from capamesh.protocol.fleet import Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.router.balancing.absence import not_hosted
 from capamesh.router.fleet.absent_models import LATELY_S, MAX_LATELY
@@ -67,15 +67,6 @@ def test_model_whose_last_node_has_left_is_to_be_back_for_two_minutes() -> None:
     assert type(not_hosted(view, M, V1)) is NoEndpoint
     view.apply([Joined(advert("C", models=[offer("n")]))])
     assert type(not_hosted(view, M, V1)) is ModelNotFound
-
-
-def test_model_that_a_present_node_removes_is_not_found_at_once() -> None:
-    before = advert("A", "a:1", models=[offer(), offer("n")])
-    view = view_of(before)
-    removed = advert("A", "a:1", models=[offer("n")], counter=2)
-    view.apply([Changed(removed, before)])
-    assert type(not_hosted(view, M, ANY)) is ModelNotFound
-    assert repr(view.absent) == "AbsentModels(0 not ready, 0 left of late)"
 
 
 def test_memory_of_models_that_left_is_bounded() -> None:

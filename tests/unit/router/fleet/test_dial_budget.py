@@ -26,27 +26,6 @@ def test_address_that_never_answers_holds_its_places_and_no_more() -> None:
     assert [dial.invite for dial in budget.due(60.0)] == ["honest"]
 
 
-def test_fleet_that_answers_is_dialled_as_fast_as_it_does() -> None:
-    budget = DialBudget(0.0)
-    wanted(budget, "honest", 500)
-    rounds = 0
-    while begun := budget.due(0.0):
-        rounds += 1
-        for dial in begun:
-            budget.over(dial, has_answered=True, now_s=0.0)
-    assert rounds == 100
-    assert repr(budget) == "DialBudget(0 under way, 0 waiting)"
-
-
-def test_addresses_that_answered_before_have_places_of_their_own() -> None:
-    budget = DialBudget(0.0)
-    for number in range(20):
-        wanted(budget, f"evil {number}", 50)
-    assert len(budget.due(0.0)) == NEW.at_once
-    wanted(budget, "evil 0", 3, is_known=True)
-    assert len(budget.due(0.0)) == 3
-
-
 def test_address_that_answers_and_hangs_up_again_and_again_is_rationed_too() -> None:
     budget, begun = DialBudget(0.0), 0
     wanted(budget, "evil", 1000, is_known=True)

@@ -52,7 +52,9 @@ def test_older_and_replayed_orders_change_nothing(router: Router) -> None:
     assert router.told_of_drains == []
 
 
-def test_node_that_joins_later_is_drained_and_so_is_one_that_dials(router: Router) -> None:
+def test_node_that_joins_later_or_dials_or_says_something_new_or_comes_back_stays_drained(
+    router: Router,
+) -> None:
     node = router.network.member()
     peer = node.identity.peer_id
     router.drains.heard(router.signed(peer))
@@ -61,14 +63,12 @@ def test_node_that_joins_later_is_drained_and_so_is_one_that_dials(router: Route
     assert visiting.is_draining
     router.members.heard(says(node))
     assert router.is_draining(peer) == [True, True]
-
-
-def test_advert_of_a_drained_node_does_not_bring_it_back(router: Router) -> None:
-    node = router.network.member()
-    peer = node.identity.peer_id
-    router.members.heard(says(node))
-    router.drains.heard(router.signed(peer))
     router.members.heard(says(node, port=7009, counter=2, region="eu"))
+    assert router.is_draining(peer) == [True, True]
+    router.updates.visitor_left(visiting)
+    router.members.heard(says_goodbye(node, counter=3))
+    assert router.is_draining(peer) == []
+    router.members.heard(says(node, boot_ms=NOW_MS + 1))
     assert router.is_draining(peer) == [True]
 
 
@@ -168,17 +168,6 @@ def test_order_that_was_signed_beside_another_is_refused_and_does_not_undo_it(
     # at two routers that do not hear of each other it cannot be refused: then all settle on one of them
     router.drains.heard(enables_one)
     assert router.drains.encoded == enables_one
-
-
-def test_drain_of_a_node_that_leaves_and_comes_back_goes_on(router: Router) -> None:
-    node = router.network.member()
-    peer = node.identity.peer_id
-    router.members.heard(says(node))
-    router.drains.heard(router.signed(peer))
-    router.members.heard(says_goodbye(node))
-    assert router.is_draining(peer) == []
-    router.members.heard(says(node, boot_ms=NOW_MS + 1))
-    assert router.is_draining(peer) == [True]
 
 
 def test_order_that_the_mesh_delivers_late_for_its_key_is_passed_over(router: Router) -> None:

@@ -96,6 +96,10 @@ def test_models_that_a_held_node_comes_back_with_are_held(router: Members) -> No
     visitor = Endpoint(A, "dialled-in-1")
     router.updates.visited(visitor)
     assert states(router) == {"forced_open"}
+    router.overrides.hold(Hold(A, ModelName(""), ModelVersion(""), None))
+    router.overrides.apply_anew(router.fleet, A, router.clocks.steady_s())
+    assert states(router) == {"closed"}  # its models were let go of with it
+    assert (router.overrides.peers, router.overrides.of(A)) == ([], [])
     router.updates.visitor_left(visitor)
     assert states(router) == set()
 

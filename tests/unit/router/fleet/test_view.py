@@ -41,23 +41,6 @@ def left(peer: str) -> Left:
     return Left(PeerId(peer), LeftReason.GOODBYE)
 
 
-def test_newest_version_is_the_largest_number_not_the_last_text() -> None:
-    seen = Seen()
-    seen.joined(
-        advert("A", "a:1", models=[offer(version="9")]),
-        advert("B", "b:1", models=[offer(version="10")]),
-    )
-    assert seen.replicas() == ["B@b:1"]
-    assert seen.replicas(version="9") == ["A@a:1"]
-    assert seen.replicas(version="3") == []
-    assert seen.view.versions(M) == ["9", "10"]
-    found = seen.view.offer(M, ANY)
-    assert found is not None
-    assert found.version == "10"
-    seen.view.apply([left("B")])
-    assert seen.replicas() == ["A@a:1"]
-
-
 def test_suspicion_ends_with_recovery_and_does_not_outlive_the_membership() -> None:
     seen = Seen()
     visitor = Endpoint(PeerId("A"), "dialled-in-1")

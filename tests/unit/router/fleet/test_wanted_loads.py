@@ -8,7 +8,6 @@ from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.router.fleet.wanted_loads import (
     FIRST_REST_S,
     MAX_LOADS,
-    MAX_OF_INVITE,
     MAX_RESTS,
     MOST_REST_S,
     Away,
@@ -57,16 +56,6 @@ def test_node_that_could_not_load_is_left_alone_for_twice_as_long_each_time() ->
         now_s += MOST_REST_S
 
 
-def test_node_that_has_loaded_a_model_has_failed_no_more() -> None:
-    loads = WantedLoads()
-    assert asked(loads, "a/1") is not None
-    loads.failed(load("a/1"), ModelUnavailable("no"), 0.0)
-    assert asked(loads, "a/1", now_s=FIRST_REST_S) == load("a/1")
-    loads.loaded(load("a/1"))
-    assert loads.reason(M, away("a/1")) == ""
-    assert asked(loads, "a/1", now_s=FIRST_REST_S) == load("a/1")
-
-
 def test_invite_whose_node_broke_its_word_is_asked_after_all_others_for_any_model() -> None:
     loads = WantedLoads()
     first = load("x/1 of evil")
@@ -77,15 +66,6 @@ def test_invite_whose_node_broke_its_word_is_asked_after_all_others_for_any_mode
     assert asked(loads, *nodes, model="n") == load("y/9 of evil", "n")
     loads.loaded(load("y/9 of evil", "n"))
     assert asked(loads, *nodes, model="o") == load("y/9 of evil", "o")
-
-
-def test_nodes_of_one_invite_have_half_of_the_loads_at_most() -> None:
-    loads = WantedLoads()
-    for at in range(MAX_LOADS):
-        found = asked(loads, f"{at}/9 of evil", f"a{at}/1", model=f"m{at}")
-        assert found is not None
-        assert (found.invite == "evil") == (at < MAX_OF_INVITE)
-    assert asked(WantedLoads(), "x/9 of evil") is not None
 
 
 @given(

@@ -159,19 +159,6 @@ def test_file_replaced_on_most_holders_is_rolled_out_and_the_operator_is_reporte
     assert fleet.owners.contested() == 0
 
 
-def test_newcomers_of_one_invite_or_of_the_holders_own_change_nothing_however_many_they_are() -> (
-    None
-):
-    fleet = Fleet()
-    fleet.replicas("A", at("1", "a"), invite="honest")
-    fleet.settle()
-    for number in range(50):
-        fleet.replicas(f"X{number}", at("1", "b"), invite="evil")
-        fleet.replicas(f"Y{number}", at("1", "b"), invite="honest")
-    fleet.wait(10 * KEEP_S)
-    assert fleet.served() == "a"
-
-
 def test_host_of_the_file_for_a_while_cannot_replace_it_while_the_others_are_away() -> None:
     fleet = Fleet()
     fleet.replicas("A", at("1", "a"), invite="honest")
@@ -288,19 +275,6 @@ def test_rules_that_name_publishers_let_nothing_else_be_served() -> None:
 # which versions are trusted
 
 
-def test_higher_version_of_one_invite_is_on_trial_for_ever_whatever_its_number_of_nodes() -> None:
-    fleet = Fleet()
-    fleet.replicas("A", at("1", "a"), invite="honest")
-    fleet.settle()
-    for number in range(99):
-        fleet.replicas(f"X{number}", at("9", "b"), invite="evil")
-    assert fleet.news() == ["model_version_on_trial"]
-    fleet.wait(10 * KEEP_S)
-    assert fleet.trusted() == "1"
-    assert fleet.owners.may_try(M, ModelVersion("9"))
-    assert fleet.owners.admits(M, ModelVersion("9"), digest("b"))
-
-
 def test_new_version_on_most_nodes_of_the_one_operator_is_trusted() -> None:
     fleet = Fleet()
     for peer in "ABC":
@@ -346,14 +320,6 @@ def test_word_of_a_publisher_or_the_rules_leaves_all_else_to_those_who_name_it()
     assert fleet.trusted() == "1"
     assert not fleet.owners.may_try(M, ModelVersion("9"))
     assert [each["standing"] for each in fleet.owners.described()] == ["trusted", "by name only"]
-
-
-def test_version_to_which_the_rules_give_a_weight_is_trusted() -> None:
-    fleet = Fleet(ModelRules(weights=((ModelVersion("2"), 1.0),)))
-    fleet.replicas("A", at("1", "a"))
-    fleet.settle()
-    fleet.replicas("B", at("2", "b"))
-    assert fleet.trusted() == "12"
 
 
 # models that are away for want of memory

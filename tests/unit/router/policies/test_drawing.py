@@ -13,7 +13,6 @@ from capamesh.router.fleet.replica import Replica
 from capamesh.router.policies.drawing import draw_one, draw_some, draw_two
 from capamesh.router.policies.least_request import LeastRequest
 from capamesh.router.policies.p2c import PowerOfTwo
-from capamesh.router.policies.random_choice import RandomChoice
 from capamesh.router.policies.round_robin import RoundRobin
 
 
@@ -55,20 +54,6 @@ def test_drawn_replicas_are_eligible_distinct_and_as_many_as_there_are(
     assert set(some) <= eligible
 
 
-@given(st.integers(1, 400), st.integers(0, 2**32))
-def test_draw_in_vain_asks_at_most_a_quarter_more_than_everybody(count: int, seed: int) -> None:
-    asked = 0
-
-    def refuse(_: Replica) -> bool:
-        nonlocal asked
-        asked += 1
-        return False
-
-    replicas = fleet([0]) * count
-    draw_two(replicas, refuse, random.Random(seed).random)
-    assert asked <= count * 1.25 + min(count, 8)
-
-
 @pytest.mark.parametrize(
     ("numbers", "drawn"),
     [
@@ -104,14 +89,6 @@ def test_idle_small_fleet_is_served_in_turn_from_a_start_that_the_seed_gives() -
         picks(LeastRequest(random.Random(seed)), fleet("abcd"), 1) for seed in range(400)
     )
     assert all(70 < starts[one] < 130 for one in "abcd")
-
-
-def test_each_eligible_replica_is_as_likely_however_busy() -> None:
-    replicas = fleet([0, 9, 0, 5, 100])
-    lose(replicas[2])
-    counts = Counter(picks(RandomChoice(random.Random(1)), replicas, 4000))
-    assert counts.keys() == set("0134")
-    assert all(900 < count < 1100 for count in counts.values())
 
 
 def test_replicas_take_turns_from_a_start_that_the_seed_gives() -> None:

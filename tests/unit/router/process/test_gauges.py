@@ -182,20 +182,6 @@ def test_node_is_in_the_state_of_its_best_link() -> None:
     assert world.told("capamesh_fleet_links_up")['node="D"'] == 2.0
 
 
-def test_round_trip_in_flight_and_circuits_are_told_by_node() -> None:
-    world = World("A", "B")
-    world.link("A").network.round_trip(0.25, 0.0)
-    world.endpoint("B").rif = 3
-    world.endpoint("B").health.failed(world.now_s, is_hard=True)
-    assert world.told("capamesh_fleet_round_trip_seconds") == {'node="A"': 0.25}
-    assert world.told("capamesh_fleet_in_flight") == {'node="B"': 3.0}
-    assert world.told("capamesh_fleet_circuits") == {
-        'node="A",state="closed"': 2.0,
-        'node="B",state="inhibited"': 1.0,
-        'node="B",state="closed"': 1.0,
-    }
-
-
 def test_attempts_of_a_node_never_count_down_when_a_link_of_its_goes() -> None:
     world = World("A")
     visitor = Endpoint(PeerId("A"), "dialled-in-1")

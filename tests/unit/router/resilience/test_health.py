@@ -37,23 +37,6 @@ def test_one_hard_failure_inhibits_for_five_seconds_and_a_ramp_follows() -> None
     assert health.state(17.0) is CLOSED
 
 
-def test_probes_answer_is_not_believed_at_once_when_requests_fail_again() -> None:
-    health = Health()
-    health.failed(0.0, is_hard=True)
-    health.probed(0.1)
-    health.failed(0.1, is_hard=True)
-    health.probed(0.5)
-    assert not health.may_send(0.5)
-    health.probed(0.61)
-    assert health.may_send(0.61)
-    assert health.state(0.61) is RAMPING
-    health.failed(0.7, is_hard=True)
-    health.probed(1.6)
-    assert not health.may_send(1.6)
-    health.probed(1.71)
-    assert health.may_send(1.71)
-
-
 def test_soft_failures_inhibit_shortly_and_longer_each_time() -> None:
     health = Health()
     for at_s, until_s in ((0.0, 0.1), (1.0, 1.2), (2.0, 2.4), (3.0, 3.8)):

@@ -112,17 +112,6 @@ def test_first_call_at_a_worker_that_ended_is_suspected_and_the_others_are_not()
     assert lane.is_suspect(tickets[3])  # at another worker
 
 
-def test_pace_falls_when_calls_queue_for_longer_than_they_run() -> None:
-    lane = lane_of(64)
-    lane.pace.take_nodes(8)
-    for at in range(8):
-        lane.answered(8, 0.012, 0.001, 0.01, float(at))
-    assert lane.pace.most_in_flight == 64
-    for at in range(8):
-        lane.answered(8, 0.032, 0.021, 0.01, float(at))
-    assert lane.pace.most_in_flight == int(64 * 0.8)
-
-
 Wanted = dict[str, dict[str, float]]
 
 
@@ -142,23 +131,6 @@ def test_tenants_share_alike_however_many_jobs_they_have() -> None:
     taken = shares(Turns(), wanted, 900)
     assert taken["a"] == 2250
     assert {taken[f"b{at}"] for at in range(9)} == {250.0}
-
-
-def test_tenants_wait_no_longer_than_a_round() -> None:
-    turns: Turns[str] = Turns()
-    wanted = {f"t{at}": {"j": 1.0} for at in range(5)}
-    for _ in range(4):
-        seen = [turns.next(wanted) for _ in range(5)]
-        assert sorted(each[0] for each in seen if each) == sorted(wanted)
-
-
-def test_tenant_that_wants_nothing_saves_nothing_up() -> None:
-    turns: Turns[str] = Turns()
-    both = {"a": {"j": 1.0}, "b": {"k": 1.0}}
-    shares(turns, both, 10)
-    shares(turns, {"a": both["a"]}, 1000)
-    taken = shares(turns, both, 10)
-    assert taken == {"j": 5, "k": 5}
 
 
 @dataclass(eq=False)

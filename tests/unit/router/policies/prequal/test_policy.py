@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from replicas import SHAPE, replica, send, tell, usable
+from replicas import SHAPE, replica, tell, usable
 
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.fleet.replica import Replica
@@ -60,22 +60,6 @@ def test_empty_fleet_has_no_pick_and_no_probe() -> None:
 # small fleets
 
 
-def test_small_fleet_sends_where_it_is_done_soonest() -> None:
-    policy, (slow, fast, busy) = Prequal(random.Random(0)), fleet(3)
-    replicas = (slow, fast, busy)
-    tell(policy, slow, run_us=30_000)
-    tell(policy, fast, run_us=10_000)
-    tell(policy, busy, rif=9, run_us=5000)
-    picks: list[str] = []
-    for at in range(6):
-        picked = policy.pick(replicas, usable, SHAPE, 0.001 * at)
-        assert picked is not None
-        send(policy, picked, 0.001 * at)
-        picks += picked.endpoint.peer
-    # 10 ms at the fast one, 30 ms at it and at the slow one in turn, 50 and 70 ms, then 90 ms at all three
-    assert "".join(picks) == "101112"
-
-
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(
@@ -105,25 +89,6 @@ def test_small_fleet_has_no_eligible_replica_done_much_sooner_and_each_is_asked_
 
 
 # fleets with a pool
-
-
-def large(count: int = 100, seed: int = 0) -> tuple[Prequal, tuple[Replica, ...]]:
-    policy, replicas = Prequal(random.Random(seed)), fleet(count)
-    policy.pick(replicas, usable, SHAPE, 0.0)
-    return policy, replicas
-
-
-def test_soonest_done_of_the_pool_is_picked_and_its_entry_compensated() -> None:
-    policy, replicas = large()
-    for number, run_us in ((3, 10_000), (5, 12_000), (7, 50_000)):
-        tell(policy, replicas[number], run_us=run_us)
-    picks: list[str] = []
-    for _ in range(4):
-        picked = policy.pick(replicas, usable, SHAPE, 0.1)
-        assert picked is not None
-        send(policy, picked, 0.1)
-        picks += picked.endpoint.peer
-    assert "".join(picks) == "3535"  # 10, 12, 30, 36, then 50 ms
 
 
 @settings(max_examples=60, deadline=None)
