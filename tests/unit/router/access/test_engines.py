@@ -1,4 +1,4 @@
-"""Files of SQLite: whose they are, what is set on a connection, and what a transaction keeps others from."""
+"""Databases of keys: files of SQLite, where they lie, and what is shown of a place or an error."""
 
 from __future__ import annotations
 

@@ -41,8 +41,6 @@ from capamesh.router.fleet.replica import Replica
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.policies.policy import IsEligible, MayBeProbed, PolicyBase
 from capamesh.router.policies.request_shape import RequestShape
-from capamesh.router.requests.attempt_events import Answered
-from capamesh.router.requests.attempts import RequestAttempts
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.resilience.retry_budget import RETRIES
 from capamesh.router.rules.constraints import ANYWHERE, Constraints
@@ -404,31 +402,6 @@ def test_second_opinions_have_a_budget_of_their_own_that_time_refills() -> None:
     assert (
         world.picker().cross_check(world.replicas[0], world.replicas[:1], 10.0) is None
     )  # it is not well
-
-
-def test_lone_replica_that_works_through_a_burst_is_slow_and_not_silent() -> None:
-    world = World("a", ModelRules(is_hedged=False))
-    (replica,) = world.replicas
-    world.answers(replica, 100, 0.14, 9.0)
-    flights = [
-        RequestAttempts(
-            world.picker(), deadline_s=70.0, size_bytes=8, is_safe=True, is_hedged=False
-        )
-        for _ in range(64)
-    ]
-    for attempts in flights:
-        attempts.start(10.0)
-    for number, attempts in enumerate(flights, 1):  # one each 17 ms: the last waits for longer than
-        now_s = (
-            10.0 + 0.017 * number
-        )  # three times the old 99th percentile and 4 times what was told
-        for waiting in flights[number - 1 :]:
-            waiting.tick(now_s)
-        load = LoadReport(in_flight=64, limit=64, latency_us=int(17_000 * number))
-        assert attempts.answered(0, load, 0.017 * number, 8, now_s) == (Answered(0),)
-        assert replica.endpoint.health.is_full
-        assert replica.health.is_full
-    assert (replica.rif, replica.endpoint.rif) == (0, 0)
 
 
 def test_replica_that_fails_most_of_what_others_answer_is_ejected_and_reported() -> None:

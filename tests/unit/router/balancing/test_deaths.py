@@ -1,4 +1,4 @@
-"""Whose word is enough against a request."""
+"""Whose fault the end of a process is, and whose word is enough against a request."""
 
 from __future__ import annotations
 

@@ -10,17 +10,19 @@ from replicas import lose, replica
 
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.balancing.eligibility import (
-    Eligibility,
-    refusal,
+from capamesh.router.balancing.eligibility import Eligibility, refusal
+from capamesh.router.balancing.serving import (
+    BACK_SOON_S,
+    MOST_MISSED,
+    PROVEN_S,
+    is_any_serving,
 )
 from capamesh.router.fleet.replica import Replica
-from capamesh.router.resilience.health import (
-    CircuitState,
-)
+from capamesh.router.resilience.health import CircuitState
 from capamesh.router.rules.constraints import ANYWHERE, Constraints
 
 NOW_S = 100.0
+Change = Callable[[Replica], None]
 
 
 def gone(one: Replica) -> None:
@@ -80,7 +82,7 @@ def slow(one: Replica) -> None:
     one.reported(LoadReport(latency_us=120_000), NOW_S)
 
 
-STATES: list[tuple[Callable[[Replica], None], str]] = [
+STATES: list[tuple[Change, str]] = [
     (gone, "it hosts the model no more"),
     (away, "it loads the model again"),
     (retired, "it left the fleet"),
@@ -98,7 +100,7 @@ STATES: list[tuple[Callable[[Replica], None], str]] = [
 
 
 @pytest.mark.parametrize(("put", "reason"), STATES, ids=[put.__name__ for put, _ in STATES])
-def test_each_refusal_says_why(put: Callable[[Replica], None], reason: str) -> None:
+def test_each_refusal_says_why(put: Change, reason: str) -> None:
     one = replica()
     assert refusal(one, ANYWHERE, (), NOW_S, 0.04) == ""
     put(one)
@@ -152,7 +154,7 @@ def test_recovering_replica_has_the_lucky_part_of_the_requests_also_in_a_panic(
 
 
 @pytest.mark.parametrize("put", [gone, retired, unlinked, goaway, draining, forced_open])
-def test_some_rules_nothing_overrides(put: Callable[[Replica], None]) -> None:
+def test_some_rules_nothing_overrides(put: Change) -> None:
     one = replica()
     put(one)
     rules = Eligibility(now_s=NOW_S, is_panicking=True, draw=0.0)
@@ -185,7 +187,7 @@ _constraints = st.builds(
     st.floats(0, 12),
 )
 def test_fast_answer_is_yes_exactly_when_there_is_no_reason_against(
-    puts: list[Callable[[Replica], None]],
+    puts: list[Change],
     constraints: Constraints,
     is_asked: bool,
     left_s: float,
@@ -223,7 +225,7 @@ def test_fast_answer_is_yes_exactly_when_there_is_no_reason_against(
 
 @pytest.mark.parametrize("put", [unlinked, goaway])
 def test_replica_without_a_link_lacks_it_only_where_nothing_else_is_in_the_way(
-    put: Callable[[Replica], None],
+    put: Change,
 ) -> None:
     one = replica("a")
     rules = Eligibility(now_s=NOW_S)
@@ -251,3 +253,65 @@ def test_answer_that_is_expected_just_at_the_deadline_is_in_time() -> None:
         rules = Eligibility(deadline_s=NOW_S + left_s, now_s=NOW_S)
         assert rules.allows(one) is is_in_time
         assert (rules.refusal(one) == "") is is_in_time
+
+
+# which are taken to serve, so that nobody else is asked to load their model
+
+
+def answered(ago_s: float) -> Change:
+    def change(one: Replica) -> None:
+        one.answered_s = NOW_S - ago_s
+
+    return change
+
+
+def missed(amount: int) -> Change:
+    def change(one: Replica) -> None:
+        one.missed = amount
+
+    return change
+
+
+def unlinked_for(ago_s: float, *, is_missed: bool = False) -> Change:
+    """Let it lose the link that it had."""
+
+    def change(one: Replica) -> None:
+        lose(one)
+        one.endpoint.linked_s, one.endpoint.unlinked_s = 1.0, NOW_S - ago_s
+        one.endpoint.is_missed = is_missed
+
+    return change
+
+
+def node_ejected(one: Replica) -> None:
+    one.endpoint.health.eject(NOW_S)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_serving"),
+    [
+        ([], True),
+        ([inhibited], True),
+        ([missed(MOST_MISSED - 1)], True),
+        ([missed(MOST_MISSED)], False),
+        ([missed(MOST_MISSED), answered(PROVEN_S - 0.5)], True),
+        ([missed(MOST_MISSED), answered(PROVEN_S)], False),
+        ([away], False),
+        ([away, answered(1.0)], True),
+        ([unlinked_for(BACK_SOON_S - 0.5)], True),
+        ([unlinked_for(BACK_SOON_S)], False),
+        ([unlinked_for(1.0, is_missed=True)], False),
+        ([unlinked], True),
+        *(
+            ([answered(1.0), out], False)
+            for out in (gone, draining, retired, ejected, node_ejected, forced_open)
+        ),
+    ],
+)
+def test_replica_serves_unless_something_tells_that_it_does_not(
+    changes: list[Change], is_serving: bool
+) -> None:
+    one = replica()
+    for change in changes:
+        change(one)
+    assert is_any_serving([one], NOW_S) is is_serving

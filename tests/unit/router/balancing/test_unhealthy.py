@@ -1,4 +1,4 @@
-"""The panic of a model: how many of its replicas are ejected, looked at only while somebody is not well."""
+"""Who is not well: when it is probed, what is reported of it, and the panic of a model most of whose replicas are out."""
 
 from __future__ import annotations
 

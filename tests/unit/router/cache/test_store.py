@@ -1,4 +1,4 @@
-"""Which kept answers stay: within the bytes, those of use before those of none."""
+"""Which kept answers stay, and their keys: equal for what a node would get the same of, and for nothing else."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from signed_adverts import NOW, NOW_MS, Network, says, says_goodbye
 
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.ids import PeerId
-from capamesh.protocol.network import DrainOrder, RevocationList
+from capamesh.protocol.network import DrainOrder
 from capamesh.router.fleet.endpoint import Endpoint
 
 HOUR = dt.timedelta(hours=1)
@@ -168,28 +168,6 @@ def test_order_that_was_signed_beside_another_is_refused_and_does_not_undo_it(
     # at two routers that do not hear of each other it cannot be refused: then all settle on one of them
     router.drains.heard(enables_one)
     assert router.drains.encoded == enables_one
-
-
-def test_order_that_the_mesh_delivers_late_for_its_key_is_passed_over(router: Router) -> None:
-    """It crossed the revocation list that retires the key: the sidecar had not heard of that."""
-    node = router.network.member()
-    router.members.heard(says(node))
-    encoded, another = (router.signed(node.identity.peer_id) for _ in "ab")
-    owner = router.network.owner
-    retiring = owner.rotated(NOW).revoke(
-        RevocationList.empty(owner.network_id), is_retiring=True, now=NOW
-    )
-    assert router.trust.update(retiring)
-    router.drains.heard(encoded)
-    assert router.drains.encoded == b""
-    assert [said["reason"][:17] for said in router.log.of("drains_refused")] == [
-        "retired owner key"
-    ]
-    with pytest.raises(InvalidRequest, match="retired owner key"):
-        router.drains.post(another)
-    # those that were refused once are known by their bytes, and change as little
-    assert router.drains.post(encoded)[0].version == 0
-    assert router.drains.encoded == b""
 
 
 def test_two_orders_of_two_workers_are_settled_and_both_passed_on(router: Router) -> None:

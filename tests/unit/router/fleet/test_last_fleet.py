@@ -1,4 +1,4 @@
-"""The file of the last fleet: what is read of it, and how often it is written."""
+"""The last fleet and its file: what is kept, what is read of it, and how often it is written."""
 
 from __future__ import annotations
 

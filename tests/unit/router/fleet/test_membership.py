@@ -1,27 +1,51 @@
-"""The way of one advert: who comes into the fleet, who leaves it, and whom that concerns."""
+"""The way of one advert or revocation list: who comes into the fleet, who leaves it, and whom that concerns."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fleet_fakes import advert, offer
 from fleet_members import Members
-from signed_adverts import says, says_goodbye
+from signed_adverts import Network, says, says_goodbye
 
+from capamesh.protocol.data_dir import DataDir
+from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.fleet import Changed, Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.network import RevocationList
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.overrides import Hold
+from capamesh.router.fleet.revocations import Revocations
 from capamesh.router.resilience.health import CircuitState
 
 A = PeerId("A")
 
 
+class Router(Members):
+    """A router's membership, its revocations, and what these told others."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.told: list[object] = []
+        log: Any = self.log
+        self.revocations = Revocations(
+            self.trust,
+            self.membership,
+            DataDir(folder),
+            self.members,
+            disown=self.owners.expel,
+            recheck_links=lambda: self.told.append("links"),
+            pass_on=self.told.append,
+            on_taken=lambda: self.told.append("taken"),
+            log=log,
+        )
+
+
 @pytest.fixture
-def router(tmp_path: Path) -> Members:
-    return Members(tmp_path)
+def router(tmp_path: Path) -> Router:
+    return Router(tmp_path)
 
 
 def test_advert_brings_its_node_into_the_view_and_has_it_dialled(router: Members) -> None:
@@ -138,3 +162,45 @@ def test_kept_node_that_was_revoked_meanwhile_or_is_no_member_is_not_taken(
     refused = [values["reason"] for values in router.log.of("last_fleet_member_refused")]
     assert refused == ["membership", "network"]
     assert router.log.of("last_fleet_restored") == [{"nodes": 1}]
+
+
+def test_revoked_invite_expels_all_that_it_admitted_and_nobody_else(router: Router) -> None:
+    network = router.network
+    revoked, kept = network.invite(), network.invite()
+    out = [network.member(revoked) for _ in "ab"]
+    stays = network.member(kept)
+    for port, node in enumerate((*out, stays), 7001):
+        router.members.heard(says(node, port))
+    encoded = network.revoking(token=revoked)
+    revocations, is_kept = router.revocations.post(encoded)
+    assert (revocations.encode(), is_kept) == (encoded, True)
+    assert router.peers == [stays.identity.peer_id]
+    assert router.log.of("node_left") == [
+        {"node": "gpu-1", "peer": node.identity.peer_id, "reason": "revoked"} for node in out
+    ]
+    assert router.told == ["links", "taken", encoded]
+    router.members.heard(says(network.member(revoked), 7004))
+    assert router.peers == [stays.identity.peer_id]
+    assert [values["reason"] for values in router.log.of("advert_rejected")] == ["membership"]
+
+
+def test_list_of_another_owner_is_refused(router: Router) -> None:
+    other = Network()
+    foreign = other.revoking(peer=other.member().identity.peer_id)
+    with pytest.raises(InvalidRequest):
+        router.revocations.post(foreign)
+    assert router.told == []
+    assert router.trust.revocations.version == 0
+
+
+def test_revoked_node_loses_its_say_on_files_though_it_has_left_before(router: Router) -> None:
+    node = router.network.member()
+    peer = node.identity.peer_id
+    router.members.heard(says(node))
+    router.members.heard(says_goodbye(node))
+    assert router.peers == []
+    (pin,) = router.owners.owners.pins()
+    assert [holder for holder, _ in pin.holders] == [peer]
+    router.revocations.heard(router.network.revoking(peer=peer))
+    (pin,) = router.owners.owners.pins()
+    assert pin.holders == ()

@@ -1,14 +1,20 @@
-"""Which of a node's addresses are dialled: few, of one host, and no further inside than the router is."""
+"""Which of a node's addresses are dialled, which nodes an operator means, and what an operator is told of them."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
+import pytest
 from fleet_fakes import advert, device, offer
 
 from capamesh.protocol.adverts import NodeAdvert
+from capamesh.protocol.ids import PeerId
+from capamesh.protocol.invite_quotas import OverQuota
 from capamesh.protocol.reach import Inside
+from capamesh.router.fleet.naming import nodes_meant
 from capamesh.router.fleet.node_addresses import dialled_of
+from capamesh.router.fleet.notices import Notices
 
 
 def node(*devices: tuple[str, ...], models: int = 1) -> NodeAdvert:
@@ -37,3 +43,54 @@ def test_node_of_more_models_has_fewer_of_its_addresses_dialled() -> None:
     assert dialled_of(node(*sixteen, models=1024), Inside.LOOPBACK).refused == (
         "a:5, and 11 more: at most 4 a device and 4 in all are dialled"
     )
+
+
+PEERS = [PeerId(peer) for peer in ("12D3KooWaaaa9xKq", "12D3KooWbbbb7zTr", "12D3KooWcccc5mNs")]
+ADVERTS = {
+    peer: replace(advert(peer, "127.0.0.1:1"), name=name)
+    for peer, name in zip(PEERS, ("gpu", "gpu", "front"), strict=True)
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "numbers"),
+    [
+        ("12D3KooWaaaa9xKq", [0]),
+        ("front", [2]),
+        ("gpu", [0, 1]),
+        ("gpu…9xKq", [0]),
+        ("…9xKq", [0]),
+        ("gpu…5mNs", []),
+        ("gpu…", []),
+        ("9xKq", [0]),
+        ("xKq", []),
+        ("12D3KooWb", [1]),
+        ("12D3", [0, 1, 2]),
+        ("", []),
+        ("fro", []),
+        ("nobody", []),
+    ],
+)
+def test_node_is_meant_by_its_name_its_peer_id_or_a_part_of_that(
+    given: str, numbers: list[int]
+) -> None:
+    assert nodes_meant(given, ADVERTS) == [PEERS[number] for number in numbers]
+
+
+OVER = OverQuota("i", 64, 64, 1000, 5)
+
+
+def test_invite_over_its_quota_is_reported_once_until_it_is_so_again() -> None:
+    notices = Notices()
+    (reported,) = notices.about([OVER], None)
+    assert reported.event == "invite_over_quota"
+    assert reported.fields == {
+        "invite": "i",
+        "admits": 64,
+        "members": 64,
+        "used_bytes": 1000,
+        "refused": 5,
+    }
+    assert notices.about([OVER], None) == []
+    assert notices.about([], None) == []
+    assert len(notices.about([OVER], None)) == 1

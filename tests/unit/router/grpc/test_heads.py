@@ -1,4 +1,4 @@
-"""Heads of calls, statuses of errors, and the bucket of frames that come to nothing."""
+"""Heads of calls and their blocks against the package hpack, statuses of errors, and what waits unsent."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from capamesh.protocol.errors import (
     TooManyRequests,
     Unsatisfiable,
 )
+from capamesh.router.grpc.arriving import ArrivingMessage
 from capamesh.router.grpc.header_blocks import (
     TABLE_BYTES,
     BadBlock,
@@ -39,6 +40,8 @@ from capamesh.router.grpc.status import (
     error_trailers,
     status_of,
 )
+from capamesh.router.grpc.unsent import UnsentAnswers
+from capamesh.router.http.body_budget import BodyBudget
 from capamesh.router.http.calm import A_SECOND, MOST, Calm
 
 
@@ -195,3 +198,51 @@ def test_heads_are_what_rfc_9113_has_them(
     headers: list[tuple[bytes, bytes]], is_sound: bool
 ) -> None:
     assert HeaderDecoder().decode(encoded(headers)).is_request is is_sound
+
+
+def budget_of(most_bytes: int, arriving_bytes: int = 2**20) -> BodyBudget:
+    return BodyBudget(most_bytes, arriving_bytes, clock=lambda: 0.0)
+
+
+def test_answers_are_charged_while_they_wait() -> None:
+    budget = budget_of(2**26)
+    unsent = UnsentAnswers(budget, lambda: None)
+    for left_bytes, used_bytes in ((100, 100), (50, 100), (300, 300), (0, 0), (7, 7)):
+        assert unsent.has(left_bytes)
+        assert budget.used_bytes == used_bytes
+    unsent.drop()
+    assert budget.used_bytes == 0
+
+
+def test_client_is_stuck_when_nothing_has_moved_between_two_looks() -> None:
+    unsent = UnsentAnswers(budget_of(2**26), lambda: None)
+    assert not unsent.is_stuck()  # nothing waits
+    unsent.has(100)
+    assert not unsent.is_stuck()
+    unsent.has(60)
+    assert not unsent.is_stuck()
+    unsent.has(90)  # more waits, and none of it was sent
+    assert unsent.is_stuck()
+    unsent.has(0)
+    unsent.has(10)
+    assert not unsent.is_stuck()
+
+
+def test_client_may_send_what_has_room_and_no_more() -> None:
+    budget = budget_of(2**26, 2**20)
+    first, taken = ArrivingMessage(budget, 2**20, lambda _: None, lambda: None), []
+    second = ArrivingMessage(budget, 2**20, taken.append, lambda: None)
+    assert first.begin()
+    assert first.put(memoryview(bytes(2**19))) == 2**19
+    first.settle()
+    assert second.begin()
+    assert second.put(memoryview(bytes(2**20 + 1))) == 2**20
+    second.settle()
+    assert (sum(taken), second.is_waiting, second.left_bytes) == (0, True, 0)
+    assert second.owed_bytes == 2**20
+    first.drop()
+    assert (sum(taken), second.is_waiting, second.owed_bytes) == (2**20, False, 0)
+    assert second.arrived()
+    assert (budget.used_bytes, budget.arriving_bytes) == (2**20, 0)
+    budget.let_go(2**20)
+    assert budget.used_bytes == 0

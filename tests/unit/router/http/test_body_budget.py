@@ -1,4 +1,4 @@
-"""Bodies within one budget: who is let in, who waits, who has to go, and nothing is ever counted twice."""
+"""Bodies within one budget: who is let in, who waits, who has to go, and how much of one a turn of the loop takes."""
 
 from __future__ import annotations
 

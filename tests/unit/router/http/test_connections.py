@@ -1,4 +1,4 @@
-"""Too many connections: who is closed for whom."""
+"""Too many connections or handshakes: who has to wait, and who is closed for whom."""
 
 from __future__ import annotations
 
@@ -140,18 +140,6 @@ def test_handshake_waits_while_all_places_are_taken_by_those_that_do_not_dawdle(
     assert not handshakes.has_room(0.9)
     assert handshakes.has_room(DAWDLES_AFTER_S)
     assert [each is not None and each.is_given_up for each in begun] == [False, True, False]
-
-
-def test_one_that_has_ended_makes_room_once() -> None:
-    handshakes = Handshakes(none_trusted, most=1)
-    begun = begin(handshakes, "a", 0.0)
-    assert begun is not None
-    assert begin(handshakes, "a", 0.0) is None
-    handshakes.ended(begun)
-    handshakes.ended(begun)
-    assert len(handshakes) == 0
-    assert begin(handshakes, "a", 0.0) is not None
-    assert not begun.is_given_up
 
 
 def test_site_begins_at_a_rate_that_time_gives_back() -> None:

@@ -29,11 +29,6 @@ def test_context_is_of_tls_1_2_and_later_with_forward_secrecy(authority: Authori
     assert all(name.startswith("ECDHE-") and ("GCM" in name or "CHACHA" in name) for name in older)
 
 
-def test_clients_must_show_a_certificate_where_an_authority_is_named(authority: Authority) -> None:
-    loaded = load(authority.server(client_ca=authority.file))
-    assert loaded.context.verify_mode is ssl.CERT_REQUIRED
-
-
 def refusal(files: TlsFiles) -> str:
     with pytest.raises(ConfigError) as refused:
         load(files)
@@ -70,18 +65,6 @@ def test_file_that_cannot_be_used_is_refused_with_its_name(
 def replace(files: TlsFiles, pair: tuple[Path, Path]) -> None:
     pair[0].replace(files.certificate)
     pair[1].replace(files.key)
-
-
-def test_files_are_read_again_once_they_are_others(authority: Authority) -> None:
-    files = authority.server()
-    tls = ServerTls(files, time.time)
-    first = tls.context
-    assert not tls.look()
-    replace(files, authority.issue("next", dt.timedelta(days=3)))
-    assert tls.look()
-    assert tls.context is not first
-    assert tls.expires_s > time.time() + 2 * 86400
-    assert not tls.look()
 
 
 def test_pair_that_cannot_be_used_is_told_once_and_the_one_before_goes_on(

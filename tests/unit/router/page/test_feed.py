@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 
-import pytest
 from fleet_fakes import NullLog, in_virtual_time
 
-from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.steps import Steps
-from capamesh.router.page.backlog import KEPT_FRAMES, PIECE_BYTES, Backlog, Reader
+from capamesh.router.page.backlog import PIECE_BYTES, Backlog, Reader
 from capamesh.router.page.feed import Feed, packed
 from capamesh.router.page.overview import Overview
 
@@ -47,33 +44,6 @@ class Source:
         )
 
 
-def values(reader: Reader | None) -> list[int]:
-    """Return the values that a reader has not read yet."""
-    found: list[int] = []
-    assert reader is not None
-    while frame := reader.read():
-        found.append(json.loads(frame.split(b"data: ")[1])["nodes"]["a"]["x"])
-    assert frame == b""
-    return found
-
-
-@in_virtual_time
-async def test_viewer_gets_what_changed_since_its_snapshot() -> None:
-    source = Source()
-    feed = source.feed()
-    await feed.snapshot(is_packed=False)
-    revision = feed.revision
-    with feed.following():
-        reader = feed.reader(revision)
-        assert values(reader) == []
-        source.value = 5
-        assert reader is not None
-        await feed.wait(reader, 10.0)
-        assert values(reader) == [5]
-        assert values(feed.reader(revision)) == [5]
-        assert values(feed.reader(feed.revision)) == []
-
-
 @in_virtual_time
 async def test_one_turn_serves_all_and_nothing_is_made_while_nobody_watches() -> None:
     feed = Source().feed()
@@ -83,45 +53,6 @@ async def test_one_turn_serves_all_and_nothing_is_made_while_nobody_watches() ->
         assert turns == 11
     await asyncio.sleep(100)
     assert feed.turns == turns
-
-
-@in_virtual_time
-async def test_viewer_who_is_too_far_behind_begins_anew() -> None:
-    source = Source()
-    feed = source.feed()
-    await feed.snapshot(is_packed=False)
-    behind = feed.revision
-    with feed.following():
-        await asyncio.sleep(0.7)  # between two turns
-        for value in range(1, KEPT_FRAMES + 1):
-            source.value = value
-            await asyncio.sleep(0.5)
-        assert len(values(feed.reader(behind))) == KEPT_FRAMES
-        source.value = -1
-        await asyncio.sleep(0.5)
-        assert feed.reader(behind) is None
-
-
-@pytest.mark.parametrize(
-    "revision",
-    ["", "boot-", "other-1", "boot-2", "boot--1", "boot-x", "boot-²", "boot-" + "9" * 5000],
-)
-@in_virtual_time
-async def test_revision_that_never_was_begins_anew(revision: str) -> None:
-    feed = Source().feed()
-    await feed.snapshot(is_packed=False)
-    assert feed.reader(revision) is None
-
-
-@in_virtual_time
-async def test_too_many_viewers_are_turned_away_until_one_leaves() -> None:
-    feed = Source().feed(most_viewers=1)
-    with feed.following():
-        with pytest.raises(Overloaded, match="1 pages follow"), feed.following():
-            pass
-        assert feed.viewers == 1
-    with feed.following():
-        assert feed.viewers == 1
 
 
 def read_all(reader: Reader) -> list[bytes]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from itertools import permutations
@@ -9,10 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from replicas import SHAPE, Draws, fleet, lose, name, picks, replica, usable
 
+from capamesh.protocol.links.calls import LoadReport
+from capamesh.router.fleet.latency_ewma import (
+    DEFAULT_RTT_S,
+    PENALTY_S,
+    cost_s,
+    observe,
+)
 from capamesh.router.fleet.replica import Replica
+from capamesh.router.policies.cheapest import Cheapest
 from capamesh.router.policies.drawing import draw_one, draw_some, draw_two
 from capamesh.router.policies.least_request import LeastRequest
 from capamesh.router.policies.p2c import PowerOfTwo
+from capamesh.router.policies.peak_ewma import PeakEwma
 from capamesh.router.policies.round_robin import RoundRobin
 
 
@@ -97,3 +107,115 @@ def test_replicas_take_turns_from_a_start_that_the_seed_gives() -> None:
         picks(RoundRobin(random.Random(seed)), fleet("abcd"), 1) for seed in range(400)
     )
     assert all(70 < starts[one] < 130 for one in "abcd")
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 100), st.floats(-1, 50), st.booleans()), min_size=1),
+    st.floats(0, 100),
+)
+def test_average_stays_between_nothing_and_the_highest_seen_though_the_clock_be_set_back(
+    seen: list[tuple[float, float, bool]], later_s: float
+) -> None:
+    one = replica()
+    now_s = 1000.0
+    highest_s = 0.0
+    for latency_s, step_s, is_failure in seen:
+        now_s += step_s
+        if is_failure:
+            one.failed_s = now_s
+            highest_s = max(highest_s, PENALTY_S)
+        else:
+            one.proved_s = now_s
+            observe(one, latency_s, now_s)
+            highest_s = max(highest_s, latency_s)
+        if one.peak_seen_s == -math.inf:
+            highest_s = max(highest_s, DEFAULT_RTT_S)
+        assert 0 <= cost_s(one, now_s) <= highest_s * (1 + 1e-12)
+        assert cost_s(one, now_s - later_s) <= highest_s * (1 + 1e-12)
+    assert cost_s(one, now_s + later_s) <= cost_s(one, now_s)
+
+
+def test_newcomer_gets_one_request_and_no_other_until_it_has_answered() -> None:
+    replicas = fleet("abc")
+    for known in replicas[:2]:
+        observe(known, 0.01, 0.0)
+    policy = PeakEwma(random.Random(1))
+    assert "c" in picks(policy, replicas, 10)
+    replicas[2].rif = 1
+    assert "c" not in picks(policy, replicas, 50)
+    replicas[2].rif = 0
+    observe(replicas[2], 0.01, 0.0)
+    assert set(picks(policy, replicas, 50)) == {"a", "b", "c"}
+
+
+def test_replica_that_fails_fast_is_tried_by_one_request_a_second_until_it_answers() -> None:
+    replicas = fleet("abc")
+    failing = replicas[0]
+    for one in replicas:
+        observe(one, 0.01, 0.0)
+    policy = PeakEwma(random.Random(1))
+    failing.failed_s = 0.0
+    for now_s in (0.0, 0.9):
+        assert "a" not in picks(policy, replicas, 50, now_s=now_s)
+    assert "a" in picks(policy, replicas, 10, now_s=1.0)
+    failing.rif = 1
+    assert "a" not in picks(policy, replicas, 50, now_s=1.0)
+    failing.rif, failing.failed_s = 0, 1.1
+    assert "a" not in picks(policy, replicas, 50, now_s=2.0)
+    failing.proved_s = 2.2
+    for one in replicas:
+        observe(one, 0.01, 2.2)
+    assert picks(policy, replicas, 60, now_s=2.2).count("a") > 10
+
+
+def reported(
+    peer: str, price: float, latency_us: int, *, rif: int = 0, in_flight: int = 0, limit: int = 4
+) -> Replica:
+    return replica(
+        peer, price=price, rif=rif, load=LoadReport(in_flight, 0, limit, latency_us=latency_us)
+    )
+
+
+def only(*replicas: Replica, size_bytes: int = 8) -> str:
+    """Return who is picked, which must be the same whatever the seed."""
+    seen = {
+        picks(Cheapest(random.Random(seed)), replicas, 1, SHAPE.replace(size_bytes=size_bytes))
+        for seed in range(20)
+    }
+    assert len(seen) == 1
+    return seen.pop()
+
+
+def test_cheapest_within_the_band_of_the_fastest_is_picked() -> None:
+    replicas = (reported("a", 3.0, 10_000), reported("b", 2.0, 15_000), reported("c", 1.0, 15_001))
+    assert only(*replicas) == "b"
+    lose(replicas[0])
+    assert only(*replicas) == "c"  # the band is that of the fastest which is eligible
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 50), st.integers(0, 3), st.integers(0, 5)),
+        min_size=1,
+        max_size=8,
+    ),
+    st.integers(0, 2**32),
+)
+def test_pick_is_the_cheapest_in_the_band_and_not_full_while_another_is_not(
+    drawn: list[tuple[int, int, int, int]], seed: int
+) -> None:
+    replicas = tuple(
+        reported(str(index), float(price), latency_us, in_flight=in_flight, limit=limit)
+        for index, (price, latency_us, in_flight, limit) in enumerate(drawn)
+    )
+    picked = Cheapest(random.Random(seed)).pick(replicas, lambda _: True, SHAPE, 0.0)
+    assert picked is not None
+    free = [one for one in replicas if not 0 < one.load.limit <= one.load.in_flight]
+    if free:
+        assert picked in free
+        known = [one for one in free if one.load.latency_us]
+        fastest_us = min((one.load.latency_us for one in known), default=0)
+        limit_us = max(1.5 * fastest_us, fastest_us + 5000)
+        band = [one for one in free if one.load.latency_us <= limit_us]
+        assert picked in band
+        assert picked.advert.price_per_million == min(o.advert.price_per_million for o in band)

@@ -22,21 +22,29 @@ def at(host: str, **settings: Any) -> RouterSettings:
 
 
 @pytest.mark.parametrize(
-    ("settings", "asks_for_keys", "why"),
+    ("settings", "asks_for_keys", "why", "warned"),
     [
-        ({}, False, "no key is asked for and nothing is encrypted"),
-        ({}, True, "nothing is encrypted"),
-        (TLS, False, "no key is asked for"),
-        (TLS, True, ""),
-        (MUTUAL, False, ""),
-        ({"is_insecure": True}, False, ""),
+        (
+            {},
+            False,
+            "no key is asked for and nothing is encrypted",
+            "nothing on the way is encrypted",
+        ),
+        ({}, True, "nothing is encrypted", "read all that is on the way, keys included"),
+        (TLS, False, "no key is asked for", "run any model"),
+        (TLS, True, "", ""),
+        (MUTUAL, False, "", ""),
+        ({"is_insecure": True}, False, "", "nothing on the way is encrypted"),
     ],
 )
-def test_address_beyond_this_machine_needs_tls_and_a_proof(
-    settings: dict[str, Any], asks_for_keys: bool, why: str
+def test_address_beyond_this_machine_needs_tls_and_a_proof_and_the_log_warns_of_what_lacks(
+    settings: dict[str, Any], asks_for_keys: bool, why: str, warned: str
 ) -> None:
     require_safe(at("127.0.0.1", **settings), asks_for_keys=asks_for_keys)
+    assert not warning(at("localhost", **settings), "127.0.0.1", asks_for_keys=asks_for_keys)
     exposed = at(EVERYWHERE, **settings)
+    found = warning(exposed, EVERYWHERE, asks_for_keys=asks_for_keys)
+    assert warned in found["what_they_can_do"] if warned else found == {}
     if not why:
         require_safe(exposed, asks_for_keys=asks_for_keys)
         return
@@ -67,25 +75,3 @@ def test_address_beyond_this_machine_needs_tls_and_a_proof(
 )
 def test_address_is_of_this_machine_if_nobody_else_can_connect(host: str, is_safe: bool) -> None:
     assert is_of_this_machine(host) is is_safe
-
-
-@pytest.mark.parametrize(
-    ("settings", "asks_for_keys", "warned"),
-    [
-        ({}, False, "nothing on the way is encrypted"),
-        ({}, True, "read all that is on the way, keys included"),
-        (TLS, False, "run any model"),
-        (TLS, True, ""),
-        (MUTUAL, False, ""),
-    ],
-)
-def test_log_warns_of_what_strangers_can_do(
-    settings: dict[str, Any], asks_for_keys: bool, warned: str
-) -> None:
-    found = warning(at(EVERYWHERE, **settings), EVERYWHERE, asks_for_keys=asks_for_keys)
-    if warned:
-        assert warned in found["what_they_can_do"]
-        assert "encrypted" not in found["what_they_can_do"] or not settings
-    else:
-        assert found == {}
-    assert not warning(at("localhost", **settings), "127.0.0.1", asks_for_keys=asks_for_keys)

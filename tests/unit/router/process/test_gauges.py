@@ -1,4 +1,4 @@
-"""What a router's metrics read from its parts when they are asked for."""
+"""What a router's metrics read from its parts, and of each node, when they are asked for."""
 
 from __future__ import annotations
 

@@ -63,25 +63,6 @@ def files_in(folder: Path) -> list[str]:
     return sorted(each.name for each in folder.iterdir())
 
 
-async def test_store_that_another_process_has_made_is_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(job_parts, "LOOK_EVERY_S", 0.0)
-    made, other = parts(settings(tmp_path)), parts(settings(tmp_path))
-    running = asyncio.create_task(made.run(FakeNodes()))
-    await asyncio.sleep(0)
-    assert made.service is not None
-    assert isinstance(made.service.runner, NoRunner)
-    assert other.service is not None
-    await other.service.store()
-    await until_it_runs(made)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    await made.close()
-    await other.close()
-
-
 async def test_jobs_are_counted_by_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_parts, "LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(job_parts, "COUNT_EVERY_S", 0.0)

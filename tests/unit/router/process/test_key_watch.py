@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from pathlib import Path
 
@@ -147,30 +146,6 @@ async def test_file_that_cannot_be_read_in_time_counts_as_out_of_reach(
     monkeypatch.setattr(key_watch, "PATIENCE_S", 60.0)
     await watched.watch.look()
     assert watched.code_of(unknown) == "unauthenticated"
-
-
-async def test_watch_outlives_whatever_goes_wrong(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = watched.make()
-    watched.watch.load()
-    monkeypatch.setattr(key_watch, "LOOK_EVERY_S", 0.0)
-    told = asyncio.Event()
-    watched.ring.on_change(told.set)
-    stamp = KeyStore.stamp
-
-    def once(self: KeyStore) -> int:
-        monkeypatch.setattr(KeyStore, "stamp", stamp)
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr(KeyStore, "stamp", once)
-    running = asyncio.create_task(watched.watch.run())
-    await told.wait()
-    told.clear()
-    await told.wait()  # it is reached again
-    running.cancel()
-    assert watched.code_of(text) == "taken"
-    assert [event for event, _ in watched.log.events][1:] == ["keys_unreachable", "keys_reached"]
 
 
 async def test_usage_of_a_time_without_the_file_is_written_once(

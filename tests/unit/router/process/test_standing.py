@@ -105,24 +105,6 @@ def test_router_is_not_ready_before_its_mesh_is_up_and_stays_so_while_it_is_star
     assert router.shown == ("ready", "")
 
 
-def test_router_that_waits_says_whether_it_had_nodes_and_whether_it_can_hear_of_any(
-    router: Router,
-) -> None:
-    router.standing.enter("serving")
-    router.sidecar.addrs = ()
-    router.standing.write()
-    assert router.shown == (
-        "waiting",
-        "its mesh is down, so that it hears of no node; it is started anew",
-    )
-    router.sidecar.addrs = Sidecar.addrs
-    node = router.network.member()
-    router.members.heard(says(node))
-    router.members.apply(router.hearing.expel(node.identity.peer_id, router.clocks.now()))
-    router.standing.write()
-    assert router.shown == ("waiting", "all nodes that were heard of have left")
-
-
 def test_router_that_is_revoked_refuses_requests_also_while_nodes_are_linked(
     router: Router,
 ) -> None:

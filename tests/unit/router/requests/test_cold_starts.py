@@ -16,7 +16,6 @@ from fleet_fakes import (
     call,
     echo,
     failing,
-    idempotent_not,
     offer,
 )
 
@@ -203,25 +202,6 @@ async def test_node_that_says_when_it_has_room_is_waited_for_if_there_is_time() 
     assert await patient == "A"
 
 
-async def test_node_that_failed_is_asked_again_at_once_when_a_model_left_it() -> None:
-    fleet = Cold("AB", "m", "n")
-    fleet.says("A", ModelState.READY, only="n")
-    asked = fleet.ask(allowed_s=90.0)
-    await supervisor()
-    for _ in range(5):
-        for link in fleet.nodes.values():
-            if link.wants:
-                link.failed(Overloaded("the memory ran out", 30.0))
-        await supervisor()
-    count = sum(fleet.asked().values())
-    fleet.says("A", AWAY)
-    await supervisor()
-    assert sum(fleet.asked().values()) == count + 1
-    fleet.nodes["A"].loaded()
-    fleet.says("A", ModelState.READY, only="m")
-    assert await asked == "A"
-
-
 async def test_load_that_takes_too_long_ends_the_wait_at_the_deadline() -> None:
     fleet = Cold()
     with pytest.raises(ModelUnavailable, match="which takes longer than the request's time"):
@@ -338,17 +318,6 @@ async def test_node_that_fails_all_keeps_no_model_from_being_loaded_by_another(
     assert await asked == "A"
     assert await asyncio.gather(*[fleet.ask() for _ in range(20)]) == ["A"] * 20
     assert fleet.counts == {}
-
-
-async def test_request_that_may_not_run_twice_is_not_run_again_and_the_next_waits() -> None:
-    fleet = Cold("A")
-    fleet.node("X", failing(RunFailed("half way")), models=[idempotent_not(offer())])
-    with pytest.raises(RunFailed, match="half way"):
-        await fleet.ask()
-    asked = fleet.ask()
-    await supervisor()
-    assert fleet.asked() == {"A": 1}
-    asked.cancel()
 
 
 async def test_request_whose_load_fails_tries_a_node_that_says_to_have_the_model() -> None:

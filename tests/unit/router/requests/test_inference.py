@@ -1,4 +1,4 @@
-"""An inference request without any protocol on a wire: what it becomes, what it is told, what is counted."""
+"""An inference request without any protocol on a wire: its parameters, what it becomes, what it is told, what is counted."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from fleet_fakes import (
 
 from capamesh.protocol.errors import (
     CapameshError,
+    InvalidRequest,
     NoEndpoint,
     Overloaded,
     RunFailed,
@@ -36,6 +37,7 @@ from capamesh.router.balancing.explanation import Explanation
 from capamesh.router.fleet.request_counts import RequestCounts
 from capamesh.router.requests.call import Outcome
 from capamesh.router.requests.inference import InferenceRequest, InferenceService, Target
+from capamesh.router.requests.parameters import priority_of, sequence_of, time_allowed_s
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.telemetry.ended import EndedRequests
 from capamesh.router.telemetry.tracing import RequestTimes, TraceParent
@@ -145,13 +147,6 @@ async def test_error_is_counted_and_explained_if_that_was_asked_for(is_explained
     assert world.counted() == {"overloaded": 1.0}
 
 
-async def test_parameters_that_mean_nothing_are_the_callers_fault() -> None:
-    world = World(echo)
-    world.submit(timeout="soon")
-    assert world.request.said == ["invalid_request"]
-    assert world.fleet.asked == [0]
-
-
 async def test_peers_failure_after_the_router_was_shut_out_is_told_as_that() -> None:
     world = World(failing(Overloaded("full", 1.0)))
     world.submit()
@@ -241,3 +236,49 @@ async def test_version_that_is_named_is_the_one_of_which_it_is_told_whether_to_w
         for version in ("1", "2", "")
     ]
     assert told == [Unsatisfiable, NoEndpoint, NoEndpoint]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "seconds"),
+    [
+        ({}, 30.0),
+        ({"timeout": 0}, 30.0),
+        ({"timeout": 1_500_000}, 1.5),
+        ({"timeout": 90_000_000}, 30.0),
+    ],
+)
+def test_time_allowed_is_the_callers_but_no_longer_than_the_routers(
+    parameters: dict[str, object], seconds: float
+) -> None:
+    assert time_allowed_s(parameters, 30.0) == seconds
+
+
+@pytest.mark.parametrize("wrong", [True, -1, 1.5, "1", []])
+def test_time_that_is_none_is_refused(wrong: object) -> None:
+    with pytest.raises(InvalidRequest, match="timeout"):
+        time_allowed_s({"timeout": wrong}, 30.0)
+
+
+@pytest.mark.parametrize("wrong", [True, -1, 256, 1.0, "1"])
+def test_priority_that_is_none_is_refused(wrong: object) -> None:
+    with pytest.raises(InvalidRequest, match="priority"):
+        priority_of({"priority": wrong})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sequence_start": True},
+        {"sequence_end": True, "sequence_id": 0},
+        {"sequence_id": -1},
+        {"sequence_id": 2**64},
+        {"sequence_id": 1.5},
+        {"sequence_id": True},
+        {"sequence_id": "x" * 129},
+        {"sequence_id": 1, "sequence_start": 1},
+        {"sequence_id": 1, "sequence_end": "true"},
+    ],
+)
+def test_sequence_that_is_none_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequest, match="sequence"):
+        sequence_of(wrong)

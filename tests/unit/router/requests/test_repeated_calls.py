@@ -28,7 +28,6 @@ from capamesh.protocol.errors import (
     TooManyRequests,
 )
 from capamesh.protocol.links.calls import InferCall
-from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.router.requests.call import NO_OPTIONS, Call, Outcome, RoutingOptions
 from capamesh.router.requests.keyed_run import KEY_BYTES
 from capamesh.router.requests.repeated_calls import KEPT_S, RepeatedCalls
@@ -69,10 +68,6 @@ class Keyed:
         return {result: count for (result,), count in self.calls.counts()}
 
 
-def other_row() -> InferCall:
-    return call().replace(inputs=(fp32("x", [3, 4]),))
-
-
 def told(found: list[Any]) -> list[str]:
     return [each.code if isinstance(each, CapameshError) else "ok" for each in found]
 
@@ -90,30 +85,6 @@ async def test_repeated_call_gets_the_first_one_s_answer_and_is_not_run() -> Non
     await asyncio.sleep(2)
     assert (await keyed.ask()).entry is None
     assert (keyed.asked, keyed.counts) == ([2], {"first": 2, "repeated": 1})
-
-
-async def test_key_is_of_one_tenant_and_of_one_request() -> None:
-    keyed = Keyed()
-    for options in (LAB, SHOP, NO_OPTIONS):
-        assert (await keyed.ask(options=options)).entry is None
-    assert keyed.asked == [3]
-    for asked in (other_row(), call("m", "1"), call().replace(sequence=SequenceMark(1, True))):
-        with pytest.raises(KeyUsed, match="another request"):
-            await keyed.ask(asked=asked, options=LAB)
-    assert (await keyed.ask("other", other_row(), LAB)).entry is None
-    assert keyed.asked == [4]
-
-
-async def test_client_that_leaves_finds_the_answer_when_it_comes_again() -> None:
-    keyed = Keyed(after(5, echo))
-    task = asyncio.create_task(keyed.ask())
-    await asyncio.sleep(1)
-    task.cancel()
-    await asyncio.sleep(1)
-    assert (await keyed.ask()).entry is None  # joined
-    assert (await keyed.ask()).entry is not None
-    assert (keyed.asked, keyed.fleet.links[0].withdrawn) == ([1], [])
-    assert keyed.fleet.counts == {}
 
 
 @pytest.mark.parametrize("error", [RunFailed("bad"), LinkLost("gone")])

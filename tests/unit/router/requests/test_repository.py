@@ -15,9 +15,7 @@ from capamesh.protocol.errors import (
     CapameshError,
     InvalidRequest,
     LinkLost,
-    ModelNotFound,
     ModelUnavailable,
-    NoEndpoint,
     Overloaded,
 )
 from capamesh.protocol.fleet import Changed
@@ -274,16 +272,6 @@ async def test_changes_under_way_have_a_bound(rig: Rig, monkeypatch: pytest.Monk
         await rig.change()
     link.let()
     assert (await changing).made == ["A"]
-
-
-async def test_model_that_no_node_has_is_told_as_anywhere(rig: Rig) -> None:
-    with pytest.raises(NoEndpoint, match="has not heard of any node yet"):
-        await rig.change()
-    rig.node("A")
-    with pytest.raises(ModelNotFound, match="no node hosts model 'gone'"):
-        await rig.change(model=ModelName("gone"))
-    with pytest.raises(ModelUnavailable, match="has version '9' of model 'm'"):
-        await rig.change(version="9")
 
 
 @pytest.mark.parametrize(

@@ -164,21 +164,6 @@ async def test_request_with_a_key_does_not_change_its_version_as_another_s_run_h
     assert [await infer(fleet, step), await infer(fleet, options=keyed)] == ["A", "A"]
 
 
-async def test_version_that_can_be_asked_at_all_goes_before_the_newest_when_none_is_well() -> None:
-    for weights in ((), ((V1, 1.0), (V2, 9.0))):
-        fleet = Fleet(rules=RoutingRules(ModelRules(weights=weights)))
-        shadowed(fleet)
-        for replica in fleet.replicas:
-            replica.health.failed(fleet.clock(), is_hard=False, cause="a run failed")
-        killed(fleet)
-        assert [await infer(fleet) for _ in range(9)] == ["A"] * 9
-    only_newest = Fleet(rules=RoutingRules(ModelRules(weights=((V2, 1.0),))))
-    shadowed(only_newest)
-    killed(only_newest)
-    with pytest.raises(NoEndpoint, match="no link"):
-        await infer(only_newest, allowed_s=0.1)
-
-
 async def test_waiting_request_looks_again_when_a_hold_is_over() -> None:
     fleet = Fleet([echo], [echo])
     fleet.links[0].end("killed")

@@ -59,19 +59,6 @@ def test_file_behaves_as_one_in_memory() -> None:
         assert file.tell() == near.tell()
 
 
-def test_file_that_reads_nothing_ahead_asks_for_what_is_wanted_in_windows() -> None:
-    far = Far(1000)
-    file = RangeFile(far.read, 1000, reads_ahead=False)
-    assert b"".join(iter(lambda: file.read(30), b"")) == far.data
-    assert far.asked == [
-        (0, 30),
-        (30, 90),
-        *[(at, at + 100) for at in range(90, 990, 100)],
-        (990, 1000),
-    ]
-    assert file._ahead is None
-
-
 def test_fault_ahead_is_told_to_who_reads_on_and_not_before() -> None:
     far = Far(1000)
 
@@ -92,8 +79,3 @@ def test_fault_ahead_is_told_to_who_reads_on_and_not_before() -> None:
 def test_short_answer_is_no_end_of_the_file() -> None:
     with pytest.raises(OSError, match="3 bytes came where 8"):
         RangeFile(lambda _start, _end: b"abc", 1000).read(5)
-
-
-def test_place_before_the_beginning_is_refused() -> None:
-    with pytest.raises(ValueError, match="before the file's beginning"):
-        Far(10).opened().seek(-1)

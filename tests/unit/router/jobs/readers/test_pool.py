@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +13,10 @@ import pytest
 import virtual_time
 from typing_extensions import override
 
-from capamesh.protocol.channel.blocking_channel import BlockingChannel
 from capamesh.protocol.channel.framing import MAX_MESSAGE_BYTES
 from capamesh.protocol.errors import ProtocolViolation
-from capamesh.protocol.schema import plain_values
 from capamesh.router.jobs.inputs.row_numbers import NumberNames
 from capamesh.router.jobs.inputs.rows import RowBatch, RowWindow
-from capamesh.router.jobs.readers import child
 from capamesh.router.jobs.readers.pool import (
     MOST,
     OTHERS_PAUSE_S,
@@ -31,7 +26,6 @@ from capamesh.router.jobs.readers.pool import (
 )
 from capamesh.router.jobs.readers.process import ReaderProcess
 from capamesh.router.jobs.readers.wire import packed, unpacked
-from capamesh.router.jobs.spec import InputFormat, InputSpec
 from capamesh.router.jobs.values import BadRow
 
 
@@ -214,35 +208,3 @@ def test_tensor_that_is_none_is_refused(changed: dict[str, Any]) -> None:
         unpacked(
             json.dumps(head).encode(), lambda _, size: np.zeros(max(0, min(size, 100)), np.uint8)
         )
-
-
-class Said:
-    """A channel on which a test has said all that there is, and what the child said."""
-
-    def __init__(self, messages: Sequence[Mapping[str, Any]]) -> None:
-        self._messages = list(messages)
-        self.answers: list[Mapping[str, Any]] = []
-
-    def next(self) -> Mapping[str, Any] | None:
-        return self._messages.pop(0) if self._messages else None
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        self.answers.append(message)
-
-
-def test_stop_within_a_read_is_no_fault_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "_limit_cpu", lambda: None)  # it would bound this process
-    spec = InputSpec("/in.npz", InputFormat.NPZ, {"x": ("a",)})
-    said = Said(
-        [
-            {"type": "look", "input": plain_values(spec), "name": "in.npz"},
-            {"type": "answer", "is_here": False, "file": 0, "size_bytes": 1000, "changed": ""},
-            {"type": "stop"},
-        ]
-    )
-    router = child.RouterChannel(cast("BlockingChannel", said), cast("socket.socket", None))
-    child.serve(router, -1, 2**30)
-    assert [(each["type"], each["what"]) for each in said.answers] == [
-        ("call", "open"),
-        ("call", "read"),
-    ]

@@ -144,37 +144,6 @@ def test_call_that_hangs_is_given_up_with_its_connection(
     assert folder.stamp("x.jsonl").size_bytes == len(LINES)
 
 
-class Connecting(Counted):
-    """A file system that connects only once a test lets it."""
-
-    protocol = "connecting"
-    go = threading.Event()
-
-    def __init__(self, *words: Any, **options: Any) -> None:
-        assert self.go.wait(60)
-        super().__init__(*words, **options)
-
-
-def test_connection_that_a_call_gets_after_it_was_given_up_is_not_used(
-    files: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fsspec.register_implementation("connecting", Connecting, clobber=True)
-    files.pipe_file("/x.jsonl", LINES)
-    monkeypatch.setattr(file_system_folder, "_LEFT", file_system_folder._Left())
-    folder = FileSystemFolder(RemoteUrl("connecting", "", ""), call_s=0.05)
-    with pytest.raises(Unreachable, match="did not answer in time"):
-        folder.stamp("x.jsonl")
-    late = [each for each in threading.enumerate() if each.name == "job place"]
-    Connecting.go.set()
-    for each in late:
-        each.join(60)
-    assert Connecting.made == 1
-    folder._call_s = 60.0
-    for _ in range(2):  # the second call uses the connection of the first
-        assert folder.stamp("x.jsonl").size_bytes == len(LINES)
-        assert Connecting.made == 2
-
-
 def test_error_of_a_library_is_told_by_its_kind_alone(
     files: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

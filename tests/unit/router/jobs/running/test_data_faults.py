@@ -1,4 +1,4 @@
-"""A job whose data cannot be had goes on when they can, and loses nothing meanwhile."""
+"""A job whose data cannot be had loses nothing meanwhile, and what its rows cost is kept whatever becomes of shards, jobs and routers."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-from job_desk import PINNED
-from job_files import ANYWHERE
-from job_runners import Rig, in_rig
+from job_nodes import FakeNodes
+from job_runners import InlineStore, Rig, in_rig, wall_s
 from typing_extensions import override
 
 from capamesh.router.jobs.errors import PlaceUnavailable
 from capamesh.router.jobs.inputs.jsonl import JsonlReader
-from capamesh.router.jobs.inputs.limits import ShardLimits
-from capamesh.router.jobs.inputs.opening import open_reader
 from capamesh.router.jobs.inputs.reader import RawRows, Reader
 from capamesh.router.jobs.inputs.source import LocalFile
 from capamesh.router.jobs.outputs.sink import LocalSink, Sink
-from capamesh.router.jobs.spec import FailurePolicy, InputFormat, InputSpec, JobSpec, OutputSpec
+from capamesh.router.jobs.running.runner import PRICES_S
+from capamesh.router.jobs.spec import FailurePolicy
 from capamesh.router.jobs.states import JobState
-from capamesh.router.jobs.values import Job, Part, RowRange
+from capamesh.router.jobs.store.job_store import JobStore
+from capamesh.router.jobs.values import LEASE_S, Job, Part, Price, RowRange
 
 ALL = {row: row * 2.0 for row in range(100)}
 AWAY = "s3://bucket/x cannot be had now: the store answered 503"
@@ -137,40 +135,110 @@ def test_place_that_hangs_takes_one_thread_and_not_all() -> None:
     in_rig(scenario)
 
 
-def test_broken_page_pauses_the_job_once_all_else_is_done() -> None:
-    pa = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+def priced(row_s: float = 0.001) -> FakeNodes:
+    nodes = FakeNodes("a", "b", row_s=row_s)
+    nodes.nodes["a"].price_per_million = 2.0
+    nodes.nodes["b"].price_per_million = 50.0
+    return nodes
 
+
+async def price(rig: Rig, job: Job) -> Price:
+    return (await rig.store.get(job.id, None)).price
+
+
+def same(found: Price, rig: Rig) -> bool:
+    """Return whether a price is that of all rows of which the answers were heard."""
+    return (found.rows, found.total * 1e6) == (
+        rig.nodes.answered_rows,
+        pytest.approx(rig.nodes.paid),
+    )
+
+
+# the sums of a process
+
+
+# the runner
+
+
+def test_price_of_a_job_is_whole_when_it_has_ended() -> None:
     async def scenario(rig: Rig) -> None:
-        path = rig.folder / "in.parquet"
-        table = pa.table({"v": np.arange(100, dtype=np.float32)})
-        parquet.write_table(
-            table,
-            path,
-            row_group_size=10,
-            compression="none",
-            use_dictionary=False,
-            write_page_checksum=True,
-        )
-        data = bytearray(path.read_bytes())
-        data[data.index(np.arange(42, 46, dtype=np.float32).tobytes())] ^= 1
-        path.write_bytes(data)
-        source = InputSpec(str(path), InputFormat.PARQUET, {"x": ("v",)})
-        spec = JobSpec("m", source, OutputSpec(str(rig.folder)))
-        job, _ = await rig.store.submit("t", spec, PINNED)
-        assert await rig.store.claim_plan("planner") is not None
-        reader = open_reader(source, "t", ANYWHERE)
-        assert await rig.store.add_shards(job.id, 1, 0, list(reader.ranges(ShardLimits(5))))
-        planned = await rig.store.finish_plan(job.id, 1, reader.fingerprint())
-        assert planned is not None
+        job = await rig.planned(400)
         rig.runner()
-        paused = await rig.until(lambda each: each.state is JobState.PAUSED, planned)
-        assert f"cannot read {path}" in paused.reason
-        assert "resume the job" in paused.reason
-        done = await rig.results(job)
-        assert done == {row: value for row, value in ALL.items() if not 40 <= row < 50}
-        # what is done is the client's, whatever becomes of the rest
-        await rig.store.move(job.id, JobState.CANCELLED)
-        assert await rig.results(job) == done
+        rig.runner()
+        assert (await rig.ended(job)).state is JobState.COMPLETED
+        found = await price(rig, job)
+        assert same(found, rig)
+        assert found.rows == 400
+        assert 2.0 < (found.per_million or 0.0) < 50.0  # both nodes ran some
 
-    in_rig(scenario)
+    in_rig(scenario, nodes=priced())
+
+
+def test_rows_of_a_router_that_was_slower_are_paid_for_too() -> None:
+    async def scenario(rig: Rig) -> None:
+        slow = InlineStore(rig.folder / "jobs.db")
+        job = await rig.planned(40, 40)
+        rig.runner(JobStore(slow, wall_s))
+        rig.thread_s = 6.0  # from its rows to its part it takes longer than another router waits
+        await asyncio.sleep(1.0)
+        rig.runner()
+        await rig.ended(job)
+        await asyncio.sleep(2 * rig.thread_s + PRICES_S)
+        found = await price(rig, job)
+        assert same(found, rig)
+        assert found.rows > 40
+        slow.dispose()
+
+    in_rig(scenario, nodes=priced())
+
+
+def test_calls_that_end_after_their_job_are_paid_for() -> None:
+    async def scenario(rig: Rig) -> None:
+        job = await rig.planned(4000, 1000)
+        rig.runner()
+        await asyncio.sleep(5.1)  # its router looks at the jobs twice a second
+        await rig.store.move(job.id, JobState.CANCELLED)
+        told = rig.nodes.answered_rows
+        await asyncio.sleep(1.0 + PRICES_S)
+        found = await price(rig, job)
+        assert same(found, rig)
+        assert found.rows > told  # some ended before this router knew of the end
+
+    in_rig(scenario, nodes=priced(0.01))
+
+
+def test_router_that_dies_takes_the_price_of_no_committed_shard_with_it() -> None:
+    async def scenario(rig: Rig) -> None:
+        lost = InlineStore(rig.folder / "jobs.db")
+        job = await rig.planned(4000, 400)
+        rig.runner(JobStore(lost, wall_s))
+        await rig.until(lambda _job: rig.store.committed_rows > 0 or bool(lost_rows(rig)), job)
+        lost.is_silent = True  # from here on it is as one that is dead
+        done = lost_rows(rig)
+        assert (await price(rig, job)).rows >= done > 0
+        await asyncio.sleep(LEASE_S + 2.0)
+        lost.dispose()
+
+    def lost_rows(rig: Rig) -> int:
+        with rig.thread._database.engine.connect() as connection:
+            asked = "SELECT coalesce(sum(done_rows), 0) FROM shard"
+            return int(connection.exec_driver_sql(asked).scalar_one())
+
+    in_rig(scenario, nodes=priced(0.01))
+
+
+def test_price_waits_for_a_store_that_fails() -> None:
+    async def scenario(rig: Rig) -> None:
+        job = await rig.planned(400, 400)
+        runner = rig.runner()
+        await asyncio.sleep(1.0)
+        assert rig.nodes.answered_rows > 0
+        await rig.store.move(job.id, JobState.CANCELLED)
+        rig.thread.is_down = True
+        await asyncio.sleep(30.0)
+        rig.thread.is_down = False
+        await asyncio.sleep(2 * PRICES_S)
+        assert same(await price(rig, job), rig)
+        assert runner._prices.paid(job.id).price == Price()  # and is forgotten then
+
+    in_rig(scenario, nodes=priced(0.01))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -146,19 +145,6 @@ async def test_metrics_are_those_of_all_and_of_those_that_are_gone(crew: Crew) -
     other.forget()
     FakeWorker.made.remove(other)
     assert await metrics() == ["x_total 5.0", "own_total 1.0"]
-
-
-async def test_page_that_cannot_be_put_together_is_that_of_the_one_who_was_asked(
-    crew: Crew,
-) -> None:
-    one, other = FakeWorker.made
-    one.says(Gather(1, "requests", json.dumps({"kinds": []}).encode()))
-    await turns()
-    (ask,) = other.asked
-    assert isinstance(ask, Ask)
-    other.says(Part(ask.number, b"no JSON"))
-    await turns()
-    assert one.asked == [Whole(1, b'{"kinds": []}')]
 
 
 async def test_operators_word_is_answered_when_the_others_have_taken_it(crew: Crew) -> None:

@@ -1,8 +1,7 @@
-"""One worker as the main process sees it: what it is sent now, later or never, and what is left when it dies."""
+"""One worker as the main process sees it, and its own seat: what it is sent now, later or never, and what is left when it dies."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +11,7 @@ import pytest
 from fleet_fakes import NullLog
 
 from capamesh.protocol.errors import ProtocolViolation
-from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.router.fleet.overrides import Hold
+from capamesh.protocol.ids import PeerId
 from capamesh.router.process.workers import worker
 from capamesh.router.process.workers.handle import WorkerHandle
 from capamesh.router.process.workers.messages import (
@@ -27,11 +25,9 @@ from capamesh.router.process.workers.messages import (
     ToWorker,
     Whole,
     from_wire,
-    held_of,
     to_wire,
 )
 from capamesh.router.process.workers.worker import Colleagues, WorkerHome
-from capamesh.router.resilience.health import CircuitState
 
 A, B = PeerId("a"), PeerId("b")
 
@@ -120,9 +116,6 @@ def test_message_that_only_a_main_process_sends_is_refused() -> None:
     assert made.told == []
 
 
-HOLD = Hold(PeerId("p"), ModelName("m"), ModelVersion(""), CircuitState.FORCED_OPEN)
-
-
 class Main:
     """A main process that is reached, or not, and answers when it is told to."""
 
@@ -142,16 +135,6 @@ async def test_page_is_the_own_part_where_nobody_answers(monkeypatch: pytest.Mon
     main = Main()
     assert await main.colleagues.whole("nodes", b"own") == b"own"
     main.colleagues.answered(Whole(1, b"too late"))
-
-
-async def test_operators_word_has_been_taken_by_all_when_the_wait_ends() -> None:
-    main = Main()
-    task = asyncio.create_task(main.colleagues.hold(HOLD))
-    await asyncio.sleep(0)
-    assert main.asked == [held_of(HOLD, 1)]
-    assert not task.done()
-    main.colleagues.answered(Whole(1, b""))
-    await task
 
 
 def test_worker_reports_its_status_and_writes_neither_that_nor_the_boot_time(
