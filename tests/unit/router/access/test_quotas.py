@@ -11,7 +11,7 @@ from capamesh.protocol.errors import TooManyRequests
 from capamesh.router.access import quotas as module
 from capamesh.router.access.keys import Key, Scope
 from capamesh.router.access.months import LEAST_ROWS
-from capamesh.router.access.quotas import OTHERS, Bucket, Lease, Quotas
+from capamesh.router.access.quotas import OTHERS, Lease, Quotas
 from capamesh.router.access.usage_batch import Amount, UsageRow
 
 NOVEMBER_S = dt.datetime(2026, 11, 30, 22, 30, tzinfo=dt.UTC).timestamp()
@@ -38,20 +38,6 @@ def refusal(quotas: Quotas, key: Key, **request: Any) -> TooManyRequests:
     with pytest.raises(TooManyRequests) as caught:
         admit(quotas, key, **request)
     return caught.value
-
-
-def test_bucket_gives_its_rate_and_saves_up_a_second() -> None:
-    bucket = Bucket(4.0, 0.0)
-    taken = 0
-    for tick in range(100):
-        while bucket.wait_s(1, tick / 10) == 0:
-            bucket.take(1)
-            taken += 1
-    assert taken == 4 + 39
-    assert bucket.wait_s(1, 1000.0) == 0
-    bucket.take(4)
-    assert bucket.wait_s(1, 1000.0) == 0.25
-    assert bucket.wait_s(1, 999.0) == 0.25  # a clock that goes back gives nothing
 
 
 def test_key_pays_for_the_rows_that_a_request_came_to() -> None:
@@ -198,22 +184,6 @@ def test_rows_of_a_month_hold_for_all_routers_together(asked_per_s: int, rows: i
     routers = Routers(key_of(rows_per_month=10_000), 3)
     answered = rows * sum(routers.run(50, [asked_per_s] * 3, rows))
     assert 10_000 - rows < answered <= 10_000 + 2 * LEAST_ROWS
-
-
-def test_last_rows_of_a_month_may_come_in_one_request() -> None:
-    key = key_of(rows_per_month=10_000)
-    quotas = made(key)
-    for second in range(2):
-        admit(quotas, key).settle(0)
-        usage = quotas.unwritten()
-        quotas.written(usage, {"k": Amount(9, 9000 + second, 0)}, {"k": 1}, float(second))
-    admit(quotas, key, rows=999).settle()
-    admit(quotas, key, rows=200)
-    error = refusal(quotas, key, rows=50)  # half of half of what is left
-    assert error.message.startswith("the key is near its 10000 rows of 2026-11, and other routers")
-    assert error.retry_after_s == 1.0
-    assert quotas.over == {"rows_per_month": 1}
-    admit(quotas, key, rows=49)
 
 
 def test_requests_at_a_time_are_shared_among_those_that_have_some() -> None:

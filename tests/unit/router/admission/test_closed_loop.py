@@ -21,7 +21,7 @@ PER_S = 400
 
 
 def test_quiet_tenant_is_never_refused_beside_one_that_floods_and_the_node_is_kept_busy() -> None:
-    quiet, flood = Callers(2, "quiet", rest_s=0.05), Callers(300, "flood")
+    quiet, flood = Callers(2, "quiet", rest_s=0.05), Callers(60, "flood")
     loop = Loop(quiet, flood, max_queue=32).run(SECONDS)
     assert set(loop.tally(quiet).outcomes) == {"answered"}
     refused = loop.controller.refusals

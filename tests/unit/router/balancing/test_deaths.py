@@ -81,25 +81,6 @@ def test_worker_of_another_device_that_is_linked_anew_proves_nothing() -> None:
     assert court.deaths.stand(one) is Stand.OPEN
 
 
-def test_answered_one_of_two_in_the_same_deaths_is_innocent() -> None:
-    court, killer, bystander = Court(), Suspicion(), Suspicion()
-    court.die("A", killer, bystander)
-    court.die("B", killer, bystander)
-    court.back("A")
-    court.back("B")
-    assert court.deaths.stand(killer) is Stand.OPEN
-    assert court.deaths.stand(bystander) is Stand.OPEN
-    # both wait, so that nobody else can tell more: the first goes on
-    assert court.deaths.stand(killer) is Stand.FREE
-    assert court.deaths.stand(bystander) is Stand.OPEN
-    court.die("C", killer)
-    court.back("C")
-    assert court.deaths.stand(killer) is Stand.GUILTY
-    court.deaths.convicted(killer)
-    assert court.deaths.stand(bystander) is Stand.FREE
-    assert repr(bystander) == "Suspicion(0 deaths)"
-
-
 def test_deaths_that_are_looked_into_are_bounded_and_those_forgotten_convict_nobody() -> None:
     court, one = Court(), Suspicion()
     for name in range(MAX_DEATHS + 2):

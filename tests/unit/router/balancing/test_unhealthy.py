@@ -15,23 +15,6 @@ from capamesh.router.balancing.unhealthy import (
 from capamesh.router.fleet.replica import Replica
 
 
-def test_inhibited_endpoint_is_probed_at_growing_distances_while_its_link_is_up() -> None:
-    unhealthy, one = UnhealthySet(), replica("a")
-    assert not unhealthy.noted
-    one.endpoint.health.failed(10.0, is_hard=True)
-    unhealthy.note(one, 10.0)
-    assert unhealthy.noted
-    assert unhealthy.reprobes(10.04) == []
-    assert unhealthy.reprobes(10.05) == [one]
-    assert unhealthy.reprobes(10.10) == []
-    link = one.endpoint.link
-    lose(one)
-    assert unhealthy.reprobes(10.15) == []
-    one.endpoint.link = link
-    assert unhealthy.reprobes(10.16) == [one]
-    assert unhealthy.reprobes(10.17) == []
-
-
 def test_replica_in_trouble_twice_is_probed_once() -> None:
     unhealthy, one = UnhealthySet(), replica("a")
     one.endpoint.health.failed(10.0, is_hard=True)
@@ -61,22 +44,6 @@ def test_events_are_reported_once_in_their_order() -> None:
     unhealthy.settle(60.0)
     assert not unhealthy.noted
     assert repr(unhealthy) == "UnhealthySet(0)"
-
-
-def test_trouble_of_an_endpoint_is_over_once_its_replica_and_its_link_are_gone() -> None:
-    unhealthy, one = UnhealthySet(), replica("a")
-    one.endpoint.health.failed(10.0, is_hard=True)
-    unhealthy.note(one, 10.0)
-    link = one.endpoint.link
-    lose(one)
-    unhealthy.settle(10.1)
-    assert unhealthy.noted
-    one.is_gone, one.endpoint.link = True, link
-    unhealthy.settle(10.2)
-    assert unhealthy.noted
-    lose(one)
-    unhealthy.settle(10.3)
-    assert not unhealthy.noted
 
 
 def ejecting(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fleet_fakes import advert, in_virtual_time, offer
+from fleet_members import EventLog
 
 from capamesh.protocol.fleet import Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
@@ -25,21 +26,11 @@ from capamesh.router.rules.model_rules import NO_RULES
 M, V1 = ModelName("m"), ModelVersion("1")
 
 
-class Log:
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def warning(self, event: str, **_: Any) -> None:
-        self.events.append(event)
-
-    info = warning
-
-
 class Kept:
     """A keeper whose clock is the loop's, and how often it has written."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
-        self.log = Log()
+        self.log = EventLog()
         self.keeper = OwnerKeeper(
             folder,
             rules=NO_RULES,
@@ -113,7 +104,7 @@ async def test_pins_that_the_disk_refused_are_written_when_it_takes_them(
     for _ in range(3):
         await kept.tick()
         await asyncio.sleep(SAVE_EVERY_S)
-    assert kept.log.events == ["model_pins_not_kept"]
+    assert [event for event, _ in kept.log.events] == ["model_pins_not_kept"]
     (tmp_path / PIN_FILE).rmdir()
     await kept.tick()
     assert [pin.model for pin in load_pins(tmp_path)] == [M]

@@ -6,16 +6,12 @@ from hypothesis import strategies as st
 from capamesh.protocol.errors import ModelUnavailable
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.router.fleet.wanted_loads import (
-    FIRST_REST_S,
     MAX_LOADS,
     MAX_RESTS,
-    MOST_REST_S,
     Away,
     WantedLoad,
     WantedLoads,
 )
-
-M = ModelName("m")
 
 
 def away(*where: str) -> list[Away]:
@@ -36,24 +32,6 @@ def asked(
 def load(where: str, model: str = "m") -> WantedLoad:
     ((peer, version, invite),) = away(where)
     return WantedLoad(peer, ModelName(model), version, invite)
-
-
-def test_node_that_could_not_load_is_left_alone_for_twice_as_long_each_time() -> None:
-    loads = WantedLoads()
-    now_s = 0.0
-    for rest_s in (FIRST_REST_S, 2 * FIRST_REST_S, 4 * FIRST_REST_S):
-        assert asked(loads, "a/1", now_s=now_s) == load("a/1")
-        loads.failed(load("a/1"), ModelUnavailable("an operator is unknown"), now_s)
-        assert loads.again_s(M, away("a/1"), now_s) == now_s + rest_s
-        assert asked(loads, "a/1", now_s=now_s + rest_s - 0.01) is None
-        now_s += rest_s
-    assert loads.reason(M, away("a/1")) == "an operator is unknown"
-    assert asked(loads, "a/1", "b/1", now_s=now_s) == load("b/1")
-    loads.failed(load("b/1"), ModelUnavailable(), now_s)
-    for _ in range(20):
-        assert asked(loads, "a/1", now_s=now_s) is not None
-        loads.failed(load("a/1"), ModelUnavailable(), now_s)
-        now_s += MOST_REST_S
 
 
 def test_invite_whose_node_broke_its_word_is_asked_after_all_others_for_any_model() -> None:

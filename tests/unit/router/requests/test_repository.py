@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 from fleet_fakes import Fleet, advert, offer
+from fleet_members import EventLog
 from structlog.typing import FilteringBoundLogger
 
 from capamesh.protocol.adverts import ModelOffer, ModelState
@@ -77,20 +78,12 @@ class ControlLink:
         self.withdrawn.append(stream)
 
 
-class Log:
-    def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
-
-    def info(self, event: str, **fields: Any) -> None:
-        self.lines.append({"event": event, **fields})
-
-
 class Rig:
     """A fleet whose nodes change as they are asked, and say so in their adverts."""
 
     def __init__(self) -> None:
         self.fleet = Fleet()
-        self.log = Log()
+        self.log = EventLog()
         self.links: dict[str, ControlLink] = {}
         self.control = RepositoryControl(self.fleet.view, cast(FilteringBoundLogger, self.log))
 
@@ -145,9 +138,8 @@ async def test_load_asks_all_nodes_that_have_the_model(rig: Rig) -> None:
     assert (sorted(report.made), report.refused) == (["A", "C"], [])
     assert rig.links["A"].asked == [ControlCall(ControlAction.LOAD, M, ModelVersion("1"))]
     assert rig.fleet.view.has_ready(PeerId("A"), M, ModelVersion("1"))
-    assert rig.log.lines == [
+    assert rig.log.of("models_changed") == [
         {
-            "event": "models_changed",
             "action": "load",
             "model": "m",
             "version": "1",
@@ -180,7 +172,7 @@ async def test_unload_is_made_only_where_all_nodes_make_it(rig: Rig) -> None:
     )
     assert rig.fleet.view.has_ready(PeerId("A"), M, ModelVersion("1"))
     assert not rig.fleet.view.has_ready(PeerId("C"), M, ModelVersion("1"))
-    assert rig.log.lines[0]["refused"] == 2
+    assert rig.log.of("models_changed")[0]["refused"] == 2
 
 
 async def test_all_nodes_that_refuse_for_good_are_no_reason_to_come_again(rig: Rig) -> None:

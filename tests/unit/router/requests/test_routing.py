@@ -144,26 +144,6 @@ async def test_next_older_version_answers_while_the_newest_s_only_node_is_out(
     assert fleet.counts == {}
 
 
-async def test_request_with_a_key_does_not_change_its_version_as_another_s_run_has_failed_there() -> (
-    None
-):
-    fleet = Fleet()
-    shadowed(fleet)
-    start = call().replace(sequence=SequenceMark(7, is_start=True))
-    step = call().replace(sequence=SequenceMark(7))
-    keyed = RoutingOptions(affinity="k")
-    assert [await infer(fleet, start), await infer(fleet, options=keyed)] == ["B", "B"]
-    for is_hard in (False, True):
-        fleet.replicas[1].health.failed(
-            fleet.clock(), is_hard=is_hard, cause="another's run failed"
-        )
-        assert await infer(fleet) == "A"
-        assert [await infer(fleet, step), await infer(fleet, options=keyed)] == ["B", "B"]
-        await asyncio.sleep(20.0)
-    killed(fleet)
-    assert [await infer(fleet, step), await infer(fleet, options=keyed)] == ["A", "A"]
-
-
 async def test_waiting_request_looks_again_when_a_hold_is_over() -> None:
     fleet = Fleet([echo], [echo])
     fleet.links[0].end("killed")

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import random
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,23 +70,6 @@ def test_outlier_needs_three_answers_in_a_row_to_return() -> None:
     health.answered(5.2)
     assert health.state(5.2) is RAMPING
     assert health.reason == "an outlier among its peers"
-
-
-@pytest.mark.parametrize(
-    ("errors", "low", "high"),
-    [(0.0, 1.0, 1.0), (0.01, 0.8, 1.0), (0.1, 0.35, 0.6), (0.3, 0.05, 0.2)],
-)
-def test_share_falls_with_the_error_rate(errors: float, low: float, high: float) -> None:
-    rng, health, shares = random.Random(4), Health(), list[float]()
-    for n in range(4000):
-        now_s = n * 0.01
-        if health.may_send(now_s) and health.state(now_s) is not EJECTED:
-            shares.append(health.share(now_s))
-        if rng.random() < errors:
-            health.failed(now_s, is_hard=False)
-        else:
-            health.answered(now_s)
-    assert low <= sum(shares) / len(shares) <= high
 
 
 def test_operators_word_goes_before_all() -> None:

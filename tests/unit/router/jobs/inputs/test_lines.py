@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,6 @@ from capamesh.router.jobs.errors import InputChanged, InputInvalid
 from capamesh.router.jobs.inputs import lines
 from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.lines import header_of, line_ranges, read_range
-from capamesh.router.jobs.inputs.row_numbers import (
-    count_of,
-)
 from capamesh.router.jobs.inputs.source import LocalFile
 from capamesh.router.jobs.values import RowRange
 
@@ -137,18 +133,3 @@ def test_text_that_changes_while_it_is_planned_is_refused(tmp_path: Path) -> Non
         file.write(b"dd\n")
     with pytest.raises(InputChanged):
         list(planned)
-
-
-@pytest.mark.parametrize(
-    ("parts", "count"),
-    [
-        ([range(3), range(3, 5)], 5),
-        ([range(3, 5), range(4)], 5),
-        ([range(9), range(2, 4), range(8, 10)], 10),
-        ([[0, 0, 1], [1, 2]], 3),
-        ([range(2), [1, 5]], 3),
-        ([], 0),
-    ],
-)
-def test_each_number_is_counted_once(parts: list[Sequence[int]], count: int) -> None:
-    assert count_of(parts) == count

@@ -1,4 +1,4 @@
-"""Bodies of requests for chats: what nodes are asked, and what is refused by which name."""
+"""Bodies of requests for text: what nodes are asked, what is refused by which name, and how prompts begin."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.tensors import split_elements
 from capamesh.router.requests.generation.asked import Asked
+from capamesh.router.requests.generation.beginnings import BLOCK_BYTES, MOST_BLOCKS, beginnings_of
 from capamesh.router.requests.generation.chat_request import read_chat
+from capamesh.router.requests.generation.completion_request import read_completion
 from capamesh.router.requests.generation.fields import object_of
 from capamesh.router.requests.invalid_parameter import InvalidParameter
 
@@ -135,40 +137,37 @@ def test_estimate_is_of_bytes_and_of_tokens_that_may_come() -> None:
     assert chat().estimate()[0] == size_bytes // 4 + 512
 
 
+USER = {"role": "user"}
+TEXT = {"type": "text", "text": ""}
+ODD_CALL = {"role": "assistant", "tool_calls": [{"function": {"name": "a b"}}]}
+
+
+@pytest.mark.parametrize(
+    ("given", "place", "said"),
+    [
+        (None, "", "missing"),
+        ([], "", "empty"),
+        ([HI] * 2049, "", "at most 2048"),
+        (["x"], "[0]", "role"),
+        ([HI, {"role": "x"}], "[1].role", "one of system"),
+        ([USER], "[0].content", "a text"),
+        ([{**USER, "content": [{"type": "image_url"}]}], "[0].content[0].type", "text alone"),
+        ([{**USER, "content": [TEXT] * 2049}], "[0].content", "more than 2048 parts"),
+        ([{"role": "tool", "content": "x"}], "[0].tool_call_id", "missing"),
+        ([{**HI, "tool_calls": [{}]}], "[0].tool_calls", "role assistant"),
+        ([ODD_CALL], "[0].tool_calls[0].function.name", "letters"),
+    ],
+)
+def test_message_that_is_wrong_is_told_by_its_place(given: Any, place: str, said: str) -> None:
+    with pytest.raises(InvalidParameter) as told:
+        chat(messages=given)
+    assert told.value.param == f"messages{place}"
+    assert said in told.value.message
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "said"),
     [
-        ({"messages": None}, "messages", "missing"),
-        ({"messages": []}, "messages", "empty"),
-        ({"messages": [HI] * 2049}, "messages", "at most 2048"),
-        ({"messages": ["x"]}, "messages[0]", "role"),
-        ({"messages": [HI, {"role": "x"}]}, "messages[1].role", "one of system"),
-        ({"messages": [{"role": "user"}]}, "messages[0].content", "a text"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "messages[0].content[0].type",
-            "text alone",
-        ),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 2049}]},
-            "messages[0].content",
-            "more than 2048 parts",
-        ),
-        (
-            {"messages": [{"role": "tool", "content": "x"}]},
-            "messages[0].tool_call_id",
-            "missing",
-        ),
-        (
-            {"messages": [{**HI, "tool_calls": [{}]}]},
-            "messages[0].tool_calls",
-            "role assistant",
-        ),
-        (
-            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "a b"}}]}]},
-            "messages[0].tool_calls[0].function.name",
-            "letters",
-        ),
         ({"temperature": 2.1}, "temperature", "from 0 to 2"),
         ({"temperature": True}, "temperature", "a number"),
         ({"top_p": 0}, "top_p", "over 0"),
@@ -227,3 +226,92 @@ def test_schema_nested_deep_is_refused_or_passed_on() -> None:
     asked = chat(response_format={"type": "json_schema", "json_schema": {"schema": deep}})
     with pytest.raises(InvalidParameter):
         asked.call(asked.prompts[0])
+
+
+def completion(**fields: Any) -> Asked:
+    return read_completion({"model": "m", "prompt": "Hi", **fields})
+
+
+def test_echo_is_not_asked_for_again_behind_what_there_is() -> None:
+    asked = completion(echo=True)
+    assert b'"echo":true' in bytes(asked.call(asked.prompts[0]).inputs[0].data)
+    assert b"echo" not in bytes(asked.call(asked.prompts[0], {0: [1]}).inputs[0].data)
+
+
+def test_beginning_of_the_prompt_decides_where_it_is_run() -> None:
+    long = "x" * 1024
+    assert completion(prompt=long).affinity == completion(prompt=f"{long} more").affinity
+    assert completion(prompt=long).affinity != completion(prompt="y").affinity
+    assert completion(prompt=[1, 2]).affinity != completion(prompt=[1, 3]).affinity
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "said"),
+    [
+        ({"prompt": None}, "prompt", "missing"),
+        ({"prompt": []}, "prompt", "empty"),
+        ({"prompt": ["a", ""]}, "prompt", "prompt[1] is an empty text"),
+        ({"prompt": ["a"] * 17}, "prompt", "at most 16"),
+        ({"prompt": [1, "a"]}, "prompt", "no whole numbers"),
+        ({"prompt": [2**31]}, "prompt", "from 0"),
+        ({"prompt": [[]]}, "prompt[0]", "a list of tokens"),
+        ({"prompt": [1] * 262_145}, "prompt", "at most 262144"),
+        ({"suffix": "x"}, "suffix", "fill in none"),
+        ({"best_of": 2}, "best_of", "n is 1"),
+        ({"echo": True, "logprobs": 0}, "echo", "logprobs"),
+        ({"logprobs": 21}, "logprobs", "from 0 to 20"),
+    ],
+)
+def test_field_of_a_completion_that_is_wrong_is_told_by_its_name(
+    fields: Any, param: str, said: str
+) -> None:
+    with pytest.raises(InvalidParameter) as told:
+        completion(**fields)
+    assert told.value.param == param
+    assert said in told.value.message
+
+
+def alike(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """Return with how many equal names both begin, and see that none is equal behind that."""
+    count = next(
+        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
+    assert not set(one[count:]) & set(other[count:])
+    return count
+
+
+def turns(count: int) -> dict[str, Any]:
+    """Return a chat of so many messages of 100 bytes and more."""
+    roles = ("user", "assistant")
+    return {"messages": [{"role": roles[at % 2], "content": f"{at} " * 50} for at in range(count)]}
+
+
+def test_prompts_are_alike_as_far_as_their_bytes_are() -> None:
+    text = "x" * (10 * BLOCK_BYTES)
+    names = beginnings_of({"prompt": text}, "")
+    assert len(names) == 10
+    other = beginnings_of({"prompt": text[: 4 * BLOCK_BYTES + 5] + "y" + text}, "")
+    assert alike(names, other) == 4
+    assert beginnings_of({"prompt": text}, "") == names
+
+
+def test_tokens_tools_and_texts_are_named() -> None:
+    ids = list(range(100))
+    assert alike(beginnings_of({"prompt": ids}, ""), beginnings_of({"prompt": [*ids, 1]}, "")) == 6
+    chat = turns(2)
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert alike(beginnings_of({**chat, "tools": tools}, ""), beginnings_of(chat, "")) == 0
+    assert len(beginnings_of({"prompt": "a"}, "")) == 1
+
+
+def test_names_are_bounded() -> None:
+    long = {"prompt": "x" * 10**6}
+    assert len(beginnings_of(long, "")) == MOST_BLOCKS
+    assert beginnings_of(long, "") == beginnings_of({"prompt": "x" * (10**6 + 1)}, "")
+    assert beginnings_of({"prompt": ""}, "") == ()
+
+
+def test_prompt_that_json_cannot_hold_is_refused() -> None:
+    with pytest.raises(InvalidParameter):
+        beginnings_of({"messages": [{"role": "user", "content": "\ud800"}]}, "")
