@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
 
 import pytest
-from fleet_fakes import advert, offer
+from fleet_fakes import InOrder, advert, offer
 from replicas import Draws, Usable
 
 from capamesh.protocol.errors import (
@@ -39,7 +37,6 @@ from capamesh.router.fleet import latency_ewma as peak_ewma
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.fleet.view import FleetView
-from capamesh.router.policies.policy import IsEligible, MayBeProbed, PolicyBase
 from capamesh.router.policies.request_shape import RequestShape
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.resilience.retry_budget import RETRIES
@@ -49,42 +46,6 @@ from capamesh.router.rules.model_rules import ModelRules, RoutingRules
 M, ANY, V1 = ModelName("m"), ModelVersion(""), ModelVersion("1")
 SHAPE = RequestShape(M, V1, 8)
 LOAD = LoadReport(in_flight=3, limit=8, latency_us=10_000)
-
-
-class FirstEligible(PolicyBase):
-    """Picks the first that is eligible, and keeps what it was told."""
-
-    name: ClassVar[str] = "first"
-
-    def __init__(self) -> None:
-        super().__init__(random.Random(0))
-        self.news: list[tuple[str, float]] = []
-        self.sends: list[tuple[str, float]] = []
-        self.picks = 0
-        self.probed = 0
-
-    def pick(
-        self,
-        replicas: Sequence[Replica],
-        is_eligible: IsEligible,
-        request: RequestShape,
-        now_s: float,
-    ) -> Replica | None:
-        assert request is SHAPE
-        self.picks += 1
-        return next((replica for replica in replicas if is_eligible(replica)), None)
-
-    def reported(self, replica: Replica, now_s: float) -> None:
-        self.news.append((replica.endpoint.peer, now_s))
-
-    def sent(self, replica: Replica, now_s: float) -> None:
-        self.sends.append((replica.endpoint.peer, now_s))
-
-    def probes(
-        self, replicas: Sequence[Replica], may_be_probed: MayBeProbed, now_s: float
-    ) -> Sequence[Replica]:
-        self.probed += 1
-        return [replica for replica in replicas if may_be_probed(replica, now_s)]
 
 
 class World:
@@ -101,10 +62,9 @@ class World:
         by_peer = dict(zip(peers, invites.replace(".", " "), strict=False))
         self.endpoints: list[Endpoint] = []
         self.fleet = FleetView(on_new=self._new, on_gone=lambda _: None)
-        self.policies: dict[str, FirstEligible] = {}
         self.balancer = Balancer(
             self.fleet,
-            make_policy=self._policy,
+            make_policy=lambda *_: InOrder(),
             rng=Draws(*[draw] * 1000),
             rules=RoutingRules(rules or ModelRules()),
             invite_of=lambda peer: by_peer.get(peer, "").strip(),
@@ -116,10 +76,6 @@ class World:
         endpoint.link = Usable()  # type: ignore[assignment]
         self.endpoints.append(endpoint)
 
-    def _policy(self, name: str, _: random.Random) -> FirstEligible:
-        self.policies[name] = FirstEligible()
-        return self.policies[name]
-
     def join(self, peer: str, version: str = "1", counter: int = 1) -> None:
         reported = advert(peer, f"{peer}:1", models=[offer(version=version)], counter=counter)
         self.fleet.apply([Joined(reported)])
@@ -130,12 +86,6 @@ class World:
     @property
     def served(self) -> ServedModel:
         return self.balancer.served(M, V1)
-
-    @property
-    def policy(self) -> FirstEligible:
-        policy = self.served.policy
-        assert isinstance(policy, FirstEligible)
-        return policy
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
@@ -428,18 +378,11 @@ def test_answer_of_who_is_gone_does_not_bring_it_back() -> None:
     world.balancer.probe_answered(gone, LOAD, 0.001, 10.2)
     assert gone.is_gone
     assert gone.load == LoadReport()
-    assert world.policy.news == []
     assert [replica.endpoint.peer for replica in world.replicas] == ["b"]
     assert gone.rif == gone.endpoint.rif == 0
 
 
 # probes
-
-
-def test_send_is_followed_by_the_policy_s_probes_of_the_eligible() -> None:
-    world = World("abc")
-    world.endpoints[1].link = None
-    assert [replica.endpoint.peer for replica in world.picker().probes(10.0)] == ["a", "c"]
 
 
 def test_load_that_a_node_reports_with_a_refusal_is_taken_over() -> None:

@@ -11,7 +11,7 @@ from fleet_members import EventLog
 from capamesh.protocol.errors import CapameshError, ConfigError
 from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.access.key_store import KeyStore
-from capamesh.router.access.keys import TRUSTED_S, KeyRing, Scope
+from capamesh.router.access.keys import KeyRing, Scope
 from capamesh.router.access.keys_made import MARK_FILE
 from capamesh.router.access.quotas import Quotas
 from capamesh.router.access.usage_batch import Amount, UsageBatch, UsageRow, WrittenUsage
@@ -98,25 +98,6 @@ async def test_router_does_not_start_where_nobody_can_tell_which_keys_there_are(
             Watched(place).watch.load()
 
 
-async def test_known_keys_outlive_the_file_for_ten_minutes(watched: Watched) -> None:
-    text, unknown = watched.make(), "cm_unknown0_" + 32 * "0"
-    watched.watch.load()
-    aside = watched.path.rename(watched.path.with_suffix(".aside"))
-    await watched.watch.look()
-    assert (watched.code_of(text), watched.code_of(unknown)) == ("taken", "keys_unavailable")
-    watched.now_s = TRUSTED_S + 1.0
-    await watched.watch.look()
-    assert watched.code_of(text) == "keys_unavailable"
-    aside.rename(watched.path)
-    await watched.watch.look()
-    assert (watched.code_of(text), watched.code_of(unknown)) == ("taken", "unauthenticated")
-    assert [event for event, _ in watched.log.events] == [
-        "keys_read",
-        "keys_unreachable",
-        "keys_reached",
-    ]
-
-
 async def test_file_that_is_made_anew_never_opens_the_router(watched: Watched) -> None:
     text = watched.make()
     watched.watch.load()
@@ -185,21 +166,3 @@ async def test_usage_of_which_it_was_not_told_that_it_was_written_counts_once(
     assert watched.quotas.unwritten().rows == {}
     events = [event for event, _ in watched.log.events]
     assert events == ["keys_read", "usage_unwritten", "usage_written"]
-
-
-async def test_key_is_refused_though_usage_cannot_be_written(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = watched.make()
-    watched.watch.load()
-
-    def full(_: KeyStore, __: UsageBatch) -> WrittenUsage:
-        raise ConfigError("database or disk is full")
-
-    monkeypatch.setattr(KeyStore, "write", full)
-    watched.store.revoke(text[3:11], 1.0)
-    for _ in range(2):
-        await watched.watch.look()
-        assert watched.code_of(text) == "unauthenticated"
-    events = [event for event, _ in watched.log.events]
-    assert events == ["keys_read", "usage_unwritten", "keys_read"]

@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from awaited_calls import outcome_of
 from fleet_fakes import (
     Ask,
     Fleet,
@@ -32,7 +31,7 @@ from capamesh.protocol.tensors import DEFAULT_LIMITS
 from capamesh.router.cache.key import MOST_INPUT_BYTES
 from capamesh.router.cache.shared import Seal, SharedAnswers, SharedStore, Then
 from capamesh.router.cache.store import WARY_AFTER, WARY_LOOKS
-from capamesh.router.requests.call import NO_OPTIONS, Call, Outcome, RoutingOptions
+from capamesh.router.requests.call import NO_OPTIONS, Outcome, RoutingOptions
 from capamesh.router.requests.known_versions import NEWCOMER_S, TOGETHER_S
 from capamesh.router.rules.constraints import Constraints
 from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
@@ -331,51 +330,30 @@ class Store(SharedStore):
         self.values[name] = value
 
 
-class Router:
-    """One router's core, its node, and its end of the store."""
-
-    def __init__(self, store: Store, *script: object) -> None:
-        self.fleet = fleet = Fleet(list(script) or [echo], rules=RULES)  # type: ignore[arg-type]
-        self.cache = fleet.routing.pipeline.cache
-        self.cache.shared = SharedAnswers(
-            store, SEAL, limits=DEFAULT_LIMITS, wall_clock=fleet.clock
-        )
-
-    async def ask(
-        self,
-        asked: InferCall | None = None,
-        options: RoutingOptions = NO_OPTIONS,
-        allowed_s: float = 30.0,
-    ) -> Outcome:
-        call_ = Call(asked or call(), options, self.fleet.clock() + allowed_s)
-        return await outcome_of(
-            lambda responder: self.fleet.routing.pipeline.start(call_, responder)
-        )
-
-    @property
-    def asked(self) -> list[int]:
-        return self.fleet.asked
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return {result: count for (_, result), count in self.cache.counts()}
+def sharing(store: Store) -> Fleet:
+    """Return one router's core with its node and its end of the store."""
+    fleet = Fleet([echo], rules=RULES)
+    fleet.routing.pipeline.cache.shared = SharedAnswers(
+        store, SEAL, limits=DEFAULT_LIMITS, wall_clock=fleet.clock
+    )
+    return fleet
 
 
 async def test_answer_of_another_router_is_given_with_its_age_and_kept() -> None:
     store = Store()
-    one, other = Router(store), Router(store)
-    await one.ask()
+    one, other = sharing(store), sharing(store)
+    await ask(one)
     await asyncio.sleep(9)
-    found = await other.ask()
+    found = await ask(other)
     assert found.entry is not None
     assert (found.entry.word, found.peer, found.replica) == ("hit", "A", None)
-    assert other.fleet.clock() - found.entry.stored_s == pytest.approx(9, abs=0.1)
-    assert (await other.ask()).entry is found.entry
+    assert other.clock() - found.entry.stored_s == pytest.approx(9, abs=0.1)
+    assert (await ask(other)).entry is found.entry
     assert (other.asked, store.looks) == ([0], 2)
-    assert other.counts == {"miss": 1, "shared": 1, "hit": 1}
+    assert counts(other) == {"miss": 1, "shared": 1, "hit": 1}
     await asyncio.sleep(60)
-    assert (await other.ask()).entry is None  # the age counts from when it was run
-    assert (other.fleet.counts, other.cache._runs) == ({}, {})
+    assert (await ask(other)).entry is None  # the age counts from when it was run
+    assert (other.counts, other.routing.pipeline.cache._runs) == ({}, {})
 
 
 @pytest.mark.parametrize(
@@ -389,40 +367,40 @@ async def test_answer_of_another_router_is_given_with_its_age_and_kept() -> None
 )
 async def test_answer_that_does_not_fit_the_model_is_not_given(answer: InferAnswer) -> None:
     store = Store()
-    router, other = Router(store), Router(store)
-    await other.ask()
-    (key,) = other.cache.store._entries
+    router, other = sharing(store), sharing(store)
+    await ask(other)
+    (key,) = other.routing.pipeline.cache.store._entries
     value = SEAL.written(key, answer, PeerId("A"), 0.0)
     assert value is not None
     store.value = value
-    assert (await router.ask()).entry is None
+    assert (await ask(router)).entry is None
     assert router.asked == [1]
 
 
 async def test_client_that_leaves_while_the_store_is_asked_has_no_run() -> None:
     store = Store()
-    router = Router(store)
-    task = asyncio.create_task(router.ask())
+    router = sharing(store)
+    task = asyncio.create_task(ask(router))
     await asyncio.sleep(LOOK_S / 2)
     task.cancel()
     await asyncio.sleep(1)
-    assert (router.asked, router.cache._runs, router.fleet.counts) == ([0], {}, {})
+    assert (router.asked, router.routing.pipeline.cache._runs, router.counts) == ([0], {}, {})
 
 
 async def test_rules_that_are_read_anew_drop_what_is_shared_too() -> None:
     store = Store()
-    one, other = Router(store), Router(store)
-    await one.ask()
+    one, other = sharing(store), sharing(store)
+    await ask(one)
     await asyncio.sleep(1)
-    other.fleet.take_rules(RULES)
-    assert (await other.ask()).entry is None
+    other.take_rules(RULES)
+    assert (await ask(other)).entry is None
     assert other.asked == [1]
 
 
 async def test_flood_of_requests_that_nobody_repeats_asks_the_store_rarely() -> None:
     store = Store()
-    router = Router(store)
-    router.cache.store._missed = WARY_AFTER
+    router = sharing(store)
+    router.routing.pipeline.cache.store._missed = WARY_AFTER
     for at in range(2 * WARY_LOOKS):
-        await router.ask(call().replace(inputs=(fp32("x", [at, 0]),)))
+        await ask(router, call().replace(inputs=(fp32("x", [at, 0]),)))
     assert (store.looks, len(store.values)) == (2, 0)

@@ -4,25 +4,12 @@ from collections.abc import Mapping
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from replicas import fleet, name
 
-from capamesh.router.resilience.health import Health
+from capamesh.router.fleet.replica import Replica
 from capamesh.router.resilience.link_wait import LinkWait
 from capamesh.router.resilience.outliers import OutlierWatch
 from capamesh.router.resilience.verdicts import Outlier, Slow
-
-
-class Replica:
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.health = Health()
-        self.is_gone = False
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-def fleet(size: int) -> list[Replica]:
-    return [Replica(chr(ord("a") + n)) for n in range(size)]
 
 
 def count(
@@ -35,11 +22,11 @@ def count(
 
 
 def ejected(verdicts: list[Outlier[Replica] | Slow[Replica]]) -> str:
-    return "".join(v.replica.name for v in verdicts if isinstance(v, Outlier))
+    return "".join(name(v.replica) for v in verdicts if isinstance(v, Outlier))
 
 
 def test_replica_is_not_judged_by_fewer_than_ten_requests() -> None:
-    a, b, c = fleet(3)
+    a, b, c = fleet("abc")
     watch = OutlierWatch[Replica]()
     count(watch, {a: (0, 9), b: (0, 9), c: (9, 9)}, 0.0)
     assert watch.tick(60.0) == []
@@ -48,13 +35,13 @@ def test_replica_is_not_judged_by_fewer_than_ten_requests() -> None:
 
 def test_third_at_most_and_one_in_any_case_the_worst_first() -> None:
     for size, bad, expected in ((2, 1, 1), (3, 2, 1), (5, 2, 1), (7, 3, 2), (10, 4, 3)):
-        replicas = fleet(size)
+        replicas = fleet("abcdefghij"[:size])
         watch = OutlierWatch[Replica]()
         outcomes = dict.fromkeys(replicas, (0, 100))
         outcomes |= {replica: (90 + n, 100) for n, replica in enumerate(replicas[:bad])}
         count(watch, outcomes, 0.0)
         out = ejected(watch.tick(2.0))
-        assert out == "".join(replica.name for replica in replicas[:bad][::-1])[:expected]
+        assert out == "".join(name(replica) for replica in replicas[:bad][::-1])[:expected]
 
 
 @settings(max_examples=60, deadline=None)
@@ -71,20 +58,20 @@ def test_third_at_most_and_one_in_any_case_the_worst_first() -> None:
 def test_ejected_replicas_are_at_most_a_third_or_one_and_never_all(
     windows: list[list[tuple[int, int]]],
 ) -> None:
-    replicas, watch, out = fleet(7), OutlierWatch[Replica](), set[str]()
+    replicas, watch, out = fleet("abcdefg"), OutlierWatch[Replica](), set[str]()
     for n, window in enumerate(windows):
         count(watch, dict(zip(replicas, window, strict=False)), n * 0.001)
         for verdict in watch.tick(n * 0.001 + 2.0):
             if isinstance(verdict, Outlier):
                 verdict.replica.health.eject(n * 0.001 + 2.0)
-                out.add(verdict.replica.name)
+                out.add(name(verdict.replica))
     known = max((len(window) for window in windows), default=0)
     assert len(out) <= max(1, int(0.33 * known))
     assert len(out) < max(2, known)
 
 
 def test_replica_that_is_gone_is_forgotten() -> None:
-    a, b, c = fleet(3)
+    a, b, c = fleet("abc")
     watch = OutlierWatch[Replica]()
     count(watch, {a: (0, 20), b: (0, 20), c: (20, 20)}, 0.0)
     c.is_gone = True
@@ -93,7 +80,7 @@ def test_replica_that_is_gone_is_forgotten() -> None:
 
 
 def test_clock_that_is_set_back_wedges_nothing() -> None:
-    a, b, c = fleet(3)
+    a, b, c = fleet("abc")
     watch = OutlierWatch[Replica]()
     count(watch, {a: (0, 20), b: (0, 20), c: (20, 20)}, 1000.0)
     assert watch.tick(0.0) == []
