@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from capamesh.node.repository.rules import BatchingRules, LoopRules, QueueRules, Rules
+from capamesh.node.repository.rules import BatchingRules, Rules
 from capamesh.node.scheduling import (
     Batch,
     BatchPlan,
     DynamicBatcher,
     PendingRequest,
     Result,
-    Streams,
 )
 from capamesh.node.scheduling.concurrency_limit import MAX_QUEUE_S, ConcurrencyLimit
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
@@ -31,44 +30,27 @@ class Desk:
 
     def __init__(
         self,
+        plan: BatchPlan | None = None,
         *,
         batch_rows: int = 8,
-        instances: int = 1,
-        max_delay_us: int = 0,
-        profile: ServiceProfile | None = PROFILE,
-        max_in_flight: int = 1_000,
-        max_queue: int | None = None,
         is_batching: bool = True,
         max_rows: int = 0,
+        max_delay_us: int = 0,
+        profile: ServiceProfile | None = PROFILE,
         limit_rows: int = 0,
-        streams: Streams | None = None,
-        queue: QueueRules | None = None,
-        loop: LoopRules | None = None,
-        has_background: bool = False,
+        rules: Rules | None = None,
+        **engine: Any,
     ) -> None:
-        """`limit_rows`: what the limit has come to; 0: where it starts."""
-        plan = BatchPlan(
+        """`limit_rows`: what the limit has come to; 0: where it starts. `engine`: as the engine takes it."""
+        plan = plan or BatchPlan(
             (TensorSpec("x", F32, (-1, -1)),),
             (TensorSpec("y", F32, (-1, -1)), TensorSpec("z", F32, (-1,))),
             is_batching=is_batching,
             batch_rows=batch_rows,
             max_rows=max_rows,
         )
-        rules = Rules(
-            batching=BatchingRules(max_delay_us=max_delay_us),
-            queue=queue or QueueRules(),
-            loop=loop,
-            instances=instances,
-        )
-        self.batcher = DynamicBatcher(
-            plan,
-            rules,
-            profile,
-            max_in_flight=max_in_flight,
-            max_queue=max_queue,
-            streams=streams,
-            has_background=has_background,
-        )
+        rules = rules or Rules(batching=BatchingRules(max_delay_us=max_delay_us))
+        self.batcher = DynamicBatcher(plan, rules, profile, **{"max_in_flight": 1_000, **engine})
         if limit_rows:
             limit = ConcurrencyLimit(full_rows=0, row_s=MAX_QUEUE_S / limit_rows)
             self.batcher.limit = limit
@@ -84,23 +66,20 @@ class Desk:
         rows: int = 1,
         *,
         width: int = 1,
+        inputs: Sequence[Tensor] = (),
         outputs: tuple[str, ...] = (),
         left_s: float | None = None,
-        priority: int = 0,
-        is_bulk: bool = False,
-        is_alone: bool = False,
+        **asked: Any,
     ) -> PendingRequest:
-        x = Tensor.from_numpy("x", np.full((rows, width), len(self.answers), np.float32))
-        deadline_s = None if left_s is None else self.now_s + left_s
+        """Return a request of `inputs`, or of rows of zeros."""
+        x = Tensor.from_numpy("x", np.zeros((rows, width), np.float32))
         return PendingRequest(
-            (x,),
+            tuple(inputs) or (x,),
             outputs,
             self.answered,
             arrived_s=self.now_s,
-            deadline_s=deadline_s,
-            priority=priority,
-            is_bulk=is_bulk,
-            is_alone=is_alone,
+            deadline_s=None if left_s is None else self.now_s + left_s,
+            **asked,
         )
 
     def submit(self, rows: int = 1, **asked: Any) -> PendingRequest:

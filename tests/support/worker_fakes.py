@@ -19,7 +19,6 @@ from capamesh.node.scheduling import (
     DynamicBatcher,
     MemoryBudget,
     RunBounds,
-    Streams,
     Suspicion,
 )
 from capamesh.node.scheduling.run_need import RunNeed
@@ -135,12 +134,10 @@ def engine_of(
     *,
     profile: ServiceProfile | None = SHORT,
     batch_rows: int = 8,
-    instances: int = 1,
-    max_in_flight: int = 100,
     max_delay_us: int = 0,
-    streams: Streams | None = None,
+    instances: int = 1,
     suspicion: Suspicion | None = None,
-    has_background: bool = False,
+    **engine: Any,
 ) -> DynamicBatcher:
     """Return the engine of a model whose requests share batches of `batch_rows`; 0: they run alone."""
     plan = BatchPlan(
@@ -151,15 +148,7 @@ def engine_of(
     )
     rules = Rules(batching=BatchingRules(max_delay_us=max_delay_us), instances=instances)
     bounds = RunBounds(plan, RunNeed(2, 1.0), profile, MemoryBudget(0), suspicion=suspicion)
-    return DynamicBatcher(
-        plan,
-        rules,
-        profile,
-        max_in_flight=max_in_flight,
-        streams=streams,
-        bounds=bounds,
-        has_background=has_background,
-    )
+    return DynamicBatcher(plan, rules, profile, bounds=bounds, **{"max_in_flight": 100, **engine})
 
 
 def source_of(

@@ -157,22 +157,6 @@ def test_tokens_that_were_not_drawn_leave_no_trace() -> None:
     assert desk.ids(sequence) == [3, 0, 1, 2, 3, 0]
 
 
-def test_answer_that_is_cancelled_between_plan_and_run_gets_nothing() -> None:
-    desk = desk_of(4)
-    (sequence,) = desk.submit(GenerationRequest(CIRCLE, 20, GREEDY))
-    desk.run_until(lambda: desk.engine.load().generating == 1)
-    told = desk.ids(sequence)
-    plan = desk.engine.plan(desk.now_s)
-    assert plan is not None
-    assert plan.drafts
-    desk.engine.cancel(sequence)
-    desk.engine.stepped(plan, plan.run(desk.slots), desk.now_s, 0.01)
-    assert desk.engine.take_parts() == []
-    assert not desk.step()
-    assert desk.ids(sequence) == told
-    assert desk.engine.load().tokens_in_flight == 0
-
-
 def test_few_drafts_run_in_a_step_in_turn_and_all_others_get_their_tokens() -> None:
     desk = desk_of(3, count=5)
     rng = random.Random(0)

@@ -9,7 +9,6 @@ from capamesh.node.generation import (
     GenerationRequest,
     GenerationSettings,
     SamplingParameters,
-    engine,
 )
 from capamesh.protocol.errors import (
     ContextExceeded,
@@ -41,19 +40,6 @@ def test_prompt_beside_sequences_that_generate_is_run_in_chunks_between_their_st
     kinds = "".join("d" if plan.is_decode else "f" for plan in desk.plans)
     assert kinds.startswith("fdfdfdfdfd")
     assert slots.extended == [4, 8, 8, 7, 2]  # and never a last chunk of one token
-
-
-def test_several_chunks_run_between_two_steps_as_far_as_the_target_has_room() -> None:
-    slots = FakeSlots(4, length=64)
-    desk = Desk(slots, GenerationSettings(max_chunk=8, target_gap_s=0.045))
-    desk.submit(request(8, max_tokens=30))
-    for first in (2, 3, 4):
-        desk.submit(request(16, max_tokens=2, first=first))
-    desk.run()
-    kinds = "".join("d" if plan.is_decode else "f" for plan in desk.plans)
-    assert kinds.startswith(
-        "ffffdfffdd"
-    )  # three chunks and a step take 40 ms; before the first step its time is not known
 
 
 def test_stop_string_over_tokens_ends_the_answer_before_it() -> None:
@@ -148,15 +134,6 @@ def test_full_queue_of_one_tenant_leaves_room_for_others() -> None:
     assert desk.finish(lone) == "length"
 
 
-def test_sequences_give_no_way_where_no_more_was_promised_than_there_is() -> None:
-    desk = Desk(FakeSlots(4, length=40), GenerationSettings(pool_tokens=60))
-    for first in range(4):
-        desk.submit(request(6, max_tokens=30, first=first))
-    desk.run()
-    assert desk.engine.load().preemptions == 0
-    assert max(len(plan.sequences) for plan in desk.plans) == 1
-
-
 def test_bulk_that_generates_waits_for_the_whole_prompt_of_people() -> None:
     slots = FakeSlots(4, length=64)
     desk = Desk(slots, GenerationSettings(max_chunk=8, target_gap_s=0.015))
@@ -170,17 +147,6 @@ def test_bulk_that_generates_waits_for_the_whole_prompt_of_people() -> None:
     kinds = "".join("d" if plan.is_decode else "f" for plan in desk.plans[begun:])
     assert kinds.startswith("fffffd")
     assert "f" not in kinds[5:]
-
-
-def test_bulk_prompt_runs_in_chunks_that_people_can_wait_for() -> None:
-    slots = FakeSlots(2, length=128)
-    desk = Desk(slots, GenerationSettings(target_gap_s=0.02), step_s=0.05)
-    desk.submit(request(100, max_tokens=1, is_bulk=True))
-    desk.run()
-    assert slots.extended == [32, 16, 16, 16, 16, 4]
-    desk.submit(request(100, first=3, max_tokens=1))
-    desk.run()
-    assert slots.extended[6:] == [100]
 
 
 def test_people_go_before_bulk_whatever_the_priorities_and_bulk_takes_no_slot_of_others() -> None:
@@ -199,32 +165,6 @@ def test_people_go_before_bulk_whatever_the_priorities_and_bulk_takes_no_slot_of
     assert len(ended) == 4
     fills = [plan.sequences[0] for plan in desk.plans if not plan.is_decode]
     assert fills == [first, person, other, bulk]  # the first's prompt is kept, with its scores
-
-
-def test_bulk_that_gave_way_before_is_spared_and_nobody_leaves_for_what_has_no_room() -> None:
-    slots = FakeSlots(3, length=64)
-    desk = Desk(slots, GenerationSettings(pool_tokens=140))
-    batch = [desk.submit(request(first=at, max_tokens=30, is_bulk=True))[0] for at in (1, 2, 3)]
-    while desk.engine.load().generating < 3:
-        desk.step()
-    desk.submit(request(first=4, max_tokens=1))
-    desk.step()
-    assert [each.times_put_back for each in batch] == [0, 0, 1]
-    desk.run_until(lambda: batch[2] in desk.engine._residents.live)
-    wide = desk.submit(request(first=5, max_tokens=20, choices=2))
-    desk.step()
-    assert [each.times_put_back for each in batch] == [1, 1, 1]
-    desk.run()
-    assert [desk.finish(each) for each in wide] == ["length", "length"]
-    (person,) = desk.submit(request(first=6, max_tokens=55))
-    desk.run_until(lambda: desk.engine.load().generating == 1)
-    (bulk,) = desk.submit(request(first=7, max_tokens=30, is_bulk=True))
-    desk.run_until(lambda: desk.engine.load().generating == 2)
-    desk.submit(request(first=8, max_tokens=50, choices=2))  # 112 tokens, beside 61
-    desk.step()
-    assert bulk.times_put_back == 0
-    desk.run()
-    assert [desk.finish(each) for each in (person, bulk)] == ["length", "length"]
 
 
 def test_people_are_not_refused_for_what_bulk_has_still_to_do() -> None:
@@ -271,25 +211,6 @@ def test_repeated_prompts_with_an_answer_of_one_token_need_no_run_at_all() -> No
     assert desk.engine.load().free_slots == 1
 
 
-@pytest.mark.pure
-def test_sequences_get_tokens_between_many_that_need_no_run(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(engine, "_MOST_REUSED", 80)
-    slots = FakeSlots(2)
-    desk = Desk(slots)
-    desk.submit(request(40, max_tokens=1))
-    desk.run()
-    desk.submit(request(4, max_tokens=4, first=2))
-    desk.step()
-    again = [desk.submit(request(40, max_tokens=1))[0] for _ in range(5)]
-    desk.step()
-    assert [desk.finish(each) for each in again] == ["length"] * 2 + [None] * 3
-    desk.run()
-    assert [desk.ids(each) for each in again] == [ids_alone(request(40, max_tokens=1))] * 5
-    assert slots.decoded_rows == [1] * 3
-
-
 def test_tenants_share_no_prefixes() -> None:
     slots = FakeSlots(2)
     desk = Desk(slots)
@@ -313,18 +234,6 @@ def test_prefix_that_another_sequence_has_in_its_slot_is_used_without_a_store() 
     usage = desk.told[second][-1].usage
     assert usage is not None
     assert usage.cached == 28
-
-
-def test_answers_are_kept_only_if_asked() -> None:
-    for keeps, ran in ((False, [20, 8]), (True, [20, 4])):
-        slots = FakeSlots(1)
-        desk = Desk(slots, GenerationSettings(keeps_answers=keeps))
-        (sequence,) = desk.submit(request(20, max_tokens=5))
-        desk.run()
-        turn = (*request(20).prompt, *desk.ids(sequence), 3, 4, 5)
-        desk.submit(GenerationRequest(turn, 2, GREEDY))
-        desk.run()
-        assert slots.extended == ran
 
 
 @pytest.mark.parametrize("is_replayed", [False, True])
@@ -378,20 +287,3 @@ def test_broken_tokenizer_ends_one_answer_and_not_all() -> None:
     desk.run()
     assert desk.finish(broken) == RunFailed.code
     assert desk.ids(whole) == ids_alone(request(first=2))
-
-
-def test_load_tells_tokens_slots_and_who_waits() -> None:
-    desk = Desk(FakeSlots(2), GenerationSettings(target_gap_s=0.015))
-    first = [desk.submit(request(first=at, max_tokens=20))[0] for at in range(3)]
-    for _ in range(5):
-        desk.step()
-    load = desk.engine.load()
-    assert (load.generating, load.filling, load.waiting, load.free_slots) == (2, 0, 1, 0)
-    assert load.waiting_tokens == 26
-    assert load.promised_tokens == 52
-    assert load.tokens_in_flight == 6 * 2 + 1 + 2 + 2
-    assert load.tokens_per_s > 0
-    assert load.first_token_s > 0
-    assert desk.engine.position(first[2]) == 0
-    (later,) = desk.submit(request(first=5))
-    assert desk.engine.position(later) == 1

@@ -15,17 +15,6 @@ def test_tokens_that_followed_the_last_ones_are_guessed() -> None:
     assert lookup.draft(out, 6, 9) == [8, 9, 1, 2, 3, 4, 5, 6, 7]
 
 
-def test_tokens_that_are_known_but_not_fed_have_no_part_in_it() -> None:
-    prompt, out = [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 4, 5, 9]
-    whole, step = Lookup(prompt, 40), Lookup(prompt, 40)
-    found = 0
-    for fed in range(len(out)):
-        draft = whole.draft(out, fed, 6)
-        assert draft == step.draft(out[: fed + 1], fed, 6)
-        found += len(draft)
-    assert found > 6
-
-
 def test_guesses_are_those_of_a_plain_search() -> None:
     rng = random.Random(0)
     found = 0

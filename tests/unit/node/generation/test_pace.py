@@ -60,27 +60,6 @@ def test_size_that_was_once_too_slow_is_tried_again_after_quick_chunks_of_a_smal
     assert pace.chunk(400, is_alone=False) == 32
 
 
-def test_time_of_a_step_is_that_of_as_many_sequences() -> None:
-    pace = Pace(0.08, 512)
-    pace.filled(32, 0.032)
-    pace.decoded(8, 0.02, 0.02)
-    assert not pace.is_in_time(32, 0.032)
-    pace.decoded(1, 0.01, 0.01)
-    assert pace.is_in_time(32, 0.032)
-    pace.decoded(2, 0.011, 0.011)
-    pace.decoded(2, 0.021, 0.021)
-    assert pace.decode_s == pytest.approx(0.016)
-
-
-def test_few_tokens_that_are_left_of_a_prompt_say_nothing_of_the_cost_of_chunks() -> None:
-    pace = Pace(0.08, 512)
-    pace.decoded(4, 0.013, 0.013)
-    pace.filled(32, 0.04)
-    for _ in range(10):
-        pace.filled(2, 0.013)
-    assert pace.chunk(400, is_alone=False) == 32
-
-
 def test_chunk_is_in_time_if_the_time_of_its_size_is_known_and_fits_behind_what_was_spent() -> None:
     pace = Pace(0.08, 512)
     pace.decoded(4, 0.02, 0.02)

@@ -38,17 +38,6 @@ def test_prompt_is_found_to_the_token_wherever_another_parts_from_it() -> None:
     assert kept(prefixes, TOKENS[:40], most=0) == []
 
 
-def test_prompt_saved_twice_is_kept_once() -> None:
-    prefixes = Prefixes(10**6, 24)
-    slots = filled(TOKENS[:40])
-    prefixes.save("", TOKENS[:40], slots, 0)
-    size, count = prefixes.size_bytes, len(prefixes)
-    prefixes.save("", TOKENS[:40], slots, 0)
-    prefixes.save("", TOKENS[:36], slots, 0)
-    assert (prefixes.size_bytes, len(prefixes)) == (size, count)
-    assert count == 3
-
-
 def scores_of(first: int, count: int = VOCABULARY) -> Logits:
     return np.full(count, first, np.float32)
 

@@ -37,7 +37,7 @@ from capamesh.node.models.registry import OUTDATED, HostedModel, ModelRegistry
 from capamesh.node.models.shortage import Reserve
 from capamesh.node.profiling.profile_cache import Measured
 from capamesh.node.repository import ContentChanged, Manifest, ModelSource, Refused, Scan, scan
-from capamesh.node.repository.rules import LoopRules, PipelineStep, Rules
+from capamesh.node.repository.rules import PipelineStep, Rules
 from capamesh.node.runtime.api import LoadedModel, OutOfMemory
 from capamesh.node.scheduling import BatchPlan, MemoryBudget, PendingRequest, Result
 from capamesh.protocol.adverts import ModelState, NodeAdvert, advert_to_body
@@ -442,26 +442,6 @@ async def test_advert_tells_some_of_very_many_refused_models_and_the_log_all(rig
     assert rig.log.events.count("model_refused") == 200  # each once
 
 
-async def test_model_runs_as_its_rules_and_its_measurement_say(rig: Rig) -> None:
-    await rig.serve(
-        source_of("few", manifest=Manifest(max_queue=3)),
-        source_of("loop", manifest=manifest(loop=LoopRules((("x", "y"),), 3))),
-        source_of("open"),
-        source_of("two", manifest=manifest(instances=2)),
-        max_streams=1000,
-    )
-    runners = {name: rig.hosted(name).runner for name in ("few", "loop", "open", "two")}
-    assert {name: one.scheduler._admission.max_in_flight for name, one in runners.items()} == {
-        "few": 3 + runners["few"].scheduler.plan.batch_rows,
-        "loop": 1000,
-        "open": 64,
-        "two": 64,
-    }
-    assert runners["few"].scheduler._admission.max_queue == 3
-    assert (runners["open"].scheduler.slots, runners["two"].scheduler.slots) == (1, 2)
-    assert (runners["open"]._may_run_here, runners["two"]._may_run_here) == (False, True)
-
-
 async def test_folder_that_cannot_be_read_at_the_start_ends_the_worker(rig: Rig) -> None:
     rig.found = ConfigError("it cannot be read")
     rig.start()
@@ -555,23 +535,6 @@ async def test_signature_that_is_added_or_removed_is_offered_and_nothing_is_load
         assert (offer.signed, offer.also_signed) == (source.signed, source.also_signed)
         assert len(rig.reported) == reported + 1
     assert rig.device.loaded == ["m/1 0"]
-
-
-async def test_folder_is_followed_however_often_routers_ask_for_changes(rig: Rig) -> None:
-    await rig.serve(source_of("m"), poll_s=0.05)
-    rig.has(source_of("m"), source_of("new"))
-    asked = ControlCall(ControlAction.UNLOAD, ModelName("m"), ANY)
-    left = 20_000  # much longer than the folder is left alone
-
-    def ask_again(_: CapameshError | None = None) -> None:
-        nonlocal left
-        left -= 1
-        if left and rig.states(READY) != ["new/1"]:
-            rig._loop.call_soon(rig.lifecycle.change, asked, ask_again)
-
-    ask_again()
-    await rig.until(lambda: not left or rig.states(READY) == ["new/1"])
-    assert left
 
 
 @pytest.mark.parametrize("is_changed", [True, False], ids=["changed", "gone"])
@@ -725,15 +688,6 @@ async def test_change_that_cannot_be_made_says_why(rig: Rig) -> None:
     assert rig.device.loaded[-2:] == ["bad/1 2", "new/1 0"]  # what was put there since
 
 
-async def test_load_on_request_hides_no_other_change_from_the_next_look(rig: Rig) -> None:
-    await rig.serve(source_of("gone"), source_of("m"), source_of("n"), poll_s=3600)
-    rig.has(source_of("m"), source_of("n", digest="2"), source_of("new"))
-    assert await rig.load("m") == "done"
-    await rig.lifecycle._follow(is_first=False)
-    assert rig.states(READY) == ["m/1", "n/1", "new/1"]
-    await rig.serves("n", "2")
-
-
 async def test_load_without_the_operator_s_leave_is_refused(rig: Rig) -> None:
     await rig.serve(source_of("m"), is_controllable=False)
     for asked in (rig.unload("m"), rig.load("m")):
@@ -825,27 +779,6 @@ async def test_model_that_is_held_back_is_tried_again_when_its_time_ends_though_
     ((key, source),) = rig.lifecycle._changes.held.items()
     rig.lifecycle._try_again(key, source)
     await rig.ready("m/1", "n/1")
-
-
-async def test_verdict_on_requests_holds_no_model_back(rig: Rig) -> None:
-    verdict = Verdict("m", "1", "", "", refused_bytes=4, refused_s=60.0, alone_s=60.0)
-    await rig.serve(source_of("m"), verdicts=[verdict])
-    bounds = rig.hosted("m").runner.scheduler.bounds
-    assert bounds is not None
-    assert bounds.suspicion.is_looking
-    rig.has(source_of("m", digest="2"))
-    await rig.until(lambda: "m/1 2" in rig.device.loaded)
-
-
-async def test_pipeline_that_is_held_back_is_not_made_when_its_models_load(rig: Rig) -> None:
-    rig.has(source_of("m", digest="1"), pipeline("p", "m"))
-    rig.start(verdicts=[held("p")])
-    await rig.ready("m/1")
-    rig.has(source_of("m", digest="2"), pipeline("p", "m"))
-    await rig.until(lambda: "m/1 2" in rig.device.loaded)
-    await rig.followed()
-    assert rig.state("p") == (FAILED, "it was loading at three deaths")
-    assert rig.device.loaded == ["m/1 1", "m/1 2"]
 
 
 # memory
@@ -1126,19 +1059,6 @@ async def test_pipeline_goes_with_its_model_and_comes_back_with_it(rig: Rig) -> 
     assert [one.name for one in rig.models.offers()] == ["a", "p"]
 
 
-async def test_pipeline_takes_the_newest_version_that_is_left_of_its_model(rig: Rig) -> None:
-    fixed, newest = pipeline("fixed", "m/2"), pipeline("newest", "m")
-    await rig.serve(fixed, source_of("m", "1"), source_of("m", "2"), newest)
-    assert await rig.value("newest") == 2.0
-    assert rig.device.models["m/2"].ran == [[1]]
-    assert await rig.unload("m", "2") == "done"
-    assert rig.states(READY) == ["m/1", "newest/1"]
-    assert rig.state("fixed") == away(1, "m/2")
-    await rig.until(lambda: rig.device.models["m/2"].is_closed)
-    assert await rig.value("newest") == 2.0
-    assert rig.device.models["m/1"].ran == [[1]]
-
-
 # without memory for a moment
 
 
@@ -1177,22 +1097,6 @@ async def test_folder_is_loaded_to_its_end_though_there_was_no_memory_half_way(
         monkeypatch.setattr(loading, "_hosted", Short(loading._hosted))
     await rig.ready("a/1", "b/1", "c/1")
     assert loading.held_bytes == sum(one.source.size_bytes for one in rig.models)
-
-
-@pytest.mark.usefixtures("quick")
-async def test_load_or_change_that_never_finds_memory_is_told_and_hides_no_other(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rig.has(source_of("a"), source_of("b"))
-    rig.start(poll_s=0)
-    loading = rig.lifecycle._changes._loading
-    monkeypatch.setattr(loading, "load", Short(loading.load, shortage.TRIES))
-    await rig.ready("b/1")
-    assert rig.state("a") == (UNLOADED, "this node has no memory to load it")
-    assert await rig.want("a") == "done"
-    monkeypatch.setattr(rig.lifecycle, "_control", Short(rig.lifecycle._control, shortage.TRIES))
-    assert await rig.unload("a") == "overloaded: this node has no memory to make the change"
-    assert await rig.unload("a") == "done"
 
 
 IN_WARM_UP = ModelInvalid("warm-up 1 does not run")
@@ -1254,26 +1158,6 @@ async def test_request_has_a_model_tried_again_that_ran_out_of_memory_ever_more_
     now_s += MOST_SHORT_S
     assert await rig.want("bad") == "done"
     assert rig.states(READY) == ["bad/1"]
-
-
-@pytest.mark.pure
-@pytest.mark.usefixtures("quick")
-async def test_change_is_made_and_answered_though_there_was_no_memory_half_way(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await rig.serve(source_of("a"))
-    lifecycle, hosted = rig.lifecycle, rig.hosted("a")
-    monkeypatch.setattr(rig.models, "say", Short(rig.models.say))
-    monkeypatch.setattr(hosted.runner, "wait_idle", Short(hosted.runner.wait_idle, 3))
-    monkeypatch.setattr(hosted.runner, "close", Short(hosted.runner.close, 3))
-    assert await rig.unload("a") == "done"
-    assert rig.state("a")[0] is UNLOADED
-    await rig.until(lambda: rig.device.models["a/1"].is_closed)
-    await rig.until(lambda: lifecycle._changes._loading.held_bytes == 0)
-    answers: list[CapameshError | None] = []
-    lifecycle.change(ControlCall(ControlAction.LOAD, ModelName("a"), ANY), Short(answers.append))
-    await rig.until(lambda: answers == [None])
-    await rig.ready("a/1")
 
 
 async def test_another_folder_in_its_place_that_this_process_may_not_read_is_reported_of(

@@ -13,25 +13,21 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from fleet_fakes import OUT, SPEC
+from fleet_fakes import SPEC
 from onnx import helper
 from text_models import write_encoder
 from tiny_llama import CONTEXT, write_decoder_folder
 from typing_extensions import override
-from worker_fakes import LIMIT_S, FakeClock, FakeSwitch, source_of
+from worker_fakes import LIMIT_S, FakeClock, FakeModel, FakeSwitch, source_of
 
 from capamesh.node.models.preparation import LoadResult, Preparation
 from capamesh.node.profiling import measuring
 from capamesh.node.profiling.measuring import (
-    AGAIN,
     BUDGET_S,
     MAX_BATCH_ROWS,
     POINT_RUNS,
     POINT_S,
     PROFILE_DIMS,
-    SHORT_ROWS,
-    STREAM_LONGEST_S,
-    STREAM_RUN_S,
 )
 from capamesh.node.profiling.profile_cache import Measured, ProfileCache
 from capamesh.node.repository import Manifest, ModelSource, scan
@@ -40,8 +36,6 @@ from capamesh.node.repository.rules import (
     PipelineStep,
     RaggedInput,
     Rules,
-    SequenceRules,
-    StateTensor,
     WarmUp,
 )
 from capamesh.node.runtime.api import LoadedModel, StopSwitch
@@ -145,7 +139,9 @@ class Shop:
     def prepare(self, build: Build, toml: str = "", **files: str | bytes) -> LoadResult:
         if toml:
             files["capamesh_toml"] = toml
-        source = self.put(build, **files)
+        return self.prepared(self.put(build, **files))
+
+    def prepared(self, source: ModelSource) -> LoadResult:
         preparation = Preparation(
             self.backend, ProfileCache(None), circumstances=CIRCUMSTANCES, clock=FakeClock()
         )
@@ -279,48 +275,11 @@ def test_scalar_is_shared_by_a_batch(shop: Shop) -> None:
     ]
 
 
-def test_text_and_several_outputs_are_batched(shop: Shop) -> None:
-    build: Build = (
-        [value("text", P.STRING, ["N", 1]), f32("x", "N", 2)],
-        [value("same", P.STRING, ["N", 1]), f32("y", "N", 2)],
-        [node("Identity", ["text"], ["same"]), node("Add", ["x", "x"], ["y"])],
-    )
-    prepared = shop.prepare(build)
-    assert prepared.plan.is_batching
-    texts = [Tensor.from_numpy("text", np.array([[one]], object)) for one in ("a", "bc")]
-    assert together(prepared, [texts[0], tensor("x", [[1, 2]])], [texts[1], tensor("x", [[3, 4]])])[
-        1
-    ] == [[[b"bc"]], [[6, 8]]]
-
-
 def test_operator_s_limit_of_rows_is_kept(shop: Shop) -> None:
     prepared = shop.prepare(DOUBLE, "[batching]\nmax_rows = 6")
     assert (prepared.plan.batch_rows, prepared.plan.max_rows) == (6, 6)
     assert prepared.measured.profile is not None
     assert [point.rows for point in prepared.measured.profile.points] == [1, 2, 4, 6]
-
-
-@pytest.mark.parametrize(
-    ("build", "why"),
-    [
-        (
-            ([f32("x", 1, 2)], [f32("y", 1, 2)], DOUBLE[2]),
-            "input 'x' of shape [1, 2] has a fixed first axis",
-        ),
-        (([], [f32("y", 2)], [constant("y", 1, 2)]), "no input has an open first axis"),
-        (
-            ROWS_INFLUENCE_EACH_OTHER["softmax over the batch"],
-            "output 'y' of a request differs when it runs in a batch: requests run alone",
-        ),
-    ],
-    ids=["fixed", "no inputs", "influence"],
-)
-def test_batching_that_is_asked_for_and_impossible_is_refused(
-    shop: Shop, build: Build, why: str
-) -> None:
-    assert shop.refusal(build, "[batching]\nenabled = true") == (
-        f"batching is asked for, but {why}: set batching.enabled = false"
-    )
 
 
 def test_model_that_does_not_run_on_generated_inputs_is_batched_only_when_reported(
@@ -362,100 +321,6 @@ def test_requests_of_different_lengths_are_padded_masked_and_cut_back(shop: Shop
     assert together(prepared, [short], [long]) == [[[[1, 2]], [[3]]], [[[3, 4, 5]], [[12]]]]
 
 
-@pytest.mark.parametrize(
-    ("ragged", "why"),
-    [
-        (
-            {"input": "nobody"},
-            "batching.ragged: input 'nobody' is not one of the model's: ids, mask",
-        ),
-        ({"axis": 2}, "batching.ragged: axis 2 of input 'ids' [-1, -1] is not open"),
-        ({"pad": 0.5}, "batching.ragged: pad 0.5 is no INT64, as input 'ids' is"),
-    ],
-    ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
-)
-def test_ragged_rules_that_do_not_fit_the_model_are_refused(
-    shop: Shop, ragged: dict[str, Any], why: str
-) -> None:
-    table = {"input": "ids", **ragged}
-    lines = "\n".join(f"{key} = {content!r}" for key, content in table.items())
-    assert shop.refusal(PADDED, f"[[batching.ragged]]\n{lines}") == why
-
-
-@pytest.mark.parametrize(
-    ("keys", "why"),
-    [
-        ('input = "nobody"', "window: input 'nobody' is not one of the model's: x"),
-        (
-            'input = "x"\ncontext = 1',
-            "window: input 'x' has shape [-1, 2]; its last axis must take 3",
-        ),
-    ],
-)
-def test_window_that_does_not_fit_the_model_is_refused(shop: Shop, keys: str, why: str) -> None:
-    assert shop.refusal(DOUBLE, f"[window]\nsamples = 2\n{keys}").startswith(why)
-
-
-# states
-
-
-STATE = '[[sequence.state]]\ninput = "h"\noutput = "h_next"\n'
-
-
-def test_states_are_stacked_along_their_own_axis(shop: Shop) -> None:
-    layered: Build = (
-        [f32("x", "N", 2), f32("h", 1, "N", 2)],
-        [f32("y", "N", 2), f32("h_next", 1, "N", 2)],
-        [
-            AXIS_0,
-            node("Squeeze", ["h", "axes"], ["flat"]),
-            node("Add", ["x", "flat"], ["y"]),
-            node("Unsqueeze", ["y", "axes"], ["h_next"]),
-        ],
-    )
-    prepared = shop.prepare(layered, STATE + "axis = 1\nshape = [1, 1, 2]\n")
-    assert prepared.plan.is_batching
-    assert together(prepared, [tensor("x", [[1, 2]])], [tensor("x", [[3, 4]])]) == [
-        [[[1, 2]], [[[1, 2]]]],
-        [[[3, 4]], [[[3, 4]]]],
-    ]
-
-
-@pytest.mark.parametrize(
-    ("build", "toml", "why"),
-    [
-        (
-            CELL,
-            STATE.replace('"h"', '"nobody"'),
-            "sequence.state: input 'nobody' is not one of the model's: x, h",
-        ),
-        (
-            CELL,
-            STATE + "shape = [1, 3]",
-            "sequence.state: the shape [1, 3] of 'h' does not fit the model's [-1, 2] with axis 0: give"
-            " sequence.state.shape",
-        ),
-        (
-            (
-                [f32("h", "N", 2)],
-                [value("h_next", P.DOUBLE, ["N", 2])],
-                [node("Cast", ["h"], ["h_next"], to=P.DOUBLE)],
-            ),
-            STATE,
-            "sequence.state: input 'h' is FP32 and output 'h_next' FP64; both must be of one datatype that"
-            " is not BYTES",
-        ),
-    ],
-    ids=["no input", "shape", "datatype"],
-)
-def test_states_that_do_not_fit_the_model_are_refused(
-    shop: Shop, build: Build, toml: str, why: str
-) -> None:
-    assert shop.refusal(build, toml) == why
-
-
-# loops
-
 LOOP = '[loop]\nfeedback = {h = "h_next"}\nmax_steps = 3\n'
 
 
@@ -466,21 +331,7 @@ def test_model_in_a_loop_has_all_its_tensors_from_callers_and_batches(shop: Shop
     assert (plan.looped, plan.is_batching, plan.is_sequential) == (("h_next",), True, False)
 
 
-@pytest.mark.parametrize(
-    ("toml", "why"),
-    [
-        (
-            LOOP.replace("{h =", "{nobody ="),
-            "loop.feedback: input 'nobody' is not one of the model's: x, h",
-        ),
-        (LOOP + 'stop = "x"', "loop.stop: output 'x' is not one of the model's: y, h_next"),
-    ],
-)
-def test_loop_that_does_not_fit_the_model_is_refused(shop: Shop, toml: str, why: str) -> None:
-    assert shop.refusal(CELL, toml) == why
-
-
-# warm-up and declarations
+# warm-up
 
 
 def npy(array: Any, *, like: Any = None) -> bytes:
@@ -502,72 +353,101 @@ def test_warm_up_file_is_run(tmp_path: Path) -> None:
     assert refusal.startswith("warm-up 1 does not run: ")
 
 
-def test_warm_up_generates_the_inputs_that_it_has_no_file_for(shop: Shop) -> None:
-    toml = "[[warm_up]]\nfiles = {ids = 'in.npy'}\nshapes = {mask = [2, 3]}\n"
-    ids = npy(np.ones((2, 3), np.int64))
-    assert shop.prepare(PADDED, toml, in_npy=ids).plan.is_batching
-    shapes = toml.replace("[2, 3]", "[2, 4]")
-    assert (
-        Shop(shop.folder / "b")
-        .refusal(PADDED, shapes, in_npy=ids)
-        .startswith("warm-up 1 does not run: ")
-    )
-    unknown = Shop(shop.folder / "c").refusal(DOUBLE, SEVEN.replace("x =", "z ="), in_npy=ids)
-    assert unknown == "warm-up 1 does not run: the model has no input ['z']"
-
-
-@pytest.mark.parametrize(
-    ("raw", "why"),
-    [
-        (b"junk and more", "the magic string is not correct"),
-        (npy(np.array([print], object)), "it holds Python objects (dtype object), which are never"),
-        (
-            npy(np.ones(2, np.float32), like=np.ones((1000, 1000), np.float32)),
-            "its header says [1000, 1000] of float32, and 8 bytes follow",
-        ),
-    ],
-    ids=["junk", "pickle", "more than there is"],
-)
-def test_warm_up_file_that_is_no_array_is_refused(shop: Shop, raw: bytes, why: str) -> None:
-    refusal = shop.refusal(DOUBLE, SEVEN, in_npy=raw)
-    assert refusal.startswith("warm-up 1 does not run: 'in.npy' cannot be read: "), refusal
-    assert why in refusal
-
-
-def test_warm_up_whose_file_is_triton_s_is_tried_and_noted(tmp_path: Path) -> None:
-    pbtxt = """
-        max_batch_size: 4
-        model_warmup {
-          batch_size: 2
-          inputs { key: "x" value { data_type: TYPE_FP32 dims: [WIDTH] input_data_file: "raw" } }
-        }
-    """
-    for width in ("7", "3"):  # with 3 it does not run
-        shop = Shop(tmp_path / width)
-        prepared = shop.prepare(ONLY_SEVEN, config_pbtxt=pbtxt.replace("WIDTH", width))
-        assert prepared.notes[0].startswith(
-            "model_warmup[0]: input_data_file of 'x' is not read: it is run with generated data"
-        )
-
-
-@pytest.mark.parametrize(
-    ("shapes", "why"),
-    [
-        ("nobody = [1, 2]", "the model has no input ['nobody']"),
-        ("x = [1, 3]", "tensor 'x' has shape [1, 3], the model takes [-1, 2]"),
-    ],
-)
-def test_warm_up_that_does_not_fit_the_model_is_refused(shop: Shop, shapes: str, why: str) -> None:
-    toml = f"[[warm_up]]\n[[warm_up]]\nshapes = {{{shapes}}}"
-    assert shop.refusal(DOUBLE, toml).startswith(f"warm-up 2 does not run: {why}")
-
-
 def test_warm_up_s_shapes_are_what_an_open_axis_is_measured_with(shop: Shop) -> None:
     prepared = shop.prepare(ONLY_SEVEN, "[[warm_up]]\nshapes = {x = [1, 7]}\n")
     assert prepared.measured.profile is not None
     assert prepared.plan.is_batching
     assert prepared.plan.inputs[0].shape == (-1, -1)
     assert not prepared.is_predictable
+
+
+# what does not fit the model
+
+
+NOBODY = "input 'nobody' is not one of the model's: "
+STATE = '[[sequence.state]]\ninput = "h"\noutput = "h_next"\n'
+TO_FP64: Build = (
+    [f32("h", "N", 2)],
+    [value("h_next", P.DOUBLE, ["N", 2])],
+    [node("Cast", ["h"], ["h_next"], to=P.DOUBLE)],
+)
+TWICE = "[[warm_up]]\n[[warm_up]]\nshapes = "
+ALONE_TEXT = "set batching.enabled = false"
+
+
+@pytest.mark.parametrize(
+    ("build", "toml", "why"),
+    [
+        (
+            ([f32("x", 1, 2)], [f32("y", 1, 2)], DOUBLE[2]),
+            "[batching]\nenabled = true",
+            "batching is asked for, but input 'x' of shape [1, 2] has a fixed first axis: "
+            + ALONE_TEXT,
+        ),
+        (
+            ([], [f32("y", 2)], [constant("y", 1, 2)]),
+            "[batching]\nenabled = true",
+            "batching is asked for, but no input has an open first axis: " + ALONE_TEXT,
+        ),
+        (
+            ROWS_INFLUENCE_EACH_OTHER["softmax over the batch"],
+            "[batching]\nenabled = true",
+            "batching is asked for, but output 'y' of a request differs when it runs in a batch: requests"
+            " run alone: " + ALONE_TEXT,
+        ),
+        (PADDED, RAGGED.replace('"ids"', '"nobody"'), f"batching.ragged: {NOBODY}ids, mask"),
+        (
+            PADDED,
+            RAGGED + "axis = 2",
+            "batching.ragged: axis 2 of input 'ids' [-1, -1] is not open",
+        ),
+        (
+            PADDED,
+            RAGGED + "pad = 0.5",
+            "batching.ragged: pad 0.5 is no INT64, as input 'ids' is",
+        ),
+        (DOUBLE, '[window]\nsamples = 2\ninput = "nobody"', f"window: {NOBODY}x"),
+        (
+            DOUBLE,
+            '[window]\nsamples = 2\ninput = "x"\ncontext = 1',
+            "window: input 'x' has shape [-1, 2]; its last axis must take 3",
+        ),
+        (CELL, STATE.replace('"h"', '"nobody"'), f"sequence.state: {NOBODY}x, h"),
+        (
+            CELL,
+            STATE + "shape = [1, 3]",
+            "sequence.state: the shape [1, 3] of 'h' does not fit the model's [-1, 2] with axis 0: give"
+            " sequence.state.shape",
+        ),
+        (
+            TO_FP64,
+            STATE,
+            "sequence.state: input 'h' is FP32 and output 'h_next' FP64; both must be of one datatype that"
+            " is not BYTES",
+        ),
+        (CELL, LOOP.replace("{h =", "{nobody ="), f"loop.feedback: {NOBODY}x, h"),
+        (
+            CELL,
+            LOOP + 'stop = "x"',
+            "loop.stop: output 'x' is not one of the model's: y, h_next",
+        ),
+        (
+            DOUBLE,
+            TWICE + "{nobody = [1, 2]}",
+            "warm-up 2 does not run: the model has no input ['nobody']",
+        ),
+        (
+            DOUBLE,
+            TWICE + "{x = [1, 3]}",
+            "warm-up 2 does not run: tensor 'x' has shape [1, 3], the model takes [-1, 2]",
+        ),
+        (DOUBLE, 'task = "text-embedding"', "text.ids: input 'input_ids'"),
+    ],
+)
+def test_rules_that_do_not_fit_the_model_are_refused_and_it_is_let_go(
+    shop: Shop, build: Build, toml: str, why: str
+) -> None:
+    assert shop.refusal(build, toml).startswith(why)
 
 
 def test_declaration_that_contradicts_the_model_is_refused(shop: Shop) -> None:
@@ -582,15 +462,6 @@ def test_declaration_that_contradicts_the_model_is_refused(shop: Shop) -> None:
     )
 
 
-def test_labels_are_those_of_the_file_or_a_note_says_why_there_are_none(shop: Shop) -> None:
-    prepared = shop.prepare(DOUBLE, labels_txt="cat\ndog\n")
-    assert (prepared.labels, prepared.notes) == ({"y": ("cat", "dog")}, ())
-    prepared = shop.prepare(DOUBLE, labels_txt=b"\xff")
-    assert prepared.labels == {}
-    (note,) = prepared.notes
-    assert note.startswith("labels.txt is ignored: it is not UTF-8")
-
-
 # tasks
 
 
@@ -598,10 +469,7 @@ def text_model(shop: Shop) -> LoadResult:
     """Load the encoder of texts as a node does."""
     write_encoder(shop.folder)
     (source,) = scan(shop.folder).models
-    preparation = Preparation(
-        shop.backend, ProfileCache(None), circumstances=CIRCUMSTANCES, clock=FakeClock()
-    )
-    return preparation.prepare(source, partial(shop.backend.load, source))
+    return shop.prepared(source)
 
 
 def test_texts_of_several_requests_share_a_run_and_become_a_vector_each(shop: Shop) -> None:
@@ -626,10 +494,6 @@ def test_texts_of_several_requests_share_a_run_and_become_a_vector_each(shop: Sh
     assert [len(answer) for answer in answers] == [1, 2]
 
 
-def test_model_whose_task_does_not_fit_is_refused_and_let_go(shop: Shop) -> None:
-    assert shop.refusal(DOUBLE, 'task = "text-embedding"').startswith("text.ids: input 'input_ids'")
-
-
 def test_model_whose_tasks_package_is_missing_is_served_by_its_tensors(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -644,63 +508,69 @@ def test_model_whose_tasks_package_is_missing_is_served_by_its_tensors(
 # measuring
 
 
-class Timed:
+class Timed(FakeModel):
     """A model whose every run takes the time that a test says."""
-
-    provider, precision, is_data_dependent = "CPUExecutionProvider", "fp32", False
-    notes: tuple[str, ...] = ()
-    outputs = OUT
 
     def __init__(
         self,
         clock: FakeClock,
         seconds: Callable[[int], float] = lambda rows: 0.001 + 0.0001 * rows,
         inputs: tuple[TensorSpec, ...] = SPEC,
+        *,
         max_rows: int = 2**30,
+        max_width: int = 2**30,
+        adds_rows: bool = False,
     ) -> None:
-        self.inputs = inputs
-        self.clock = clock
-        self.seconds = seconds
-        self.max_rows = max_rows
-        self.ran: list[int] = []
+        """`adds_rows`: its rows mix, for each is larger by their number."""
+        super().__init__(inputs)
+        self.clock, self.seconds = clock, seconds
+        self.max_rows, self.max_width, self.adds_rows = max_rows, max_width, adds_rows
         self.shapes: list[tuple[int, ...]] = []
         self.error: Exception | None = None
-        self.is_closed = False
         self.grows: Callable[[tuple[int, ...]], object] = lambda _: None
         """Is told the shape of a run whose memory is measured."""
         self.from_rest: list[tuple[int, ...]] = []
         self._is_at_rest = False
 
+    @property
+    def rows(self) -> list[int]:
+        """The rows of each run whose time is measured."""
+        return [shape[0] for shape in self.shapes]
+
+    @override
     def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
         """Everything fits."""
 
+    @override
     def give_back(self) -> None:
         """The next run is one whose memory is measured, not its time."""
         self._is_at_rest = True
 
+    @override
     def run(
         self,
         inputs: Sequence[Tensor],
         outputs: Sequence[str] = (),
         stop: StopSwitch | None = None,
     ) -> list[Tensor]:
-        rows = inputs[0].shape[0]
+        shape = inputs[0].shape
         if self._is_at_rest:
             self._is_at_rest = False
-            self.from_rest.append(inputs[0].shape)
-            self.grows(inputs[0].shape)
+            self.from_rest.append(shape)
+            self.grows(shape)
         else:
-            self.ran.append(rows)
-            self.shapes.append(inputs[0].shape)
+            self.shapes.append(shape)
         if self.error is not None:
             raise self.error
-        if rows > self.max_rows:
-            raise RunFailed(f"out of memory at {rows} rows")
-        self.clock.now_s += self.seconds(rows)
-        return [Tensor("y", Datatype.FP32, inputs[0].shape, inputs[0].data)]
-
-    def close(self) -> None:
-        self.is_closed = True
+        if len(shape) > 1 and shape[1] > self.max_width:
+            raise InvalidRequest("too wide")
+        if shape[0] > self.max_rows:
+            raise RunFailed(f"out of memory at {shape[0]} rows")
+        self.clock.now_s += self.seconds(shape[0])
+        y = Tensor("y", Datatype.FP32, shape, inputs[0].data)
+        if self.adds_rows:
+            y = Tensor.from_numpy("y", y.to_numpy() + np.float32(shape[0]))
+        return [y]
 
 
 class Bench:
@@ -751,8 +621,8 @@ class Bench:
             self.used -= self.peak
         self.used += size_bytes
 
-    def timed(self, seconds: Callable[[int], float] | None = None, **how: Any) -> Timed:
-        return Timed(self.clock, seconds, **how) if seconds else Timed(self.clock, **how)
+    def timed(self, *seconds: Callable[[int], float], **how: Any) -> Timed:
+        return Timed(self.clock, *seconds, **how)
 
     @property
     def preparation(self) -> Preparation:
@@ -799,11 +669,11 @@ def test_numbers_of_rows_are_run_as_often_as_their_time_allows_and_medians_count
     model = bench.timed(lambda _: POINT_S / 4)
     bench.prepare(model, ALONE)
     # once to see that it runs, once for the shape, and then for as long as a point may take
-    assert model.ran == [1] * (2 + 4)
+    assert model.rows == [1] * (2 + 4)
     scatter = iter([1.0, 1.0, *[0.001, 0.001, 0.5] * 100])
     model = bench.timed(lambda _: next(scatter) * 1e-3)
     quick = bench.prepare(model, replace(ALONE, instances=2), digest="2")
-    assert model.ran == [1] * (2 + POINT_RUNS)
+    assert model.rows == [1] * (2 + POINT_RUNS)
     assert points(quick) == [(1, 1e-6)]
     model = bench.timed(lambda rows: BUDGET_S * rows)
     began_s = bench.clock.now_s
@@ -825,18 +695,6 @@ def test_other_work_of_the_machine_decides_no_choice_of_rows(bench: Bench) -> No
     prepared = bench.prepare(model, up_to(4))
     assert points(prepared) == [(1, 0.080), (2, 0.160), (4, 0.300)]
     assert prepared.plan.batch_rows == 4
-
-
-def test_repeated_measurements_take_turns_and_those_far_from_the_best_are_made_once(
-    bench: Bench,
-) -> None:
-    model = bench.timed(lambda rows: 0.8 * POINT_S * rows)
-    bench.prepare(model, up_to(2))
-    assert model.ran[-6:] == [1, 1, 2] * AGAIN  # no run of them is thrown away
-    model = bench.timed(lambda rows: 0.1 if rows < 4 else 0.12 * rows / 4)
-    bench.prepare(model, up_to(8))
-    again = model.ran[model.ran.index(8) :]
-    assert {rows for rows in again if rows != 8} == {4}
 
 
 def test_no_more_rows_are_tried_than_the_model_bears_or_memory_holds(bench: Bench) -> None:
@@ -864,25 +722,8 @@ def test_error_that_nobody_expected_lets_the_model_go(bench: Bench) -> None:
 OPEN = (TensorSpec("x", Datatype.FP32, (-1, -1)),)
 
 
-class Picky(Timed):
-    """Takes no longer rows than `most`."""
-
-    most = 8
-
-    def run(
-        self,
-        inputs: Sequence[Tensor],
-        outputs: Sequence[str] = (),
-        stop: StopSwitch | None = None,
-    ) -> list[Tensor]:
-        if inputs[0].shape[1] > self.most:
-            self.shapes.append(inputs[0].shape)
-            raise InvalidRequest("too wide")
-        return super().run(inputs, outputs, stop)
-
-
 def test_open_sizes_are_tried_until_one_runs(bench: Bench) -> None:
-    model = Picky(bench.clock, inputs=OPEN)
+    model = bench.timed(inputs=OPEN, max_width=8)
     prepared = bench.prepare(model)
     assert model.shapes[:3] == [(1, dim) for dim in PROFILE_DIMS[:3]]
     assert {shape[1] for shape in model.shapes[3:] if shape[1] <= 8} == {8}
@@ -894,10 +735,10 @@ def test_warm_up_is_run_as_often_as_it_says(bench: Bench) -> None:
     warm_up = Rules(warm_up=(WarmUp(shapes=(("x", (5, 2)),), count=3), WarmUp(count=2)))
     model = bench.timed()
     bench.prepare(model, warm_up)
-    assert model.ran[:6] == [5, 5, 5, 1, 1, 1]
+    assert model.rows[:6] == [5, 5, 5, 1, 1, 1]
     model = bench.timed()
     bench.prepare(model, warm_up)  # whatever the cache knows
-    assert model.ran == [5, 5, 5, 1, 1, 1]
+    assert model.rows == [5, 5, 5, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -931,12 +772,12 @@ def test_second_start_measures_nothing_unless_the_file_device_runtime_or_a_rule_
     def is_measured(rules: Rules | None = None, *, digest: str = "") -> bool:
         model = bench.timed()
         bench.prepare(model, rules, digest=digest)
-        return len(model.ran) > 10
+        return len(model.rows) > 10
 
     first = bench.prepare(bench.timed())
     model = bench.timed()
     second = bench.prepare(model)
-    assert model.ran == [1]  # its first run is slow: not for a caller
+    assert model.rows == [1]  # its first run is slow: not for a caller
     assert (second.plan, second.measured) == (first.plan, first.measured)
     assert is_measured(digest="2")
     assert is_measured(up_to(4))
@@ -955,28 +796,6 @@ def test_second_start_measures_nothing_unless_the_file_device_runtime_or_a_rule_
     assert not is_measured()
 
 
-def test_states_of_a_model_are_part_of_what_was_measured(bench: Bench) -> None:
-    h, following = (TensorSpec(name, Datatype.FP32, (-1, 2)) for name in ("h", "h_next"))
-
-    class Cell(Timed):
-        outputs = (*OUT, following)
-
-        def run(
-            self,
-            inputs: Sequence[Tensor],
-            outputs: Sequence[str] = (),
-            stop: StopSwitch | None = None,
-        ) -> list[Tensor]:
-            given = super().run(inputs, outputs, stop)
-            return [*given, given[0].replace(name="h_next")]
-
-    states = Rules(sequence=SequenceRules(states=(StateTensor("h", "h_next"),)))
-    for rules, is_measured in ((states, True), (states, False), (None, True)):
-        model = Cell(bench.clock, inputs=(*SPEC, h))
-        bench.prepare(model, rules)
-        assert (len(model.ran) > 10) is is_measured
-
-
 def test_pipeline_is_measured_each_time_for_its_models_may_be_others(bench: Bench) -> None:
     steps = (PipelineStep("m", "", (("x", "x"),), (("y", "y"),)),)
     for _ in range(2):
@@ -985,7 +804,7 @@ def test_pipeline_is_measured_each_time_for_its_models_may_be_others(bench: Benc
             source_of("p").name, source_of("p").version, steps, lambda *_, member=member: member
         )
         prepared = bench.prepare(chain, Rules(steps=steps))
-        assert len(member.ran) > 10
+        assert len(member.rows) > 10
         assert prepared.plan.is_batching
 
 
@@ -1001,38 +820,6 @@ def test_memory_that_a_load_takes_at_its_peak_is_what_the_next_one_needs(bench: 
     assert bench.preparation.needed_bytes(small) == 20_000
     assert bench.preparation.needed_bytes(large) == 90_000
     assert bench.prepare(bench.timed()).measured == measured  # as kept on disk
-
-
-def test_memory_of_larger_batches_or_of_others_is_no_part_of_a_load_s_peak(bench: Bench) -> None:
-    before = bench.used
-
-    def seconds(rows: int) -> float:
-        assert all(thread.name != "memory" for thread in threading.enumerate())  # nobody looks
-        bench.used = before + 700 + rows
-        return 0.001 if rows > 1 else 0.01
-
-    measured = bench.prepare(bench.timed(seconds), up_to(2)).measured
-    assert (measured.memory_bytes, measured.peak_bytes) == (702, 702)
-
-    def given_back(_: int) -> float:
-        bench.used = 10
-        return 0.001
-
-    assert bench.prepare(bench.timed(given_back), digest="2").measured.memory_bytes == 0
-
-
-def test_memory_of_streams_is_counted_with_the_model_s(bench: Bench) -> None:
-    bench.peak = 20_000
-    bench.streams, bench.stream = 2, bench.timed(slow(0.009))
-
-    def close() -> None:
-        bench.used -= 300
-
-    bench.stream.close = close  # type: ignore[method-assign]
-    prepared = bench.prepare(bench.timed(slow()))
-    assert prepared.streams is not None
-    assert prepared.measured.memory_bytes == 1_000
-    assert prepared.measured.peak_bytes == 20_700
 
 
 # runs of one thread beside one another
@@ -1053,10 +840,10 @@ def test_streams_are_kept_where_they_do_as_much_as_runs_of_all_threads(bench: Be
     assert bench.stream_loads == 2  # to measure, and to keep
     assert prepared.plan.batch_rows == 1
     assert prepared.streams.rows == prepared.streams.profile.points[-1].rows == 8
-    ran = len(stream.ran)
+    ran = len(stream.rows)
     again = bench.prepare(bench.timed(slow()))
     assert again.streams == prepared.streams
-    assert len(stream.ran) == ran + 1  # its first run is slow: not for a caller
+    assert len(stream.rows) == ran + 1  # its first run is slow: not for a caller
     assert bench.prepare(bench.timed(slow()), Rules(instances=2)).streams is None
     limited = bench.prepare(bench.timed(slow()), up_to(3))
     assert limited.streams is not None
@@ -1066,15 +853,6 @@ def test_streams_are_kept_where_they_do_as_much_as_runs_of_all_threads(bench: Be
     with pytest.raises(AssertionError):  # the stream cannot be loaded: the model is let go
         bench.prepare(model)
     assert model.is_closed
-
-
-def test_streams_take_no_more_rows_than_a_run_may_take_long(bench: Bench) -> None:
-    assert STREAM_RUN_S < 0.3 < STREAM_LONGEST_S < 2 * 0.3
-    bench.streams, bench.stream = 2, bench.timed(slow(0.3))
-    prepared = bench.prepare(bench.timed(slow(0.4)))
-    assert len(points(prepared)) > 1
-    assert prepared.streams is not None
-    assert [point.rows for point in prepared.streams.profile.points] == [1]
 
 
 @pytest.mark.parametrize(
@@ -1093,8 +871,8 @@ def test_streams_that_seem_to_do_a_little_less_are_measured_again_in_turns(
 
     def seconds(rows: int) -> float:
         """Return what a run takes before and after the model was measured beside it."""
-        ran_before.append(len(model.ran))
-        return (first_s if len(model.ran) == ran_before[0] else then_s) * rows
+        ran_before.append(len(model.rows))
+        return (first_s if len(model.rows) == ran_before[0] else then_s) * rows
 
     stream = bench.timed(seconds)
     bench.streams, bench.stream = 2, stream
@@ -1105,7 +883,7 @@ def test_streams_that_seem_to_do_a_little_less_are_measured_again_in_turns(
         assert prepared.streams.profile.points == ((1, pytest.approx(then_s)),)
     else:
         assert (prepared.stream, prepared.measured.stream_profile) == (None, None)
-    assert (len(model.ran) > ran_before[0]) is is_measured_again
+    assert (len(model.rows) > ran_before[0]) is is_measured_again
 
 
 # short runs
@@ -1146,41 +924,14 @@ def test_short_runs_have_one_thread_where_more_gain_little(bench: Bench, times: 
     if is_alone:
         assert bench.stream_loads == 2  # to measure, and to keep
         assert prepared.measured.memory_bytes == 1_300  # a fake does not give the first one's back
-        ran = len(alone.ran)
+        ran = len(alone.rows)
         again = bench.prepare(bench.timed(quick))
         assert (again.loaded, again.measured) == (alone, prepared.measured)
-        assert len(alone.ran) == ran + 1  # its first run is slow: not for a caller
-
-
-def test_short_runs_are_compared_at_the_rows_that_wait_together_at_a_busy_node(
-    bench: Bench,
-) -> None:
-    alone = bench.timed(lambda rows: quick(rows) if rows == SHORT_ROWS else 9 * quick(rows))
-    bench.streams, bench.stream = 2, alone
-    assert bench.prepare(bench.timed(quick)).loaded is alone
-    steps = (PipelineStep("m", "", (("x", "x"),), (("y", "y"),)),)
-    chain = PipelineModel(
-        source_of("p").name, source_of("p").version, steps, lambda *_: bench.timed(quick)
-    )
-    assert bench.prepare(chain, Rules(steps=steps)).loaded is chain
+        assert len(alone.rows) == ran + 1  # its first run is slow: not for a caller
 
 
 def test_model_keeps_all_threads_where_its_rows_mix_on_one_alone(bench: Bench) -> None:
-    class Mixing(Timed):
-        @override
-        def run(
-            self,
-            inputs: Sequence[Tensor],
-            outputs: Sequence[str] = (),
-            stop: StopSwitch | None = None,
-        ) -> list[Tensor]:
-            rows = inputs[0].shape[0]
-            return [
-                Tensor.from_numpy(one.name, one.to_numpy() + np.float32(rows))
-                for one in super().run(inputs, outputs, stop)
-            ]
-
-    model, alone = bench.timed(quick), Mixing(bench.clock, quick)
+    model, alone = bench.timed(quick), bench.timed(quick, adds_rows=True)
     bench.streams, bench.stream = 2, alone
     prepared = bench.prepare(model)
     assert prepared.loaded is model
@@ -1226,26 +977,26 @@ def test_memory_that_grows_with_the_square_of_a_row_s_length_is_found(bench: Ben
     assert model.from_rest == [(64, 64), (1, 512), (1, 64)]
     assert need is not None
     assert (need.elements, need.linear_bytes, need.square_bytes) == pytest.approx((64, 100, 2))
-    picky = Picky(bench.clock, slow(0.001), OPEN)  # longer rows are not held against it
-    picky.most = 128
+    picky = bench.timed(
+        slow(0.001), inputs=OPEN, max_width=128
+    )  # longer rows are not held against it
     assert bench.prepare(picky, digest="2").measured.need is not None
     assert (1, 128) in picky.from_rest
 
 
-def test_language_model_is_ready_once_it_has_generated(tmp_path: Path) -> None:
-    write_decoder_folder(tmp_path / "tiny" / "1")
-    (tmp_path / "tiny" / "capamesh.toml").write_text("task = 'chat'")
-    (source,) = scan(tmp_path).models
-    backend = OnnxBackend()
-    preparation = Preparation(backend, ProfileCache(None), circumstances={}, clock=FakeClock())
-    prepared = preparation.prepare(source, partial(backend.load, source))
+def test_language_model_is_ready_once_it_has_generated(shop: Shop) -> None:
+    folder = shop.folder / "tiny"
+    write_decoder_folder(folder / "1")
+    (folder / "capamesh.toml").write_text("task = 'chat'")
+    (source,) = scan(shop.folder).models
+    prepared = shop.prepared(source)
     assert isinstance(prepared.loaded, LoadedDecoder)
     slots = prepared.loaded.slots
     assert (slots.count, slots.length, prepared.max_parts) == (8, CONTEXT, CONTEXT)
     assert prepared.plan == BatchPlan((), ())
     assert [slots.used(slot) for slot in range(slots.count)] == [0] * 8
     assert prepared.measured.memory_bytes >= source.size_bytes + prepared.loaded.pool_bytes
-    (tmp_path / "tiny" / "1" / "tokenizer.json").unlink()
-    (source,) = scan(tmp_path).models
+    (folder / "1" / "tokenizer.json").unlink()
+    (source,) = scan(shop.folder).models
     with pytest.raises(ModelInvalid, match=r"'tokenizer\.json' is not in the model's folder"):
-        preparation.prepare(source, partial(backend.load, source))
+        shop.prepared(source)

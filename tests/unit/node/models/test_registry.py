@@ -14,9 +14,8 @@ from capamesh.node.models.registry import (
 )
 from capamesh.node.profiling.profile_cache import Measured
 from capamesh.node.repository.rules import StateTensor
-from capamesh.node.scheduling import BatchPlan, MemoryBudget, PendingRequest, RunBounds
+from capamesh.node.scheduling import BatchPlan, PendingRequest
 from capamesh.node.scheduling.run_health import FAILED_REQUESTS
-from capamesh.node.scheduling.run_need import MARGIN, RunNeed
 from capamesh.node.scheduling.runner import ModelRunner
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.adverts import (
@@ -206,22 +205,3 @@ def test_model_whose_runs_fail_is_ready_and_its_offer_says_so() -> None:
     bad.runner.scheduler.health.succeeded()
     assert models.reported_anew()
     assert all(offer.reason == "" for offer in models.offers())
-
-
-def test_rows_that_memory_holds_are_reported_anew_when_other_models_take_of_it() -> None:
-    models = ModelRegistry()
-    one = running("m")
-    budget = MemoryBudget(1_000)
-    one.bounds = RunBounds(
-        BatchPlan(SPEC, OUT, is_batching=True),
-        RunNeed(elements=2, linear_bytes=5 / MARGIN),
-        None,
-        budget,
-    )
-    models.ready(one)
-    assert [offer.max_rows for offer in models.offers()] == [100]
-    assert not models.reported_anew()
-    budget.models_bytes = 600
-    assert models.reported_anew()
-    assert [offer.max_rows for offer in models.offers()] == [40]
-    assert not models.reported_anew()

@@ -54,29 +54,6 @@ def test_request_of_many_rows_displaces_as_many_as_it_needs_or_nobody() -> None:
         desk.submit(2, priority=1)
 
 
-def test_requests_are_not_displaced_in_vain() -> None:
-    desk = Desk(limit_rows=16)
-    desk.submit(12, priority=1)
-    for _ in range(4):
-        desk.submit(priority=128)
-    with pytest.raises(Overloaded, match="16 rows are in flight"):
-        desk.submit(6, priority=1)
-    assert desk.answers == []
-    desk.submit(3, priority=1)
-    assert desk.outcomes() == ["overloaded"] * 3
-
-
-def test_request_that_runs_or_is_ready_to_run_is_not_displaced() -> None:
-    desk = Desk(limit_rows=2, batch_rows=1)
-    desk.submit(priority=128)
-    desk.submit(priority=128)
-    assert desk.batcher.take(0.0) is not None
-    assert desk.batcher.take(0.0, is_ahead=True) is not None
-    with pytest.raises(Overloaded, match="2 rows are in flight"):
-        desk.submit(priority=1)
-    assert desk.answers == []
-
-
 @given(
     st.lists(
         st.tuples(st.sampled_from([1, 100, 128, 200]), st.booleans(), st.integers(0, 5)),

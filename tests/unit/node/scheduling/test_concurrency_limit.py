@@ -1,16 +1,11 @@
 from __future__ import annotations
 
-import math
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from capamesh.node.scheduling.concurrency_limit import (
-    FALL_S,
     MAX_QUEUE_S,
     MOST_SPEED,
-    RISE_S,
     STOCK_BATCHES,
     ConcurrencyLimit,
 )
@@ -22,18 +17,6 @@ def test_limit_starts_from_what_the_device_runs_in_its_time_by_the_profile() -> 
     assert ConcurrencyLimit(full_rows=1, row_s=0.0).rows == STOCK_BATCHES
 
 
-def test_one_run_moves_the_speed_by_its_part_of_the_time_constant() -> None:
-    limit = ConcurrencyLimit(full_rows=1, row_s=0.01)
-    limit.ran(4.0, FALL_S, 10.0)
-    down = 1 - 0.75 * (1 - math.exp(-1))
-    assert limit.speed == pytest.approx(down)
-    assert limit.rows == round(200 * down)
-    limit.ran(1.0, 0.01, 10.0 + RISE_S / 2)
-    up = down + (1 - down) * (1 - math.exp(-0.5))
-    assert limit.speed == pytest.approx(up)
-    assert limit.rows == round(200 * up)
-
-
 def test_slow_models_stock_of_batches_is_as_much_work_on_a_slower_device() -> None:
     limit = ConcurrencyLimit(full_rows=1, row_s=4.0)
     assert limit.rows == 8
@@ -43,15 +26,6 @@ def test_slow_models_stock_of_batches_is_as_much_work_on_a_slower_device() -> No
     for at in range(40):
         limit.ran(0.5, 2.0, 200 + 2.0 * at)
     assert limit.rows == 8
-
-
-def test_profile_that_was_too_slow_lends_no_longer_stock_once_the_device_has_shown_better() -> None:
-    limit = ConcurrencyLimit(full_rows=1, row_s=4.0)
-    for at in range(40):
-        limit.ran(0.5, 2.0, 2.0 * at)
-    for at in range(40):
-        limit.ran(1.0, 4.0, 100 + 4.0 * at)
-    assert limit.rows == 4
 
 
 def test_model_without_a_profile_goes_by_what_its_runs_take() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_desk import Desk
 
 from capamesh.node.repository.rules import (
     NO_AXIS,
@@ -15,12 +16,13 @@ from capamesh.node.repository.rules import (
     SequenceRules,
     StateTensor,
 )
-from capamesh.node.scheduling import Batch, BatchPlan, DynamicBatcher, PendingRequest, Result
+from capamesh.node.scheduling import BatchPlan
 from capamesh.protocol.errors import CapameshError, InvalidRequest
 from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 
 I32 = Datatype.INT32
+Y = Tensor.from_numpy("y", np.zeros((1, 1), np.int32))
 CONTROLS = (
     ControlTensor("start", ControlKind.START, I32, -7.0, 7.0),
     ControlTensor("end", ControlKind.END, Datatype.FP32, 0.5, 1.5),
@@ -47,8 +49,8 @@ def plan_of(
     )
 
 
-def x(rows: int = 1) -> Tensor:
-    return Tensor.from_numpy("x", np.arange(rows, dtype=np.int32).reshape(rows, 1))
+def x() -> Tensor:
+    return Tensor.from_numpy("x", np.zeros((1, 1), np.int32))
 
 
 def given(plan: BatchPlan, mark: SequenceMark | None) -> dict[str, Any]:
@@ -116,68 +118,36 @@ def test_id_that_the_model_cannot_take_is_the_caller_s_mistake(
     assert caught.value.message.startswith(reason)
 
 
-def test_control_without_a_batch_axis_has_one_element() -> None:
-    plan = BatchPlan(
-        (TensorSpec("x", I32, (3,)), TensorSpec("start", I32, (1,))),
-        (TensorSpec("y", I32, (3,)),),
-        controls=CONTROLS[:1],
-    )
-    assert given(plan, SequenceMark(1, is_start=True)) == {"start": [7]}
-    request = PendingRequest(plan.completed((x(),), SequenceMark(1)), (), _ignored, arrived_s=0.0)
-    plan.prepare(request)  # x is one whole request, however long
-
-
-class Desk:
-    """An engine of a model without states whose requests belong to sequences."""
+class ControlDesk(Desk):
+    """An engine of a model whose requests belong to sequences."""
 
     def __init__(self, plan: BatchPlan, rules: SequenceRules) -> None:
-        self.batcher = DynamicBatcher(plan, Rules(sequence=rules), None, max_in_flight=100)
-        self.now_s = 0.0
-        self.answers: list[Result] = []
+        super().__init__(plan, rules=Rules(sequence=rules), profile=None)
 
-    def submit(self, key: int, *, start: bool = False, end: bool = False) -> None:
+    def ask(self, key: int, *outputs: Tensor, start: bool = False, end: bool = False) -> Any:
+        """Run a request that is answered with `outputs`; return the state that it was given."""
         mark = SequenceMark(key, start, end)
-        request = PendingRequest(
-            self.batcher.plan.completed((x(),), mark),
-            (),
-            lambda _, result: self.answers.append(result),
-            arrived_s=self.now_s,
-            sequence=mark,
-        )
-        self.batcher.submit(request, self.now_s)
-
-    def taken(self) -> Batch:
-        batch = self.batcher.take(self.now_s)
-        assert batch is not None
-        return batch
-
-    def run(self, *outputs: Tensor) -> None:
-        batch = self.taken()
-        results = [list(outputs) or [Tensor.from_numpy("y", np.zeros((1, 1), np.int32))]]
-        self.batcher.finished(batch, results * len(batch.requests), self.now_s, run_s=0.01)
+        request = self.submit(inputs=self.batcher.plan.completed((x(),), mark), sequence=mark)
+        state = [one.to_numpy().tolist() for one in request.inputs if one.name == "s"]
+        self.finish(self.taken(), results=[list(outputs or (Y,))])
+        return state
 
 
 def test_sequence_without_a_state_starts_with_its_mark_and_ends_with_it_or_silence() -> None:
-    desk = Desk(plan_of(CONTROLS[0]), SequenceRules(controls=CONTROLS[:1], idle_s=5.0))
-    with pytest.raises(CapameshError, match="sequence 1 has not started here"):
-        desk.submit(1)
-    desk.submit(1, start=True)
-    desk.run()
-    desk.submit(1)
-    desk.run()
-    desk.submit(1, end=True)
-    desk.run()
-    with pytest.raises(CapameshError, match="sequence 1 has not started here"):
-        desk.submit(1)
-    desk.submit(2, start=True)
-    desk.run()
-    desk.now_s = 4.9
-    desk.submit(2)
-    desk.run()
-    desk.now_s = 9.9
+    desk = ControlDesk(plan_of(CONTROLS[0]), SequenceRules(controls=CONTROLS[:1], idle_s=5.0))
+    for _ in range(2):
+        with pytest.raises(CapameshError, match="sequence 1 has not started here"):
+            desk.ask(1)
+        desk.ask(1, start=True)
+        desk.ask(1)
+        desk.ask(1, end=True)
+    desk.ask(2, start=True)
+    desk.now_s += 4.9
+    desk.ask(2)
+    desk.now_s += 5.0
     with pytest.raises(CapameshError, match="silent for more than 5 s"):
-        desk.submit(2)
-    assert len(desk.answers) == 5
+        desk.ask(2)
+    assert desk.outcomes() == ["ok"] * 8
 
 
 def test_state_begins_as_its_file_says_and_is_shown_where_its_output_is_declared() -> None:
@@ -185,18 +155,12 @@ def test_state_begins_as_its_file_says_and_is_shown_where_its_output_is_declared
     state = StateTensor("s", "s_next", 0, (1, 2), "begin", begin.tobytes(), is_shown=True)
     plan = plan_of(CONTROLS[0], states=(state,))
     assert [spec.name for spec in plan.public_outputs] == ["y", "s_next"]
-    desk = Desk(plan, SequenceRules(states=(state,), controls=CONTROLS[:1]))
+    desk = ControlDesk(plan, SequenceRules(states=(state,), controls=CONTROLS[:1]))
     following = Tensor.from_numpy("s_next", np.array([[30, 40]], np.int32))
-    y = Tensor.from_numpy("y", np.zeros((1, 1), np.int32))
-    desk.submit(1, start=True)
-    assert _state(desk.batcher) == [[3, 4]]
-    desk.run(y, following)
-    assert desk.answers == [[y, following]]
-    desk.submit(1)
-    assert _state(desk.batcher) == [[30, 40]]
-    desk.run(y, following)
-    desk.submit(1, start=True)
-    assert _state(desk.batcher) == [[3, 4]]
+    assert desk.ask(1, Y, following, start=True) == [[[3, 4]]]
+    assert [result for _, result in desk.answers] == [[Y, following]]
+    assert desk.ask(1, Y, following) == [[[30, 40]]]
+    assert desk.ask(1, Y, following, start=True) == [[[3, 4]]]
 
 
 def test_state_of_a_model_that_takes_one_sequence_at_a_time_has_no_axis_of_sequences() -> None:
@@ -206,18 +170,7 @@ def test_state_of_a_model_that_takes_one_sequence_at_a_time_has_no_axis_of_seque
         (TensorSpec("y", I32, (-1,)), TensorSpec("s_next", I32, (2,))),
         states=(state,),
     )
-    desk = Desk(plan, SequenceRules(states=(state,)))
-    desk.submit(1, start=True)
+    desk = ControlDesk(plan, SequenceRules(states=(state,)))
     following = Tensor.from_numpy("s_next", np.array([5, 6], np.int32))
-    desk.run(Tensor.from_numpy("y", np.zeros(1, np.int32)), following)
-    desk.submit(1)
-    assert _state(desk.batcher) == [5, 6]
-
-
-def _state(batcher: DynamicBatcher) -> Any:
-    (request,) = batcher._requests.queue
-    return next(one for one in request.inputs if one.name == "s").to_numpy().tolist()
-
-
-def _ignored(request: PendingRequest, result: Result) -> None:
-    """Stand for a caller who does not look."""
+    desk.ask(1, Y, following, start=True)
+    assert desk.ask(1, Y, following) == [[5, 6]]

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_desk import F32, PROFILE, Desk, y
+from engine_desk import F32, Desk, y
 
-from capamesh.node.scheduling import PendingRequest, Result, Streams
+from capamesh.node.repository.rules import Rules
+from capamesh.node.scheduling import PendingRequest
 from capamesh.node.scheduling.dynamic_batcher import AHEAD_S
 from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
@@ -17,26 +18,8 @@ from capamesh.node.scheduling.shedding import EXPIRE_EVERY_S
 from capamesh.protocol.errors import (
     DeadlineExceeded,
     Overloaded,
-    RunFailed,
 )
 from capamesh.protocol.tensors import Tensor
-
-GENEROUS = ServiceProfile((ProfilePoint(1, 1e-6),))
-"""A limit of two million rows."""
-
-
-def test_batching_can_be_given_up_while_requests_are_queued() -> None:
-    desk = Desk()
-    requests = [desk.submit() for _ in range(2)]
-    desk.batcher.stop_batching()
-    requests.append(desk.submit())
-    taken: list[list[PendingRequest]] = []
-    for _ in requests:
-        batch = desk.taken()
-        taken.append(list(batch.requests))
-        desk.finish(batch)
-    assert taken == [[request] for request in requests]
-
 
 # the optional wait for company
 
@@ -54,34 +37,12 @@ def test_request_waits_for_company_as_long_as_the_delay_and_no_longer() -> None:
     assert desk.batcher.next_event_s() == math.inf
 
 
-def test_urgent_newcomers_do_not_stretch_the_wait_of_those_before_them() -> None:
-    desk = Desk(max_delay_us=5_000)
-    first = desk.submit(priority=9)
-    desk.now_s = 0.004
-    urgent = desk.submit(priority=0)
-    assert desk.batcher.next_event_s() == 0.005
-    desk.now_s = 0.005
-    assert desk.take() == [urgent, first]
-
-
 def test_wait_for_company_leaves_time_to_run_before_the_deadline() -> None:
     desk = Desk(max_delay_us=1_000_000)
     requests = [desk.submit(left_s=0.060), desk.submit(left_s=0.050)]
     assert 0.020 < desk.batcher.next_event_s() < 0.030  # a run takes 10 to 15 ms
     desk.now_s = desk.batcher.next_event_s()
     assert sorted(desk.take(), key=requests.index) == requests
-
-
-def test_next_event_is_the_first_deadline_or_the_end_of_the_wait_for_company() -> None:
-    desk = Desk(max_delay_us=5_000)
-    assert desk.batcher.next_event_s() == math.inf
-    desk.submit(left_s=0.5)
-    assert desk.batcher.next_event_s() == 0.005
-    desk.now_s = 0.005
-    batch = desk.taken()
-    assert desk.batcher.next_event_s() == 0.5  # its deadline, as it runs
-    desk.finish(batch)
-    assert desk.batcher.next_event_s() == math.inf
 
 
 def test_deadlines_that_pass_one_after_the_other_are_looked_at_together() -> None:
@@ -135,71 +96,10 @@ def test_more_requests_than_may_be_in_flight_are_refused_whatever_their_rows() -
     assert refused.value.retry_after_s > 0
 
 
-def test_short_deadline_is_no_reason_to_refuse_because_it_goes_first() -> None:
-    desk = Desk()
-    desk.submit(8)
-    batch = desk.taken()
-    desk.submit(8)
-    assert desk.load().queue_us == 36_000  # a batch of eight rows, and half of one before it
-    urgent = desk.submit(left_s=0.050)
-    desk.finish(batch, 0.024)
-    assert desk.take() == [urgent]
-
-
-def test_deadline_that_has_passed_is_refused_as_such() -> None:
-    desk = Desk()
-    with pytest.raises(DeadlineExceeded):
-        desk.submit(left_s=0.0)
-    assert desk.batcher.is_idle
-
-
-def test_slow_runs_lower_the_limit_and_quick_ones_raise_it_again() -> None:
-    desk = Desk()
-    start = desk.batcher.limit.rows
-    assert start == 667  # rows that run within two seconds, at 3 ms each
-
-    def window(factor: float) -> int:
-        for _ in range(10):
-            while True:
-                try:
-                    desk.submit(8)
-                except Overloaded:
-                    break
-            desk.finish(desk.taken(), 0.024 * factor)
-        desk.now_s += 1.0
-        return desk.batcher.limit.rows
-
-    for _ in range(60):
-        assert window(1.0) == start
-    for _ in range(20):
-        low = window(10.0)
-    assert low < start / 4
-    for _ in range(20):
-        again = window(1.0)
-    assert again == start
-
-
 # deadlines and cancelling
 
 
-def test_cancelling_what_was_never_accepted_does_nothing() -> None:
-    desk = Desk()
-    desk.batcher.cancel(desk.request(), 0.0)
-    assert desk.batcher.is_idle
-    assert "cancelled" not in desk.batcher.meter.requests
-
-
 # failures
-
-
-def test_run_that_was_not_whole_says_nothing_about_the_model() -> None:
-    desk = Desk()
-    desk.submit()
-    batch = desk.taken()
-    desk.batcher.finished(batch, [RunFailed("no")], 9.0, run_s=9.0, is_whole=False)
-    assert desk.batcher.time.slowdown == 1.0
-    assert desk.load().run_us == 10_000
-    assert desk.batcher.meter.batches == 1
 
 
 def test_requests_that_end_together_are_reported_in_the_order_in_which_they_came() -> None:
@@ -235,14 +135,6 @@ def test_load_counts_requests_and_times_what_waits_before_a_newcomer() -> None:
     assert (report.in_flight, report.queued) == (3, 1)
     assert report.limit == 4  # sixteen rows, in requests of four
     assert report.queue_us == 24_000  # one batch of four rows, and half of one before it
-
-
-def test_wait_of_requests_that_run_alone_is_by_the_rows_of_each() -> None:
-    desk = Desk(is_batching=False, profile=GENEROUS, max_in_flight=10)
-    for _ in range(3):
-        desk.submit(100)
-    desk.taken()
-    assert desk.load().queue_us == 250  # two of 100 rows and half of one, a microsecond each row
 
 
 # memory
@@ -317,40 +209,11 @@ def test_waiting_request_that_would_be_late_is_answered_and_not_run() -> None:
     assert other.state is RequestState.QUEUED
 
 
-def test_last_that_waits_is_run_however_late_it_seems() -> None:
-    desk = Desk(batch_rows=1)
-    desk.submit()
-    running = desk.taken()
-    first, last = desk.submit(left_s=0.012), desk.submit(left_s=0.028)
-    desk.finish(running)
-    assert desk.take() == [last]
-    assert [request for request, _ in desk.answers][1:] == [first]
-
-
-@pytest.mark.parametrize("others", [1, 2])
-def test_late_request_that_withdraws_all_others_leaves_nothing_to_run(others: int) -> None:
-    desk = Desk(batch_rows=1)
-    desk.submit()
-    running = desk.taken()
-    late = desk.submit(left_s=0.012)
-    waiting = [desk.submit(left_s=0.014) for _ in range(others)]
-
-    def withdraw(request: PendingRequest, result: Result) -> None:
-        desk.answered(request, result)
-        for other in waiting:
-            desk.batcher.cancel(other, desk.now_s)
-
-    late.done = withdraw
-    desk.finish(running)
-    assert desk.batcher.take(desk.now_s) is None
-    assert desk.batcher.is_idle
-
-
 def test_requests_that_all_can_start_now_are_not_late_if_their_runs_end_in_time() -> None:
     desk = Desk()  # a run takes 10 to 24 ms
     requests = [desk.submit(left_s=0.018) for _ in range(8)]
     assert desk.take() == requests
-    desk = Desk(batch_rows=1, instances=2)
+    desk = Desk(batch_rows=1, rules=Rules(instances=2))
     requests = [desk.submit(left_s=0.018) for _ in range(2)]
     assert [desk.take(), desk.take()] == [requests[:1], requests[1:]]
 
@@ -386,15 +249,6 @@ def test_running_requests_are_not_counted_as_waiting() -> None:
         desk.submit()
 
 
-def test_requests_of_a_model_with_streams_start_at_once_as_many_as_there_are() -> None:
-    streams = Streams(4, PROFILE, 1)
-    desk = Desk(batch_rows=1, max_queue=1, streams=streams)
-    for _ in range(5):
-        desk.submit()
-    with pytest.raises(Overloaded):
-        desk.submit()
-
-
 # bulk work beside online work
 
 
@@ -411,15 +265,6 @@ def test_bulk_work_leaves_half_of_the_limit_to_online_work() -> None:
     while desk.batcher.in_flight:
         desk.finish(desk.taken())
     assert (desk.batcher._requests.bulk, desk.batcher._requests.bulk_rows) == (0, 0)
-
-
-def test_bulk_requests_fill_half_of_those_that_may_be_in_flight() -> None:
-    desk = Desk(max_in_flight=6, profile=GENEROUS)
-    for _ in range(3):
-        desk.submit(is_bulk=True)
-    with pytest.raises(Overloaded, match="3 bulk requests"):
-        desk.submit(is_bulk=True)
-    desk.submit()
 
 
 def test_request_of_more_rows_than_the_limit_gets_in_beside_others_up_to_half_of_it() -> None:
@@ -460,18 +305,6 @@ def test_people_wait_for_the_bulk_run_that_has_begun_and_not_for_what_waits() ->
     assert desk.load().queue_us == 12_000  # half of a run of eight rows
     desk.submit(4)
     assert desk.load().queue_us == 12_000 + 16_000
-
-
-def test_latency_that_is_told_is_that_of_people() -> None:
-    desk = Desk(limit_rows=1000)
-    for _ in range(5):
-        desk.submit(8, is_bulk=True)
-    desk.submit()
-    desk.finish(desk.taken(), 0.010)
-    assert desk.load().latency_us == 10_000
-    while desk.batcher.in_flight:
-        desk.finish(desk.taken(), 0.5)
-    assert desk.load().latency_us == 10_000
 
 
 def test_delay_of_people_s_requests_in_the_queue_is_told_and_passes() -> None:
@@ -532,12 +365,3 @@ def test_rows_without_data_count_for_nothing(is_batching: bool) -> None:
 
 
 # a model without a profile
-
-
-def test_model_that_was_never_measured_takes_as_many_as_its_runs_turn_out_to_allow() -> None:
-    desk = Desk(profile=None, is_batching=False)
-    assert desk.load().limit == 8
-    for _ in range(3):
-        desk.submit()
-        desk.finish(desk.taken(), 0.010)
-    assert 100 < desk.load().limit <= 200

@@ -8,7 +8,6 @@ import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -30,11 +29,9 @@ from capamesh.node.scheduling import (
     PendingRequest,
     Result,
     generation_runner,
-    generation_scheduler,
 )
 from capamesh.node.scheduling.generation_runner import GenerationRunner
 from capamesh.node.scheduling.generation_scheduler import GenerationScheduler
-from capamesh.node.scheduling.reading_queue import ReadingQueue
 from capamesh.node.scheduling.run_health import FAILED_REQUESTS
 from capamesh.node.scheduling.runner import ModelRunner
 from capamesh.node.scheduling.stats import Meter
@@ -350,20 +347,6 @@ async def test_client_that_has_all_places_gives_one_to_another() -> None:
     await asyncio.to_thread(desk.scheduler.close)
 
 
-async def test_call_that_is_refused_all_the_same_takes_no_place_of_another() -> None:
-    desk = Desk(most_in_flight=2)
-    desk.slots.is_open = False
-    desk.scheduler._unread = ReadingQueue(most_client_bytes=500)
-    crowd = [desk.ask(prompt=[1, 2], max_tokens=2, share="crowd") for _ in range(2)]
-    with pytest.raises(Overloaded, match="bytes of this client's calls"):
-        desk.ask(prompt=[1, 2] * 500, max_tokens=2, share="lone")
-    desk.slots.is_open = True
-    desk.slots.gate.release(1000)
-    for each in crowd:
-        await each.pieces()
-    await asyncio.to_thread(desk.scheduler.close)
-
-
 async def test_calls_of_one_client_that_wait_to_be_read_do_not_keep_others_waiting(
     desk: Desk,
 ) -> None:
@@ -474,13 +457,6 @@ async def test_crowd_that_waited_for_slots_is_forgotten_with_it_and_what_was_can
     assert report.latency_us < 1_000_000
 
 
-async def test_closed_model_lets_go_of_what_it_kept_of_prompts(desk: Desk) -> None:
-    await desk.ask(prompt=[1, 2, 3], max_tokens=5).pieces()
-    await until(lambda: desk.generation.load.prefix_bytes > 0)
-    await asyncio.to_thread(desk.scheduler.close)
-    assert desk.generation._engine.load().prefix_bytes == 0
-
-
 async def test_load_tells_requests_and_the_wait(desk: Desk) -> None:
     desk.slots.is_open = False
     asked = [desk.ask(prompt=[1, 2], max_tokens=20) for _ in range(6)]
@@ -500,15 +476,6 @@ async def test_load_tells_requests_and_the_wait(desk: Desk) -> None:
     for each in asked:
         await each.pieces()
     assert desk.scheduler.load_report(free_bytes=0, device_in_flight=0).run_us > 0
-
-
-async def test_figures_count_tokens_prompts_and_times(desk: Desk) -> None:
-    await desk.ask(prompt=[1, 2, 3], max_tokens=5, n=2).pieces()
-    found: dict[str, Any] = desk.scheduler.figures()
-    assert (found["tokens"], found["prompt_tokens"]) == (10, 3)
-    assert found["most_held_tokens"] == 4 * 64
-    assert sum(found["first_token_s"]["counts"]) == 1
-    assert sum(found["gap_s"]["counts"]) == 8
 
 
 async def test_steps_that_fail_again_and_again_are_said_of_the_model(desk: Desk) -> None:
@@ -573,41 +540,9 @@ async def test_closing_ends_all_requests_with_the_reason(desk: Desk) -> None:
         assert "unloaded" in error.message
 
 
-class LateThreads(ThreadPoolExecutor):
-    """Begins with nothing that it is given."""
-
-    def _adjust_thread_count(self) -> None:
-        pass
-
-
-@pytest.mark.pure
-async def test_closing_before_a_thread_reads_a_request_is_no_fault_of_the_request(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(generation_scheduler, "ThreadPoolExecutor", LateThreads)
-    desk = Desk()
-    asked = desk.ask(prompt=[1, 2], max_tokens=6)
-    await asyncio.to_thread(desk.scheduler.close)
-    error = await asked.error()
-    assert isinstance(error, ModelUnavailable)
-    assert "unloaded" in error.message
-
-
 async def test_masks_of_grammars_are_made_in_another_thread(desk: Desk) -> None:
     (piece,) = await desk.ask(prompt=[1, 2, 3, 4], max_tokens=6, even=True).pieces()
     assert len(piece["t"]) == 4
     assert all(token % 2 == 0 for token in piece["t"])
     assert piece["f"] == "stop"
     assert desk.text.threads == {"generation-masks"}
-
-
-async def test_first_token_of_a_repeated_prompt_does_not_wait_for_the_step_behind_it(
-    desk: Desk,
-) -> None:
-    await desk.ask(prompt=[1, 2, 3, 4], max_tokens=6).pieces()
-    desk.slots.is_open = False
-    again = desk.ask(is_parted=True, prompt=[1, 2, 3, 4], max_tokens=6)
-    await until(lambda: len(again.parts) == 1)
-    desk.slots.gate.release(5)
-    assert ids_of(await again.pieces()) == alone([1, 2, 3, 4], 6)
-    assert desk.slots.extended == [4]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from engine_desk import Desk
 
-from capamesh.node.repository.rules import LoopRules
+from capamesh.node.repository.rules import LoopRules, Rules
 from capamesh.node.scheduling import Batch, PendingRequest
 from capamesh.node.scheduling.pending_request import RequestState
-from capamesh.protocol.errors import CapameshError, DeadlineExceeded, Overloaded, RunFailed
+from capamesh.protocol.errors import CapameshError, DeadlineExceeded, RunFailed
 from capamesh.protocol.tensors import Tensor
 
 
@@ -22,20 +22,16 @@ class LoopDesk(Desk):
     def __init__(
         self, max_steps: int = 5, *, until: float = 100.0, max_bytes: int = 2**20, **options: Any
     ) -> None:
-        super().__init__(loop=LoopRules((("x", "y"),), max_steps, "z", max_bytes), **options)
+        loop = LoopRules((("x", "y"),), max_steps, "z", max_bytes)
+        super().__init__(rules=Rules(loop=loop), **options)
         self.until = until
         self.parts: list[tuple[PendingRequest, list[float]]] = []
         self.holding: set[PendingRequest] = set()
         self.ran: list[list[float]] = []
 
-    def start(
-        self, value: float, *, takes_parts: bool = True, rows: int = 1, **asked: Any
-    ) -> PendingRequest:
-        request = self.request(rows, **asked)
-        request.inputs = (Tensor.from_numpy("x", np.full((rows, 1), value, np.float32)),)
-        request.on_part = self.part if takes_parts else None
-        self.batcher.submit(request, self.now_s)
-        return request
+    def start(self, value: float, *, rows: int = 1, **asked: Any) -> PendingRequest:
+        x = Tensor.from_numpy("x", np.full((rows, 1), value, np.float32))
+        return self.submit(inputs=[x], on_part=self.part, **asked)
 
     def part(self, request: PendingRequest, outputs: Sequence[Tensor]) -> None:
         self.parts.append((request, values(outputs[0])))
@@ -68,6 +64,10 @@ class LoopDesk(Desk):
         return result if isinstance(result, CapameshError) else values(result[0])[0]
 
 
+def zero() -> Tensor:
+    return Tensor.from_numpy("z", np.zeros(1, np.float32))
+
+
 def values(tensor: Tensor) -> list[float]:
     return [float(value) for value in tensor.to_numpy().reshape(-1)]
 
@@ -81,13 +81,6 @@ def test_stop_output_ends_it_once_all_rows_have_stopped() -> None:
     assert desk.last_of(request) == 13
 
 
-def test_caller_that_takes_no_parts_gets_the_last_step_alone() -> None:
-    desk = LoopDesk(4)
-    request = desk.start(0, takes_parts=False)
-    desk.run_all()
-    assert (desk.parts, desk.last_of(request)) == ([], 4)
-
-
 def test_requested_outputs_are_sent_and_what_the_loop_needs_is_run_all_the_same() -> None:
     desk = LoopDesk(2)
     request = desk.start(0, outputs=("z",))
@@ -95,10 +88,6 @@ def test_requested_outputs_are_sent_and_what_the_loop_needs_is_run_all_the_same(
     desk.finish(batch, results=[[Tensor.from_numpy("y", np.ones((1, 1), np.float32)), zero()]])
     assert desk.parts == [(request, [0.0])]
     assert [tensor.name for tensor in request.inputs] == ["x"]
-
-
-def zero() -> Tensor:
-    return Tensor.from_numpy("z", np.zeros(1, np.float32))
 
 
 def test_steps_of_several_requests_share_batches_and_new_ones_join() -> None:
@@ -150,15 +139,6 @@ def test_request_ends_between_two_steps(end: str, is_held: bool) -> None:
     assert (requests.rows, requests.held, request.inputs) == (0, 0, ())
 
 
-def test_request_that_is_withdrawn_at_a_part_does_not_go_on() -> None:
-    desk = LoopDesk(1000)
-    request = desk.start(0)
-    request.on_part = lambda request, _: desk.batcher.cancel(request, desk.now_s)
-    desk.run()
-    assert not desk.run()
-    assert desk.batcher.is_idle
-
-
 def test_part_without_a_wire_form_ends_it_rather_than_being_left_out() -> None:
     def crash(*_: object) -> None:
         raise ValueError("no form")
@@ -192,15 +172,6 @@ def test_outputs_that_cannot_be_the_next_inputs_end_it(outputs: list[Tensor], re
     assert desk.batcher._requests.rows == 0
 
 
-def test_input_that_grows_from_step_to_step_shares_a_batch_with_its_like() -> None:
-    desk = LoopDesk(3)
-    request = desk.start(0)
-    y = Tensor.from_numpy("y", np.ones((1, 2), np.float32))
-    desk.finish(desk.taken(), results=[[y, zero()]])
-    assert request.key == ((2,),)
-    assert desk.taken().requests == [request]
-
-
 def test_answer_of_more_bytes_than_the_rules_allow_fails() -> None:
     desk = LoopDesk(1000, max_bytes=8 * 3)
     request = desk.start(0)
@@ -209,22 +180,3 @@ def test_answer_of_more_bytes_than_the_rules_allow_fails() -> None:
     error = desk.last_of(request)
     assert isinstance(error, RunFailed)
     assert error.message.startswith("the answer has 32 bytes after 4 steps")
-
-
-def test_request_between_two_steps_gives_way_to_no_other() -> None:
-    desk = LoopDesk(1000, limit_rows=1)
-    request = desk.start(0, priority=9)
-    desk.run()
-    with pytest.raises(Overloaded):
-        desk.start(0, priority=1)
-    assert request.state is RequestState.QUEUED
-
-
-def test_waiting_times_and_latencies_are_those_of_the_first_step() -> None:
-    desk = LoopDesk(5)
-    request = desk.start(0)
-    desk.run_all()
-    assert request.started_s == 0.0
-    assert request.run_s == pytest.approx(0.050)
-    assert desk.batcher.latency.estimate_s(1) == pytest.approx(0.010)
-    assert desk.outcomes() == ["ok"]

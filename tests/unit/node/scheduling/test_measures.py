@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from capamesh.node.contract.buckets import Buckets
-from capamesh.node.scheduling.latency import LatencyByLoad
+from capamesh.node.scheduling.latency import PAST_S, LatencyByLoad, QueueDelay
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.node.scheduling.service_time import FIRST_GUESS_S, ServiceTime
-from capamesh.node.scheduling.stats import Meter
 
 PROFILE = ServiceProfile((ProfilePoint(1, 0.010), ProfilePoint(8, 0.024)))
 
 
-def test_first_run_without_a_profile_is_the_measure_and_no_slowdown() -> None:
+def test_first_run_without_a_profile_is_the_measure_and_later_ones_move_it() -> None:
     time = ServiceTime(None)
     assert (time.run_s, time.predicted_s(4)) == (0.0, FIRST_GUESS_S)
     assert time.ran(4, 0.040) == 1.0
     assert time.run_s == 0.040
-    assert time.predicted_s(4) == pytest.approx(0.040)
-    assert time.predicted_s(8) == pytest.approx(0.080)
+    assert [time.predicted_s(rows) for rows in (4, 8)] == pytest.approx([0.040, 0.080])
     time.ran(4, 0.080)
     assert time.predicted_s(4) == pytest.approx(0.044)
+
+
+@pytest.mark.parametrize(
+    ("profile", "before_s", "run_s", "predicted_s"),
+    [(ServiceProfile((ProfilePoint(1, 0.002),)), None, 16.0, 0.0038), (None, 60.0, 6000.0, 114.0)],
+)
+def test_run_that_was_stopped_for_long_counts_for_ten_of_what_was_predicted(
+    profile: ServiceProfile | None, before_s: float | None, run_s: float, predicted_s: float
+) -> None:
+    time = ServiceTime(profile)
+    if before_s is not None:  # the first of a model that was never measured counts as it is
+        time.ran(1, before_s)
+        assert time.predicted_s(1) == pytest.approx(before_s)
+    time.ran(1, run_s)
+    assert time.predicted_s(1) == pytest.approx(predicted_s)
 
 
 @given(
@@ -52,6 +67,35 @@ def test_latency_at_a_load_is_smoothed_and_of_the_nearest_known_power_of_two() -
     latency.answered(64, 0.5)
     assert latency.estimate_s(32) == 0.5  # one power away, where 4 is three
     assert latency.estimate_s(1) == pytest.approx(0.110)
+    latency.answered(64, 100.0)  # counts for ten of those before
+    assert latency.estimate_s(64) == pytest.approx(0.5 + 0.1 * (5.0 - 0.5))
+
+
+def told_s(delay: QueueDelay, now_s: float) -> float:
+    delay.seen_s = now_s
+    return delay.seconds()
+
+
+def test_delay_in_the_queue_falls_to_nothing_while_nobody_comes_and_begins_anew() -> None:
+    delay = QueueDelay()
+    delay.observe(0.4, 1.0)
+    delay.observe(9.0, 1.0)  # of a run that ends at the same time, it counts for nothing
+    falling = [told_s(delay, 1.0 + PAST_S * part) for part in (0.25, 0.5, 1.0, 9.0)]
+    assert falling == pytest.approx([0.3, 0.2, 0.0, 0.0])
+    delay.observe(0.1, 1.0 + PAST_S)
+    assert told_s(delay, 1.0 + PAST_S) == 0.1
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(-1e9, 1e9)), max_size=20))
+def test_delay_is_within_those_that_were_told_whatever_the_clock_does(
+    told: list[tuple[float, float]],
+) -> None:
+    delay = QueueDelay()
+    for longest_s, now_s in told:
+        delay.observe(longest_s, now_s)
+        known_s = told_s(delay, now_s)
+        assert math.isfinite(known_s)
+        assert 0.0 <= known_s <= max(each for each, _ in told) * (1 + 1e-9)
 
 
 def test_bound_belongs_to_the_bucket_below_it_and_the_last_bucket_has_no_bound() -> None:
@@ -59,40 +103,3 @@ def test_bound_belongs_to_the_bucket_below_it_and_the_last_bucket_has_no_bound()
     for value in (0, 1, 1.5, 2, 4, 5):
         histogram.add(value)
     assert histogram.snapshot() == {"bounds": [1, 2, 4], "counts": [2, 2, 1, 1], "sum": 13.5}
-
-
-def test_meter_counts_answers_by_code_drops_by_reason_and_runs_by_size() -> None:
-    meter = Meter()
-    assert meter.snapshot()["requests"] == {"ok": 0}
-    for code in ("ok", "ok", "overloaded"):
-        meter.answered(code)
-    meter.drop("expired")
-    meter.ran(3, 0.004)
-    snapshot = meter.snapshot()
-    assert snapshot["requests"] == {"ok": 2, "overloaded": 1}
-    assert snapshot["dropped"] == {"expired": 1}
-    assert (snapshot["rows"], snapshot["batches"]) == (3, 1)
-    assert meter.batch_rows.counts[2] == 1  # up to 4
-    assert meter.run_s.counts[5] == 1  # up to 5 ms
-
-
-def test_run_that_was_stopped_for_long_counts_for_ten_of_what_was_predicted() -> None:
-    time = ServiceTime(ServiceProfile((ProfilePoint(1, 0.002),)))
-    assert time.ran(1, 16.0) == pytest.approx(10.0)
-    assert time.predicted_s(1) == pytest.approx(0.0038)
-    assert time.run_s == pytest.approx(0.0038)
-
-
-def test_first_run_of_a_model_that_was_never_measured_counts_as_it_is() -> None:
-    time = ServiceTime(None)
-    time.ran(1, 60.0)
-    assert time.predicted_s(1) == pytest.approx(60.0)
-    time.ran(1, 6000.0)
-    assert time.predicted_s(1) == pytest.approx(60 + 0.1 * (600 - 60))
-
-
-def test_latency_counts_for_at_most_ten_of_those_before() -> None:
-    latency = LatencyByLoad()
-    latency.answered(1, 0.002)
-    latency.answered(1, 16.0)
-    assert latency.estimate_s(1) == pytest.approx(0.0038)

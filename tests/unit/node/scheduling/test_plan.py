@@ -145,22 +145,6 @@ def test_request_without_batching_counts_its_own_rows_and_a_batch_holds_one(
     assert one.key is None  # one group, however many wait
 
 
-def test_fixed_first_axis_is_no_number_of_rows() -> None:
-    plan = BatchPlan((TensorSpec("x", F32, (4, 2)),), (), batch_rows=8)
-    assert plan.batch_rows == 1
-    one = request(Tensor.from_numpy("x", np.zeros((4, 2), np.float32)))
-    plan.prepare(one)
-    assert one.rows == 1
-
-
-def test_outputs_asked_for_are_those_that_a_request_wants_and_all_where_one_wants_all() -> None:
-    a, b, every = (request(outputs=names) for names in (("p",), ("q", "p"), ()))
-    assert PLAIN.wanted([a]) == ("p",)
-    assert PLAIN.wanted([a, b]) == ("p", "q")
-    assert PLAIN.wanted([a, every]) == PLAIN.wanted([every, a]) == ()
-    assert stateful().wanted([a, b]) == ("p", "q", "s_next")
-
-
 def test_lengths_are_padded_to_their_bucket_and_share_a_batch_within_it_alone() -> None:
     plan = ragged(buckets=(2, 4))
     lengths = (1, 2, 3, 4, 5, 9)
@@ -174,27 +158,6 @@ def test_lengths_are_padded_to_their_bucket_and_share_a_batch_within_it_alone() 
     assert plan.join(requests[4:])[0].shape == (2, 9)  # over all buckets: the longest decides
     (share,) = plan.split(requests[:1], [tensor("y", [[8, 9]], np.int64)], plan.join(requests[:1]))
     assert values(share[0]) == [[8]]
-
-
-@pytest.mark.parametrize(
-    "ids",
-    [
-        Tensor("ids", Datatype.FP32, (2**20, 2**30, 0), b""),
-        Tensor("ids", Datatype.INT64, (2**20,), b""),
-        Tensor("ids", Datatype.INT64, (2**20, 2**30, 0), b""),
-    ],
-    ids=["datatype", "rank", "shape"],
-)
-def test_no_mask_is_made_for_an_input_that_does_not_fit(ids: Tensor) -> None:
-    assert ragged(mask="mask").completed((ids,)) == (ids,)
-
-
-def test_mask_that_is_given_is_kept_and_padded_with_zeros() -> None:
-    plan = ragged(mask="mask", buckets=(4,))
-    own = tensor("ids", [[5, 6, 7]], np.int64), tensor("mask", [[0, 1, 1]], np.int64)
-    one = request(*plan.completed(own))
-    plan.prepare(one)
-    assert values(plan.join([one])[1]) == [[0, 1, 1, 0]]
 
 
 @pytest.mark.parametrize("mask", [[[1, 1]], [1]])
@@ -242,17 +205,6 @@ def test_output_that_has_not_the_padded_length_cannot_be_cut_back() -> None:
         plan.split(requests, [pooled], plan.join(requests))
 
 
-def test_output_that_is_not_said_to_be_ragged_is_left_whole() -> None:
-    plan = ragged(outputs=())
-    requests = prepared(
-        plan,
-        request(tensor("ids", [[1, 2, 3]], np.int64)),
-        request(tensor("ids", [[4]], np.int64)),
-    )
-    shares = plan.split(requests, [tensor("y", [[1, 2], [3, 4]], np.int64)], plan.join(requests))
-    assert [values(share[0]) for share in shares] == [[[1, 2]], [[3, 4]]]
-
-
 def test_state_is_the_nodes_own_zero_at_first_and_neither_given_nor_asked_for() -> None:
     plan = stateful(axis=1)
     assert [spec.name for spec in plan.public_inputs] == ["x"]
@@ -263,12 +215,6 @@ def test_state_is_the_nodes_own_zero_at_first_and_neither_given_nor_asked_for() 
         plan.completed((x, tensor("s", [[0], [0]])))
     with pytest.raises(InvalidRequest, match="'s_next' is the sequence's state"):
         plan.prepare(request(*plan.completed((x,)), outputs=("y", "s_next")))
-
-
-def test_request_of_a_sequence_has_one_row() -> None:
-    plan = stateful(axis=1)
-    with pytest.raises(InvalidRequest, match="has one row; input 'x' has 2"):
-        plan.prepare(request(tensor("x", [[1], [2]]), tensor("s", [[0, 0], [0, 0]])))
 
 
 # every datatype, any shape: an identity model gives each request its own data back, bit for bit

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from itertools import count
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,33 +48,6 @@ def heap_entries(queue: RequestQueue) -> int:
     return sum(len(heap) for half in (queue._online, queue._bulk) for heap in half.heaps.values())
 
 
-def test_bulk_work_gets_the_same_share_after_online_work_was_taken_whole() -> None:
-    taken: list[list[bool]] = []
-    for has_dropped in (
-        False,
-        True,
-    ):  # an entry of what was dropped keeps it from being taken whole
-        queue = RequestQueue()
-        put(queue, [request(5) for _ in range(4)])
-        if has_dropped:
-            dropped = request()
-            put(queue, [dropped])
-            drop(queue, dropped)
-        assert len(queue.take(20)) == 4
-        put(queue, [request() for _ in range(40)] + [request(is_bulk=True) for _ in range(40)])
-        taken.append([one.is_bulk for _ in range(80) for one in queue.take(1)])
-    assert taken[0] == taken[1]
-    assert 0 < taken[0][:40].count(True) < 40
-
-
-def test_next_in_order_is_not_overtaken_by_a_smaller_one_that_would_fit() -> None:
-    queue = RequestQueue()
-    first, large, small = request(5), request(5), request(1)
-    put(queue, [first, large, small])
-    assert queue.take(8) == [first]
-    assert queue.take(8) == [large, small]
-
-
 def test_endless_putting_and_dropping_leaves_a_bounded_number_of_stale_entries() -> None:
     queue = RequestQueue()
     kept = [request(key=index % 2) for index in range(10)]
@@ -103,17 +75,6 @@ def test_endless_bulk_gets_a_tenth_of_the_rows_and_online_the_rest() -> None:
     assert taken == {False: 9_000, True: 1_000}
 
 
-def test_bulk_fills_the_room_that_an_online_batch_leaves_and_pays_for_it() -> None:
-    queue = RequestQueue()
-    online, bulk = request(2), [request(is_bulk=True) for _ in range(20)]
-    put(queue, [online, *bulk])
-    assert queue.take(8) == [online, *bulk[:6]]
-    later = [request() for _ in range(54)]
-    put(queue, later)
-    batches = [queue.take(9) for _ in range(6)]
-    assert [one for batch in batches for one in batch] == later
-
-
 def test_bulk_that_may_be_in_no_run_of_online_work_gets_its_tenth_all_the_same() -> None:
     queue = RequestQueue()
     put(queue, [request(is_bulk=half) for half in (False, True) for _ in range(20)])
@@ -125,30 +86,6 @@ def test_bulk_that_may_be_in_no_run_of_online_work_gets_its_tenth_all_the_same()
             taken[one.is_bulk] += 1
             queue.put(request(is_bulk=one.is_bulk))
     assert abs(taken[True] / sum(taken) - BULK_SHARE) < 0.01
-
-
-def test_online_work_that_comes_and_goes_keeps_its_share_beside_waiting_bulk() -> None:
-    """Two online requests that cannot share a batch arrive during every bulk run."""
-    queue = RequestQueue()
-    numbers = count()
-    put(queue, [request(is_bulk=True) for _ in range(64)])
-    bulk_rows_while_online_waits = online_rows = 0
-    for _ in range(500):
-        put(queue, [request(key=next(numbers)), request(key=next(numbers))])
-        while any(not one.is_bulk for one in queue):
-            batch = queue.take(32)
-            start(batch)
-            bulk = sum(one.is_bulk for one in batch)
-            online_rows += len(batch) - bulk
-            bulk_rows_while_online_waits += bulk
-            put(queue, [request(is_bulk=True) for _ in range(bulk)])
-        batch = queue.take(32)  # nothing else waits: bulk may have it all
-        start(batch)
-        assert sum(one.is_bulk for one in batch) == 32
-        put(queue, [request(is_bulk=True) for _ in batch])
-    total = online_rows + bulk_rows_while_online_waits
-    assert online_rows == 1_000
-    assert bulk_rows_while_online_waits <= BULK_SHARE * total + 32
 
 
 def test_bulk_requests_without_rows_cannot_keep_online_work_from_running() -> None:

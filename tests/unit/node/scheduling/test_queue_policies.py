@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 from engine_desk import Desk
 
-from capamesh.node.repository.rules import QueuePolicy, QueueRules
+from capamesh.node.repository.rules import QueuePolicy, QueueRules, Rules
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY
 
-REJECT = QueueRules(QueuePolicy(timeout_us=50_000))
-DELAY = QueueRules(QueuePolicy(timeout_us=50_000, is_delaying=True))
+REJECT = Rules(queue=QueueRules(QueuePolicy(timeout_us=50_000)))
+DELAY = Rules(queue=QueueRules(QueuePolicy(timeout_us=50_000, is_delaying=True)))
 
 
 def test_request_that_has_waited_its_time_is_refused_though_it_brought_no_deadline() -> None:
-    desk = Desk(batch_rows=1, queue=REJECT)
+    desk = Desk(batch_rows=1, rules=REJECT)
     desk.submit()
     running = desk.taken()
     desk.submit()
@@ -33,7 +33,7 @@ def test_request_that_has_waited_its_time_is_refused_though_it_brought_no_deadli
 
 def test_batch_that_stands_ready_behind_a_run_waits_still() -> None:
     for rules, outcome in ((REJECT, ["deadline_exceeded"]), (DELAY, [])):
-        desk = Desk(batch_rows=1, queue=rules)
+        desk = Desk(batch_rows=1, rules=rules)
         desk.submit()
         desk.taken()
         desk.submit()
@@ -45,7 +45,7 @@ def test_batch_that_stands_ready_behind_a_run_waits_still() -> None:
 
 
 def test_delayed_requests_go_behind_all_others_of_their_priority() -> None:
-    desk = Desk(batch_rows=1, queue=DELAY)
+    desk = Desk(batch_rows=1, rules=DELAY)
     desk.submit(priority=3)
     running = desk.taken()
     late = [desk.submit(priority=5) for _ in range(2)]
@@ -64,41 +64,17 @@ def test_delayed_requests_go_behind_all_others_of_their_priority() -> None:
     assert desk.outcomes() == ["ok"] * 5
 
 
-def test_delayed_request_waits_on_however_long_and_is_delayed_once() -> None:
-    desk = Desk(batch_rows=1, queue=DELAY)
-    desk.submit()
-    desk.taken()
-    late = desk.submit()
-    for now_s in (0.05, 0.2, 9.0):
-        desk.now_s = now_s
-        desk.batcher.expire(now_s)
-    assert late.priority == 0.5
-    assert desk.batcher.next_event_s() == float("inf")
-
-
-def test_delayed_bulk_work_stays_among_bulk_work() -> None:
-    desk = Desk(batch_rows=1, queue=DELAY)
-    desk.submit()
-    running = desk.taken()
-    bulk = desk.submit(is_bulk=True)
-    desk.now_s = 0.05
-    desk.batcher.expire(desk.now_s)
-    desk.finish(running)
-    assert desk.take() == [bulk]
-
-
 def test_priority_that_the_model_does_not_know_becomes_its_default() -> None:
-    levels = QueueRules(levels=3, default_level=2)
-    desk = Desk(queue=levels)
+    levels = Rules(queue=QueueRules(levels=3, default_level=2))
+    desk = Desk(rules=levels)
     seen = [desk.submit(priority=one).priority for one in (1, 3, 4, 0, DEFAULT_PRIORITY)]
     assert seen == [1, 3, 2, 2, 2]
 
 
 def test_each_priority_has_its_own_policy_and_places() -> None:
-    rules = QueueRules(
-        QueuePolicy(max_queue=1), 2, 2, ((1, QueuePolicy(timeout_us=1000, max_queue=2)),)
-    )
-    desk = Desk(batch_rows=1, queue=rules)
+    first = QueuePolicy(timeout_us=1000, max_queue=2)
+    rules = Rules(queue=QueueRules(QueuePolicy(max_queue=1), 2, 2, ((1, first),)))
+    desk = Desk(batch_rows=1, rules=rules)
     desk.submit()
     desk.taken()
     desk.submit(priority=2)
@@ -114,7 +90,7 @@ def test_each_priority_has_its_own_policy_and_places() -> None:
 
 
 def test_delayed_request_gives_way_to_more_urgent_ones_and_not_to_its_equals() -> None:
-    desk = Desk(batch_rows=1, max_queue=1, queue=DELAY)
+    desk = Desk(batch_rows=1, max_queue=1, rules=DELAY)
     desk.submit()
     desk.taken()
     desk.submit(priority=5)

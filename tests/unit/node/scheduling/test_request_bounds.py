@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from engine_desk import Desk
 
 from capamesh.node.contract.verdict import Verdict
 from capamesh.node.devices.request_digest import request_digest
-from capamesh.node.repository.rules import Rules, StateTensor
+from capamesh.node.repository.rules import StateTensor
 from capamesh.node.scheduling import (
     BatchPlan,
-    DynamicBatcher,
     MemoryBudget,
     PendingRequest,
-    Result,
     RunBounds,
     Suspicion,
 )
-from capamesh.node.scheduling.run_need import RunNeed
+from capamesh.node.scheduling.run_need import RunNeed, RunSample, elements_of, fitted
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.node.scheduling.suspicion import TRIAL_S
 from capamesh.protocol.errors import InvalidRequest, Overloaded, SizeRefused, TooLarge
@@ -46,7 +47,7 @@ def pending(*inputs: Tensor) -> PendingRequest:
     return PendingRequest(inputs, (), lambda *_: None, arrived_s=0.0)
 
 
-class Bench:
+class Bench(Desk):
     """One model's engine, and a budget that others may share."""
 
     def __init__(
@@ -57,35 +58,22 @@ class Bench:
         limit_bytes: int = 1_000_000,
         budget: MemoryBudget | None = None,
         profile: ServiceProfile | None = PROFILE,
-        watchdog_s: float = 60.0,
-        suspicion: Suspicion | None = None,
+        **bounds: Any,
     ) -> None:
         self.budget = budget or MemoryBudget(limit_bytes)
-        self.bounds = RunBounds(
-            plan, need, profile, self.budget, watchdog_s=watchdog_s, suspicion=suspicion
-        )
-        self.batcher = DynamicBatcher(plan, Rules(), profile, max_in_flight=100, bounds=self.bounds)
-        self.results: list[Result] = []
+        self.bounds = RunBounds(plan, need, profile, self.budget, **bounds)
+        super().__init__(plan, profile=profile, bounds=self.bounds)
 
-    def submit(
-        self, *shape: int, left_s: float | None = None, is_bulk: bool = False
-    ) -> PendingRequest:
-        request = PendingRequest(
-            zeros(*shape), (), self._done, arrived_s=0.0, deadline_s=left_s, is_bulk=is_bulk
-        )
-        self.batcher.submit(request, 0.0)
-        return request
+    def ask(self, *shape: int, **asked: Any) -> PendingRequest:
+        return self.submit(inputs=zeros(*shape), **asked)
 
-    def refusal(self, *shape: int, left_s: float | None = None) -> Exception:
+    def refusal(self, *shape: int, **asked: Any) -> str:
+        """Return why such a request is refused, after the name of the error."""
         before = self.batcher.in_flight
         with pytest.raises((TooLarge, InvalidRequest, Overloaded)) as caught:
-            self.submit(*shape, left_s=left_s)
+            self.ask(*shape, **asked)
         assert self.batcher.in_flight == before
-        return caught.value
-
-    def _done(self, request: PendingRequest, result: Result) -> None:
-        del request
-        self.results.append(result)
+        return f"{type(caught.value).__name__}: {caught.value}"
 
 
 # memory
@@ -93,74 +81,65 @@ class Bench:
 
 def test_rows_that_can_never_fit_are_refused_with_what_would() -> None:
     bench = Bench()
-    error = bench.refusal(1_000, 2)
-    assert isinstance(error, TooLarge)
-    assert str(error) == (
-        "a request of 1000 rows takes about 1508000 bytes of memory here (1500 bytes a row, by what was"
+    assert bench.refusal(1_000, 2) == (
+        "TooLarge: a request of 1000 rows takes about 1508000 bytes of memory here (1500 bytes a row, by what was"
         " measured); runs have 1000000 bytes on this node: give at most 663 such rows at once"
     )
-    bench.submit(663, 2)
+    bench.ask(663, 2)
     loaded = Bench()
     loaded.budget.models_bytes = 500_000  # which is not there for runs
-    assert "runs have 500000 bytes on this node" in str(loaded.refusal(400, 2))
+    assert "runs have 500000 bytes on this node" in loaded.refusal(400, 2)
     unknown = Bench(need=None, profile=None, limit_bytes=100_000)
-    assert str(unknown.refusal(10_000, 2)) == (
-        "a request of 10000 rows takes about 320000 bytes of memory here; runs have 100000 bytes on this node:"
+    assert unknown.refusal(10_000, 2) == (
+        "TooLarge: a request of 10000 rows takes about 320000 bytes of memory here; runs have 100000 bytes on this node:"
         " give at most 3125 such rows at once"
     )
-    unknown.submit(3_125, 2)
+    unknown.ask(3_125, 2)
 
 
 def test_longer_rows_count_by_the_square_where_that_was_measured() -> None:
     bench = Bench(TEXTS, RunNeed(64, 10.0, 1.0), limit_bytes=1_000_000)
-    bench.submit(8, 64)
-    assert isinstance(bench.refusal(8, 640), TooLarge)
-    assert str(Bench(TEXTS, RunNeed(64, 10.0, 1.0), limit_bytes=100_000).refusal(1, 1_000)) == (
-        "a request of 1 rows of 1000 elements takes about 1519000 bytes of memory here (1515000 bytes a row, by"
+    bench.ask(8, 64)
+    assert bench.refusal(8, 640).startswith("TooLarge")
+    assert Bench(TEXTS, RunNeed(64, 10.0, 1.0), limit_bytes=100_000).refusal(1, 1_000) == (
+        "TooLarge: a request of 1 rows of 1000 elements takes about 1519000 bytes of memory here (1515000 bytes a row, by"
         " what was measured); runs have 100000 bytes on this node: give less at once"
     )
 
 
 def test_request_of_no_more_rows_than_were_measured_is_not_looked_at() -> None:
     bench = Bench(limit_bytes=1)  # in which nothing fits
-    bench.submit(8, 2)
-    assert isinstance(bench.refusal(9, 2), TooLarge)
+    bench.ask(8, 2)
+    assert bench.refusal(9, 2).startswith("TooLarge")
     parts = Bench(limit_bytes=8 * 1500 + 9 * 8)
     parts.refusal(9, 2)
-    parts.submit(9, 2, is_bulk=True)  # it runs in parts, and is looked at as one of them
-    batch = parts.batcher.take(10.0)
-    assert batch is not None
-    assert batch.rows == 8
+    parts.ask(9, 2, is_bulk=True)  # it runs in parts, and is looked at as one of them
+    parts.now_s = 10.0
+    assert parts.taken().rows == 8
 
 
 def test_large_requests_share_the_memory_of_the_device_and_give_it_back() -> None:
     budget = MemoryBudget(1_000_000)
     one, other = Bench(budget=budget), Bench(budget=budget)
-    one.submit(10, 2)  # 15,080 bytes of a million: under a 64th, and not counted
+    one.ask(10, 2)  # 15,080 bytes of a million: under a 64th, and not counted
     assert budget.held_bytes == 0
-    request = one.submit(400, 2)
+    request = one.ask(400, 2)
     held = 400 * 1_500 + 400 * 8
     assert budget.held_bytes == held
-    with pytest.raises(Overloaded) as caught:
-        other.submit(400, 2)
-    assert str(caught.value) == (
-        f"a request of 400 rows takes about {held} bytes of memory, and other large ones hold {held} of 1000000 now;"
+    assert other.refusal(400, 2) == (
+        f"SizeRefused: a request of 400 rows takes about {held} bytes of memory, and other large ones hold {held} of 1000000 now;"
         " try another node"
     )
-    assert caught.value.retry_after_s == 1.0
     one.batcher.cancel(request, 0.0)  # before its run
     assert budget.held_bytes == 0
-    batch = one.batcher.take(0.0)
-    assert batch is not None
-    one.batcher.finished(batch, [[]], 1.0, run_s=1.0)
-    request = one.submit(400, 2)
-    batch = one.batcher.take(0.0)
-    assert batch is not None
-    one.batcher.cancel(request, 0.0)
+    one.finish(one.taken(), results=[[]])
+    request = one.ask(400, 2)
+    batch = one.taken()
+    one.batcher.cancel(request, one.now_s)
     assert budget.held_bytes == held  # its run goes on
-    one.batcher.finished(batch, [[]], 1.0, run_s=1.0)
+    one.finish(batch, results=[[]])
     assert budget.held_bytes == 0
-    other.submit(400, 2)
+    other.ask(400, 2)
     stateful = Bench(STATEFUL, RunNeed(2, 100_000.0), profile=None)
     refused = pending(*STATEFUL.completed(zeros(1, 2)))
     with pytest.raises(InvalidRequest):  # a model with states takes sequences alone
@@ -168,46 +147,36 @@ def test_large_requests_share_the_memory_of_the_device_and_give_it_back() -> Non
     assert (refused.held_bytes, stateful.budget.held_bytes) == (0, 0)
 
 
-def test_budget_says_what_is_held() -> None:
-    budget = MemoryBudget(100)
-    budget.models_bytes, budget.held_bytes = 30, 7
-    assert repr(budget) == "MemoryBudget(7 of 70 bytes held)"
-    budget.models_bytes = 200
-    assert budget.room_bytes == 0
-
-
 # time
 
 
 def test_rows_that_cannot_be_done_before_the_deadline_are_refused_with_what_can() -> None:
     bench = Bench(limit_bytes=0)
-    error = bench.refusal(1_000, 2, left_s=2.0)
-    assert isinstance(error, InvalidRequest)
-    assert str(error) == (
-        "a request of 1000 rows takes about 10.0 s here (10 ms a row, by what was measured), and 2.0 s are left"
+    assert bench.refusal(1_000, 2, left_s=2.0) == (
+        "InvalidRequest: a request of 1000 rows takes about 10.0 s here (10 ms a row, by what was measured), and 2.0 s are left"
         " before its deadline: give at most 200 such rows at once"
     )
-    bench.submit(200, 2, left_s=2.0)
-    Bench(limit_bytes=0).submit(400, 2, left_s=2.0)  # a measurement is believed to the half
+    bench.ask(200, 2, left_s=2.0)
+    Bench(limit_bytes=0).ask(400, 2, left_s=2.0)  # a measurement is believed to the half
     fast = Bench(limit_bytes=0)
     fast.batcher.time.slowdown = 0.5
-    fast.submit(800, 2, left_s=2.0)
+    fast.ask(800, 2, left_s=2.0)
     slow = Bench(limit_bytes=0)
     slow.batcher.time.slowdown = 10.0  # which may pass
-    slow.submit(400, 2, left_s=2.0)
+    slow.ask(400, 2, left_s=2.0)
     usual = Bench(TEXTS, RunNeed(2, 1.0), limit_bytes=0)
-    usual.submit(8, 2, left_s=0.001)  # late, and not wrong
-    assert isinstance(Bench(TEXTS, RunNeed(2, 1.0)).refusal(9, 2, left_s=0.001), InvalidRequest)
+    usual.ask(8, 2, left_s=0.001)  # late, and not wrong
+    assert Bench(TEXTS, RunNeed(2, 1.0)).refusal(9, 2, left_s=0.001).startswith("InvalidRequest")
     longer = Bench(TEXTS, RunNeed(64, 1.0, 0.0, element_s=0.001), limit_bytes=0)
-    assert "takes about 10.0 s here" in str(longer.refusal(1, 64 + 9_990, left_s=4.0))
-    longer.submit(1, 64 + 100, left_s=5.0)
+    assert "takes about 10.0 s here" in longer.refusal(1, 64 + 9_990, left_s=4.0)
+    longer.ask(1, 64 + 100, left_s=5.0)
 
 
 def test_no_run_may_be_longer_than_the_watchdog_lets_it_whatever_its_caller_allows() -> None:
     bench = Bench(limit_bytes=0, watchdog_s=3.0)
     for left_s in (None, 100.0):
-        assert str(bench.refusal(1_000, 2, left_s=left_s)) == (
-            "a request of 1000 rows takes about 10.0 s here (10 ms a row, by what was measured), and no run may take"
+        assert bench.refusal(1_000, 2, left_s=left_s) == (
+            "InvalidRequest: a request of 1000 rows takes about 10.0 s here (10 ms a row, by what was measured), and no run may take"
             " more than 3 s on this node: give at most 300 such rows at once"
         )
 
@@ -244,6 +213,41 @@ def test_requests_are_looked_at_where_their_size_is_the_caller_s_to_say(
     plan = BatchPlan((TensorSpec("x", F32, spec),), (), is_batching=is_batching)
     bounds = RunBounds(plan, NEED, PROFILE, MemoryBudget(1))
     assert bounds.usual_rows == usual
+
+
+@pytest.mark.parametrize(
+    ("usual", "longer", "least_row_bytes", "need"),
+    [
+        (RunSample(8, 10, 8_000, 0.1), None, 1, RunNeed(10, 100.0)),
+        (RunSample(8, 10, 0, 0.1), None, 40, RunNeed(10, 4.0)),  # what goes in and comes out
+        (  # a little more an element is the rounding of pools
+            RunSample(1, 10, 1_000, 0.1),
+            RunSample(1, 80, 10_000, 0.8),
+            1,
+            RunNeed(10, 125.0, 0.0, 0.01),
+        ),
+        (  # much more is a square, and it took no longer
+            RunSample(4, 64, 4 * (100 * 64 + 2 * 64**2), 0.004),
+            RunSample(1, 512, 100 * 512 + 2 * 512**2, 0.001),
+            1,
+            RunNeed(64, 100.0, 2.0, 0.0),
+        ),
+    ],
+)
+def test_need_of_a_run_is_fitted_to_what_was_measured(
+    usual: RunSample, longer: RunSample | None, least_row_bytes: int, need: RunNeed
+) -> None:
+    assert fitted(usual, longer, least_row_bytes=least_row_bytes) == pytest.approx(need)
+
+
+def test_run_takes_memory_by_its_rows_and_their_length_and_more_time_for_longer_ones() -> None:
+    need = RunNeed(elements=64, linear_bytes=10.0, square_bytes=0.5, element_s=0.001)
+    assert need.bytes_of(1, 64) == need.row_bytes == 1.5 * (640 + 0.5 * 64**2)
+    assert need.bytes_of(7, 64) == 7 * need.row_bytes
+    assert need.bytes_of(1, 640) == 1.5 * (6_400 + 0.5 * 640**2)
+    assert [need.more_s(3, length) for length in (74, 64, 1)] == pytest.approx([0.03, 0, 0])
+    texts = Tensor.from_numpy("t", np.array([[b"a" * 1000, b""]], object))
+    assert elements_of([texts, *zeros(3, 5)]) == 2 + 15  # a text is one, whatever its length
 
 
 # what ended a worker
@@ -322,54 +326,40 @@ def test_request_is_large_where_a_run_of_it_has_more_or_longer_rows_than_were_me
         request = pending(*zeros(*shape))
         TEXTS.prepare(request)
         assert model.bounds.identity(request)[1] == size
-    request = model.submit(64, 2, is_bulk=True)  # however many of them a job sends at once
+    request = model.ask(64, 2, is_bulk=True)  # however many of them a job sends at once
     assert not request.is_alone
     assert model.bounds.identity(request)[1] == 0
     model.batcher.cancel(request, 0.0)
-    longer = model.submit(64, 3, is_bulk=True)
+    longer = model.ask(64, 3, is_bulk=True)
     assert longer.is_alone
     assert model.bounds.identity(longer)[1] == 4 * 3 * 4  # of 4 rows, the most of one of its runs
 
 
 def test_one_request_of_a_refused_size_is_tried_at_a_time_until_it_has_ended() -> None:
     model, suspicion = refusing()
-    first = model.submit(5, 2, left_s=99.0)
+    first = model.ask(5, 2, left_s=99.0)
     assert first.is_alone
     with pytest.raises(SizeRefused, match="one as large is tried now") as caught:
-        model.submit(5, 2, left_s=99.0)
+        model.ask(5, 2, left_s=99.0)
     assert caught.value.retry_after_s == TRIAL_S
     model.batcher.cancel(first, 1.0)  # it is withdrawn before its run
-    model.submit(5, 2, left_s=99.0)
-    batch = model.batcher.take(1.0)
-    assert batch is not None
+    model.ask(5, 2, left_s=99.0)
+    batch = model.taken()
     with pytest.raises(SizeRefused, match="one as large is tried now"):
-        model.submit(5, 2, left_s=99.0)
+        model.ask(5, 2, left_s=99.0)
     suspicion.ended(b"", 40)
-    model.batcher.finished(batch, [[]], 31.0, run_s=30.0)
-    assert not model.submit(5, 2, left_s=99.0).is_alone
+    model.finish(batch, 30.0, [[]])
+    assert not model.ask(5, 2, left_s=99.0).is_alone
 
 
 def test_request_that_is_refused_for_another_reason_is_no_trial() -> None:
     model, _ = refusing(limit_bytes=1_000)
-    with pytest.raises(TooLarge):
-        model.submit(500, 2, left_s=99.0)
-    with pytest.raises(InvalidRequest, match="before its deadline"):
-        model.submit(9, 2, left_s=0.01)
+    assert model.refusal(500, 2, left_s=99.0).startswith("TooLarge")
+    assert "before its deadline" in model.refusal(9, 2, left_s=0.01)
     model.budget.held_bytes = 990
-    with pytest.raises(SizeRefused, match="other large ones hold"):
-        model.submit(50, 2, left_s=99.0)
+    assert "other large ones hold" in model.refusal(50, 2, left_s=99.0)
     model.budget.held_bytes = 0
-    assert model.submit(50, 2, left_s=99.0).is_alone
-
-
-def test_state_that_a_node_keeps_is_no_part_of_a_request() -> None:
-    bounds = Bench(STATEFUL).bounds
-
-    def of(state: float) -> bytes:
-        h = Tensor.from_numpy("h", np.full((1, 2), state, np.float32))
-        return bounds.identity(pending(*x(1, 2), h))[0]
-
-    assert of(1) == of(2) == request_digest(x(1, 2))
+    assert model.ask(50, 2, left_s=99.0).is_alone
 
 
 def test_suspicion_of_a_model_is_looked_at_whatever_the_size_of_a_request() -> None:

@@ -24,26 +24,6 @@ def test_model_that_never_ran_is_said_so_until_a_run_succeeds() -> None:
     assert (health.reason, health.is_doubted) == ("", False)
 
 
-def test_many_different_requests_that_fail_in_a_row_are_said_with_the_latest_reason() -> None:
-    health = RunHealth()
-    for number in range(FAILED_REQUESTS - 1):
-        health.failed(x(number), f"broken {number}")
-    assert health.reason == ""
-    health.failed(x(100), "broken at last")
-    assert health.reason == (
-        "degraded: the runs of the last 8 different requests or more have failed, the latest: broken at last"
-    )
-    health.succeeded()
-    assert health.reason == ""
-
-
-def test_one_request_that_fails_again_and_again_says_nothing_of_the_model() -> None:
-    health = RunHealth()
-    for _ in range(100):
-        health.failed(x(1), "broken")
-    assert health.reason == ""
-
-
 def test_engine_takes_note_of_runs_that_fail_and_of_the_first_that_does_not() -> None:
     desk = Desk(batch_rows=1)
 

@@ -20,9 +20,7 @@ from capamesh.node.scheduling import runner as runner_module
 from capamesh.node.scheduling.runner import (
     BACKGROUND_TIMES,
     BATCH_DOUBTS,
-    BEAT_S,
     SHORT_S,
-    STALL_S,
     STOP_GRACE_S,
     TURN_S,
     ModelRunner,
@@ -46,14 +44,14 @@ class Rig:
         self,
         *,
         may_run_here: bool = True,
-        marks: InFlightJournal | None = None,
-        watchdog_s: float = WATCHDOG_S,
+        page: Path | None = None,
         **batcher: Any,
     ) -> None:
         self.clock = FakeClock()
         self.model = FakeModel()
         self.stream = FakeModel()
-        self.marks = marks or InFlightJournal(None)
+        self.page = InFlightPage.create(page) if page is not None else None
+        self.marks = InFlightJournal(self.page)
         self.stuck: list[str] = []
         made = engine_of(self.model, **batcher)
         self.runner = ModelRunner(
@@ -66,24 +64,18 @@ class Rig:
             switch=FakeSwitch,
             marks=self.marks,
             number=self.marks.number("m", "1", ""),
-            watchdog_s=watchdog_s,
+            watchdog_s=WATCHDOG_S,
             on_stuck=self.stuck.append,
         )
         self.names: dict[PendingRequest, float] = {}
         self.answers: dict[float, Result] = {}
-        self._answered = asyncio.Event()
         self.complaints: list[object] = []
         asyncio.get_running_loop().set_exception_handler(
             lambda _, context: self.complaints.append(context.get("exception"))
         )
 
     def submit(
-        self,
-        name: float,
-        *,
-        left_s: float | None = None,
-        is_bulk: bool = False,
-        is_alone: bool = False,
+        self, name: float, *, left_s: float | None = None, is_bulk: bool = False
     ) -> PendingRequest:
         """Ask with a row that starts with `name`, by which its answer is kept."""
         request = PendingRequest(
@@ -93,7 +85,6 @@ class Rig:
             arrived_s=self.clock.now_s,
             deadline_s=None if left_s is None else self.clock.now_s + left_s,
             is_bulk=is_bulk,
-            is_alone=is_alone,
         )
         self.names[request] = name
         self.runner.submit(request)
@@ -103,7 +94,31 @@ class Rig:
         name = self.names[request]
         assert name not in self.answers
         self.answers[name] = result
-        self._answered.set()
+
+    def submit_all(self, *names: float) -> list[PendingRequest]:
+        return [self.submit(name) for name in names]
+
+    async def run(self, *names: float) -> None:
+        """Ask all in one turn of the loop, and wait until nothing runs."""
+        self.submit_all(*names)
+        await self.idle()
+
+    def refuse(self, error: BaseException, is_refused: Callable[[list[float]], bool]) -> None:
+        """Have the model raise `error` at such rows."""
+
+        def act(values: list[float]) -> None:
+            if is_refused(values):
+                raise error
+
+        self.model.act = act
+
+    def marked(self) -> list[Marked]:
+        """Return a list to which each run adds what is marked while it goes on."""
+        page = self.page
+        assert page is not None
+        seen: list[Marked] = []
+        self.model.act = lambda _: seen.extend(page.marked())
+        return seen
 
     async def hold(self, name: float = 0.0) -> PendingRequest:
         """Ask, and wait until that runs; it goes on when the gate is opened."""
@@ -121,12 +136,6 @@ class Rig:
 
     async def started(self) -> None:
         await asyncio.to_thread(self.model.wait_started)
-
-    async def answered(self, count: int) -> None:
-        async with asyncio.timeout(LIMIT_S):
-            while len(self.answers) < count:
-                self._answered.clear()
-                await self._answered.wait()
 
     async def idle(self) -> None:
         self.model.gate.set()
@@ -177,8 +186,7 @@ async def test_requests_of_one_turn_of_the_loop_run_together(
     make: Make, profile: ServiceProfile
 ) -> None:
     rig = make(profile=profile)
-    for name in (1, 2, 3):
-        rig.submit(name)
+    rig.submit_all(1, 2, 3)
     assert rig.model.ran == []
     await rig.idle()
     assert rig.model.ran == [[1, 2, 3]]
@@ -204,18 +212,9 @@ async def test_predicted_time_of_a_run_decides_where_it_goes(
 ) -> None:
     profile = ServiceProfile((ProfilePoint(1, 1e-6), ProfilePoint(2, SHORT_S + more_s)))
     rig = make(profile=profile)
-    rig.submit(1)
-    rig.submit(2)
-    await rig.idle()
+    await rig.run(1, 2)
     assert rig.model.ran == [[1, 2]]
     assert (rig.model.threads == [threading.current_thread()]) is is_here
-
-
-async def test_model_whose_rows_do_not_tell_its_time_always_runs_in_a_thread(make: Make) -> None:
-    rig = make(profile=HERE, may_run_here=False)
-    rig.submit(1)
-    await rig.idle()
-    assert rig.model.threads == rig.runner._threads
 
 
 async def test_many_short_runs_give_others_in_the_loop_their_turn(make: Make) -> None:
@@ -227,8 +226,7 @@ async def test_many_short_runs_give_others_in_the_loop_their_turn(make: Make) ->
         order.extend(values)
 
     rig.model.act = act
-    for name in range(1, 6):
-        rig.submit(name)
+    rig.submit_all(1, 2, 3, 4, 5)
     asyncio.get_running_loop().call_soon(order.append, "another's turn")
     await rig.idle()
     assert order == [1, 2, "another's turn", 3, 4, 5]
@@ -239,14 +237,11 @@ async def test_many_requests_run_on_the_model_of_one_thread_and_a_lone_one_on_th
     make: Make,
 ) -> None:
     rig = make(profile=THREADS, batch_rows=4, streams=Streams(2, THREADS, 4))
-    for name in (1, 2, 3, 4):
-        rig.submit(name)
-    await rig.idle()
+    await rig.run(1, 2, 3, 4)
     assert sorted(rig.stream.ran) == [[1, 2], [3, 4]]
     assert rig.model.ran == []
     for name in (5, 6, 7):  # one alone may be the first of many that come back
-        rig.submit(name)
-        await rig.idle()
+        await rig.run(name)
     assert rig.stream.ran[2:] == [[5], [6]]
     assert rig.model.ran == [[7]]
     assert len(rig.runner._threads) == 2
@@ -274,23 +269,6 @@ async def test_bulk_requests_run_in_threads_that_give_way(
     rig.submit(4)
     await rig.idle()
     assert not set(ran_in[-1:]) - set(gave_way) or rig.model.ran == [[4]]
-
-
-async def test_background_in_which_the_event_loop_came_late_rests(make: Make) -> None:
-    rig = make(profile=THREADS, batch_rows=4, streams=Streams(2, THREADS, 4), has_background=True)
-    slots = rig.runner.scheduler._slots
-    rig.stream.gate.clear()
-    rig.submit(1, is_bulk=True)
-    await asyncio.sleep(0)
-    assert rig.runner._beat_due_s == rig.clock.now_s + BEAT_S
-    rig.clock.now_s += BEAT_S + 0.5 * STALL_S
-    rig.runner._beat()
-    assert slots.has_background
-    rig.clock.now_s += BEAT_S + 1.5 * STALL_S
-    rig.runner._beat()
-    assert not slots.has_background
-    rig.stream.gate.set()
-    await rig.idle()
 
 
 class FakeTime:
@@ -331,18 +309,6 @@ async def test_run_in_the_background_is_stopped_by_the_time_that_it_had_a_core(
     await rig.idle()
 
 
-async def test_request_waits_for_company_as_long_as_its_model_allows(make: Make) -> None:
-    rig = make(profile=HERE, max_delay_us=1_000)
-    rig.submit(1)
-    await asyncio.sleep(0)
-    rig.submit(2)
-    await asyncio.sleep(0)
-    assert rig.model.ran == []
-    rig.clock.now_s += 0.001
-    await rig.idle()
-    assert rig.model.ran == [[1, 2]]
-
-
 # what fails
 
 
@@ -352,15 +318,8 @@ async def test_one_bad_request_fails_alone_though_it_was_in_a_batch(
 ) -> None:
     rig = make(profile=profile)
     refusal = InvalidRequest("2 is odd")
-
-    def act(values: list[float]) -> None:
-        if 2 in values:
-            raise refusal
-
-    rig.model.act = act
-    for name in (1, 2, 3):
-        rig.submit(name)
-    await rig.idle()
+    rig.refuse(refusal, lambda values: 2 in values)
+    await rig.run(1, 2, 3)
     assert rig.model.ran == [[1, 2, 3], [1], [2], [3]]
     assert rig.answers.pop(2) is refusal
     rig.doubled(1, 3)
@@ -381,15 +340,8 @@ async def test_exception_of_a_model_fails_its_own_request_alone(
     make: Make, profile: ServiceProfile, error: BaseException
 ) -> None:
     rig = make(profile=profile, batch_rows=0)
-
-    def act(values: list[float]) -> None:
-        if values == [2]:
-            raise error
-
-    rig.model.act = act
-    for name in (1, 2, 3):
-        rig.submit(name)
-    await rig.idle()
+    rig.refuse(error, lambda values: values == [2])
+    await rig.run(1, 2, 3)
     failed = rig.answers.pop(2)
     assert isinstance(failed, RunFailed)
     assert failed.message == f"{type(error).__name__}: {error}"
@@ -399,9 +351,7 @@ async def test_exception_of_a_model_fails_its_own_request_alone(
 async def test_outputs_that_cannot_be_divided_are_made_alone(make: Make) -> None:
     rig = make(profile=HERE)
     rig.model.act = lambda values: [fp32("y", [float(len(values)), 0.0])]
-    rig.submit(1)
-    rig.submit(2)
-    await rig.idle()
+    await rig.run(1, 2)
     assert rig.model.ran == [[1, 2], [1], [2]]
     assert rig.answers == {1: [fp32("y", [1.0, 0.0])], 2: [fp32("y", [1.0, 0.0])]}
 
@@ -411,53 +361,15 @@ async def test_model_whose_batches_alone_fail_is_not_batched_any_more(
     make: Make, profile: ServiceProfile
 ) -> None:
     rig = make(profile=profile)
-
-    def act(values: list[float]) -> None:
-        if len(values) > 1:
-            raise RunFailed(f"{len(values)} at once")
-
-    rig.model.act = act
+    rig.refuse(RunFailed("two at once"), lambda values: len(values) > 1)
     for turn in range(BATCH_DOUBTS):
         assert rig.runner.scheduler.plan.is_batching
-        rig.submit(2 * turn)
-        rig.submit(2 * turn + 1)
-        await rig.idle()
+        await rig.run(2 * turn, 2 * turn + 1)
     assert not rig.runner.scheduler.plan.is_batching
     del rig.model.ran[:]
-    rig.submit(10)
-    rig.submit(11)
-    await rig.idle()
+    await rig.run(10, 11)
     assert rig.model.ran == [[10], [11]]
     rig.doubled(*range(2 * BATCH_DOUBTS), 10, 11)
-
-
-async def test_bad_request_is_no_reason_to_batch_no_more(make: Make) -> None:
-    rig = make(profile=HERE)
-
-    def act(values: list[float]) -> None:
-        if min(values) < 0:
-            raise InvalidRequest("below 0")
-
-    rig.model.act = act
-    for turn in range(1, 2 * BATCH_DOUBTS):
-        rig.submit(turn)
-        rig.submit(-turn)
-        await rig.idle()
-    assert rig.runner.scheduler.plan.is_batching
-    assert set(rig.codes().values()) == {"ok", "invalid_request"}
-
-
-async def test_batch_that_ran_as_one_says_how_long_batches_take(make: Make) -> None:
-    rig = make(profile=ServiceProfile((ProfilePoint(1, 0.0001), ProfilePoint(2, 0.0002))))
-
-    def act(_: list[float]) -> None:
-        rig.clock.now_s += 0.0004
-
-    rig.model.act = act
-    rig.submit(1)
-    rig.submit(2)
-    await rig.idle()
-    assert rig.runner.scheduler.time.slowdown == pytest.approx(1.1)  # a tenth of the way to twice
 
 
 @both_ways
@@ -503,14 +415,6 @@ async def test_listener_may_submit_and_cancel(make: Make, profile: ServiceProfil
 # what nobody waits for
 
 
-async def test_cancelling_the_last_makes_a_runner_idle(make: Make) -> None:
-    rig = make(profile=HERE)
-    rig.runner.cancel(rig.submit(1))
-    assert rig.runner.scheduler.is_idle
-    await rig.idle()
-    assert (rig.model.ran, rig.answers) == ([], {})
-
-
 async def test_batch_is_stopped_once_nobody_waits_for_any_of_it(make: Make) -> None:
     rig = make(profile=THREADS)
     rig.model.gate.clear()
@@ -530,12 +434,7 @@ async def test_batch_is_stopped_once_nobody_waits_for_any_of_it(make: Make) -> N
 
 async def test_cancelled_request_is_not_run_again_after_its_batch_has_failed(make: Make) -> None:
     rig = make(profile=THREADS)
-
-    def act(values: list[float]) -> None:
-        if len(values) > 1:
-            raise RunFailed("no")
-
-    rig.model.act = act
+    rig.refuse(RunFailed("no"), lambda values: len(values) > 1)
     rig.model.gate.clear()
     requests = [rig.submit(name) for name in (1, 2, 3)]
     await rig.started()
@@ -563,18 +462,6 @@ async def test_deadline_that_passes_while_another_run_goes_on_is_reported_by_a_t
     rig.doubled(1, 3)
 
 
-async def test_run_past_all_its_deadlines_is_stopped(make: Make) -> None:
-    rig = make(profile=THREADS)
-    rig.model.gate.clear()
-    rig.submit(1, left_s=0.25)
-    await rig.started()
-    rig.tick(100.25)
-    async with asyncio.timeout(LIMIT_S):
-        await rig.runner.wait_idle()
-    assert rig.codes() == {1: "deadline_exceeded"}
-    assert [switch and switch.is_used for switch in rig.model.switches] == [True]
-
-
 # the watchdog
 
 
@@ -600,24 +487,10 @@ async def test_run_over_the_watchdog_s_limit_is_failed_and_stopped(make: Make) -
     assert rig.runner._handed == {}
 
 
-async def test_run_beside_one_that_takes_too_long_goes_on(make: Make) -> None:
-    rig = make(profile=THREADS, instances=2, batch_rows=1)
-    await rig.hold(1)
-    rig.clock.now_s += WATCHDOG_S
-    rig.submit(2)
-    await rig.started()
-    rig.clock.now_s += 1.0
-    assert rig.tick(rig.clock.now_s) == ""
-    assert rig.codes() == {1: "run_failed"}
-    await rig.idle()
-    assert rig.codes() == {1: "run_failed", 2: "ok"}
-
-
 async def test_run_that_does_not_stop_is_reported_as_stuck_after_a_grace(
     make: Make, tmp_path: Path
 ) -> None:
-    page = InFlightPage.create(tmp_path / "page")
-    rig = make(profile=THREADS, marks=InFlightJournal(page))
+    rig = make(profile=THREADS, page=tmp_path / "page")
     rig.model.is_deaf = True
     await rig.hold(1)
     beside = rig.marks.number("other", "1", "")
@@ -630,7 +503,8 @@ async def test_run_that_does_not_stop_is_reported_as_stuck_after_a_grace(
         "a run has taken 63.5 s and does not stop; the limit is 60 s"
     )
     request = request_digest([fp32("x", [1.0, 0.0])]).hex()
-    assert page.marked() == [  # it alone is the cause
+    assert rig.page is not None
+    assert rig.page.marked() == [  # it alone is the cause
         Marked("m", "1", Phase.RUNNING, request=request)
     ]
     await rig.idle()
@@ -638,18 +512,6 @@ async def test_run_that_does_not_stop_is_reported_as_stuck_after_a_grace(
 
 
 # its end
-
-
-async def test_closing_ends_the_threads_after_their_runs(make: Make) -> None:
-    rig = make(profile=THREADS)
-    await rig.hold(1)
-    rig.runner.close()
-    (thread,) = rig.runner._threads
-    assert thread.is_alive()
-    await rig.idle()
-    await asyncio.to_thread(thread.join, LIMIT_S)
-    assert not thread.is_alive()
-    rig.doubled(1)
 
 
 def test_run_that_outlives_the_event_loop_ends_its_thread_quietly() -> None:
@@ -666,41 +528,25 @@ def test_run_that_outlives_the_event_loop_ends_its_thread_quietly() -> None:
     assert rig.answers == {}
 
 
-async def test_runner_is_idle_when_nothing_runs_though_all_were_answered_before(
-    make: Make,
-) -> None:
-    rig = make(profile=THREADS)
-    rig.model.is_deaf = True
-    rig.runner.cancel(await rig.hold(1))
-    waiting = asyncio.ensure_future(rig.runner.wait_idle())
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    await rig.idle()
-    await waiting
-    assert (rig.model.ran, rig.answers) == ([[1]], {})
-
-
 @both_ways
 async def test_run_is_marked_while_it_goes_on(
     make: Make, profile: ServiceProfile, tmp_path: Path
 ) -> None:
-    page = InFlightPage.create(tmp_path / "page")
-    rig = make(profile=profile, marks=InFlightJournal(page))
-    seen: list[list[Marked]] = []
-    rig.model.act = lambda _: seen.append(page.marked())
-    rig.submit(1)
-    await rig.idle()
+    rig = make(profile=profile, page=tmp_path / "page")
+    seen = rig.marked()
+    await rig.run(1)
     request = request_digest([fp32("x", [1.0, 0.0])]).hex() if profile is THREADS else ""
-    assert seen == [[Marked("m", "1", Phase.RUNNING, request=request)]]
-    assert page.marked() == []
+    assert seen == [Marked("m", "1", Phase.RUNNING, request=request)]
+    assert rig.page is not None
+    assert rig.page.marked() == []
 
 
 # a full batch that waits ready made
 
 
-async def staged(make: Make, watchdog_s: float = WATCHDOG_S) -> Rig:
+async def staged(make: Make) -> Rig:
     """Return a rig with a run that is held and a full batch of two ready made behind it."""
-    rig = make(may_run_here=False, batch_rows=2, watchdog_s=watchdog_s)
+    rig = make(may_run_here=False, batch_rows=2)
     await rig.hold(0.0)
     rig.submit(1.0, left_s=5.0)
     rig.submit(2.0)
@@ -708,14 +554,6 @@ async def staged(make: Make, watchdog_s: float = WATCHDOG_S) -> Rig:
     running = sorted(batch.has_begun for batch in rig.runner.scheduler._requests.running)
     assert running == [False, True]
     return rig
-
-
-async def test_full_batch_waits_ready_made_and_follows_at_once(make: Make) -> None:
-    rig = await staged(make)
-    assert rig.runner.scheduler.queued == 2  # it does not run yet
-    await rig.idle()
-    rig.doubled(0.0, 1.0, 2.0)
-    assert rig.model.ran == [[0.0], [1.0, 2.0]]
 
 
 async def test_batch_that_expires_while_it_is_ready_made_is_dropped_and_never_runs(
@@ -744,76 +582,35 @@ async def test_ready_made_batch_that_nobody_wants_is_skipped(make: Make) -> None
 # which request is to blame
 
 
-async def test_requests_that_run_together_are_not_reported(tmp_path: Path) -> None:
-    page = InFlightPage.create(tmp_path / "page")
-    rig = Rig(marks=InFlightJournal(page), profile=THREADS)
-    await rig.hold()
-    rig.submit(1.0)
-    rig.submit(2.0)
-    rig.model.gate.set()
-    rig.model.act = lambda values: seen.append([each.request for each in page.marked()])
-    seen: list[list[str]] = []
-    await rig.answered(3)
-    assert seen[-1] == [""]
-    rig.close()
-
-
 async def test_requests_of_a_suspected_model_run_one_by_one_in_threads_and_each_is_marked(
-    tmp_path: Path,
+    make: Make, tmp_path: Path
 ) -> None:
-    page = InFlightPage.create(tmp_path / "page")
     digests = [request_digest([fp32("x", [name, 0.0])]).hex() for name in (0.0, 1.0, 2.0)]
     verdict = Verdict("m", "1", "", "", suspects=(digests[1],), alone_s=60.0)
     suspicion = Suspicion(verdict, now_s=100.0)
-    rig = Rig(marks=InFlightJournal(page), profile=HERE, suspicion=suspicion)
-    seen: list[str] = []
-    rig.model.act = lambda values: seen.extend(each.request for each in page.marked())
+    rig = make(page=tmp_path / "page", profile=HERE, suspicion=suspicion)
+    seen = rig.marked()
     await rig.hold()
-    rig.submit(1.0)
-    rig.submit(2.0)
-    rig.model.gate.set()
-    await rig.answered(3)
-    assert seen == digests
+    await rig.run(1.0, 2.0)
+    assert [each.request for each in seen] == digests
     assert rig.model.ran == [[0.0], [1.0], [2.0]]
     rig.doubled(0.0, 1.0, 2.0)
     assert suspicion.survived() == ((digests[1],), 0)
     rig.clock.now_s += 60.0
-    rig.submit(4.0)
-    await rig.answered(4)
+    await rig.run(4.0)
     assert rig.model.threads[-1] is threading.main_thread()  # as before
-    rig.close()
 
 
 @both_ways
 async def test_run_with_bulk_requests_is_marked_as_one(
     make: Make, profile: ServiceProfile, tmp_path: Path
 ) -> None:
-    page = InFlightPage.create(tmp_path / "page")
-    rig = make(profile=profile, marks=InFlightJournal(page))
-    seen: list[Phase] = []
-    rig.model.act = lambda _: seen.extend(each.phase for each in page.marked())
+    rig = make(profile=profile, page=tmp_path / "page")
+    seen = rig.marked()
     rig.submit(1.0, is_bulk=True)
     await rig.idle()
-    rig.submit(2.0)
     rig.submit(3.0, is_bulk=True)
-    await rig.idle()
-    rig.submit(4.0)
-    await rig.idle()
-    assert (rig.model.ran, seen) == (
-        [[1.0], [2.0, 3.0], [4.0]],
-        [Phase.BULK, Phase.BULK, Phase.RUNNING],
-    )
-
-
-@both_ways
-async def test_request_that_is_to_run_alone_is_always_marked_with_its_digest(
-    make: Make, profile: ServiceProfile, tmp_path: Path
-) -> None:
-    page = InFlightPage.create(tmp_path / "page")
-    rig = make(profile=profile, marks=InFlightJournal(page))
-    seen: list[Marked] = []
-    rig.model.act = lambda _: seen.extend(page.marked())
-    rig.submit(1.0, is_bulk=True, is_alone=True)
-    await rig.idle()
-    request = request_digest([fp32("x", [1.0, 0.0])]).hex()
-    assert seen == [Marked("m", "1", Phase.BULK, request=request)]
+    await rig.run(2.0)
+    await rig.run(4.0)
+    assert sorted(map(len, rig.model.ran)) == [1, 1, 2]
+    assert [each.phase for each in seen] == [Phase.BULK, Phase.BULK, Phase.RUNNING]

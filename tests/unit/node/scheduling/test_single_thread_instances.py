@@ -13,9 +13,8 @@ OF_ONE = ServiceProfile((ProfilePoint(1, 0.018), ProfilePoint(4, 0.072)))
 class StreamDesk(Desk):
     """An engine whose model also runs on one thread, two runs beside one another."""
 
-    def __init__(self, *, count: int = 2, rows: int = 4, is_batching: bool = True) -> None:
-        streams = Streams(count, OF_ONE, rows)
-        super().__init__(is_batching=is_batching, instances=0, profile=OF_ALL, streams=streams)
+    def __init__(self, rows: int = 4) -> None:
+        super().__init__(profile=OF_ALL, streams=Streams(2, OF_ONE, rows))
 
     def kinds(self) -> list[tuple[int, bool]]:
         """Take all that may run now; return the rows of each and whether it runs on one thread."""
@@ -36,7 +35,7 @@ def test_many_requests_are_shared_out_among_runs_of_one_thread_each() -> None:
 def test_all_threads_work_together_again_once_a_few_in_a_row_were_alone(
     crowd: int, alone: int
 ) -> None:
-    desk = StreamDesk(rows=32)
+    desk = StreamDesk(32)
     for _ in range(crowd):
         desk.submit()
     desk.kinds()
@@ -64,14 +63,6 @@ def test_full_batch_waits_ready_made_behind_streams_and_never_behind_a_run_of_al
     assert desk.batcher.take(desk.now_s, is_ahead=True) is None
 
 
-def test_model_that_turns_out_not_to_batch_runs_a_request_on_each_thread() -> None:
-    desk = StreamDesk()
-    desk.batcher.stop_batching()
-    for _ in range(5):
-        desk.submit()
-    assert desk.kinds() == [(1, True), (1, True)]
-
-
 def test_limit_and_the_wait_follow_the_streams() -> None:
     desk = StreamDesk()
     assert desk.batcher.limit.rows == round(2.0 / (0.072 / 4 / 2))
@@ -84,12 +75,3 @@ def test_limit_and_the_wait_follow_the_streams() -> None:
     assert desk.load().run_us == pytest.approx((0.018 + 0.1 * (0.144 - 0.018)) * 1e6, abs=1)
     desk.finish(desk.batches[1], 0.144)
     assert desk.batcher._slots.full_batch_s() > 0.072  # slower than measured at load: it is told
-
-
-def test_slow_stream_says_nothing_of_runs_on_all_threads() -> None:
-    desk = StreamDesk()
-    for _ in range(2):
-        desk.submit()
-    desk.kinds()
-    desk.finish(desk.batches[0], 0.180)
-    assert desk.batcher.time.predicted_s(1) == 0.010

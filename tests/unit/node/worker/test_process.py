@@ -24,12 +24,10 @@ from capamesh.node.devices.in_flight_page import InFlightPage, Marked, Phase
 from capamesh.node.models import shortage
 from capamesh.node.models.preparation import LoadResult
 from capamesh.node.models.registry import HostedModel
-from capamesh.node.profiling.cache_upkeep import PROFILES
 from capamesh.node.profiling.profile_cache import Measured
 from capamesh.node.worker import process
 from capamesh.node.worker.opening import open_and_close
 from capamesh.node.worker.process import Worker
-from capamesh.protocol.adverts import ModelOffer
 from capamesh.protocol.channel.framing import Message
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.network import Membership, NetworkOwner, Role
@@ -100,21 +98,6 @@ async def test_offer_says_how_much_memory_is_free_now(
     worker._tell()
     assert free_bytes(channel.sent[-1]) == reported  # never more than there is in all
     assert worker._service.free_bytes == seen
-
-
-async def test_entries_long_unused_leave_the_cache(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(process, "CLEAN_S", 0.001)
-    old = Path(worker._start.cache_folder) / PROFILES / "a.json"
-    old.parent.mkdir(parents=True)
-    old.write_bytes(b"x")
-    os.utime(old, (1_000, 1_000))
-    cleaning = asyncio.create_task(worker._clean_cache())
-    async with asyncio.timeout(LIMIT_S):
-        while old.exists():
-            await asyncio.sleep(0.001)
-    cleaning.cancel()
 
 
 async def test_worker_that_has_lost_its_device_leaves_the_marks_and_ends_itself_once(
@@ -213,24 +196,6 @@ async def test_no_message_of_the_agent_is_lost_for_want_of_memory_or_the_worker_
     is_lost = times == shortage.TRIES
     assert dialing.seen == [{name: ("h:1",)} for name in (["r2"] if is_lost else ["r1", "r2"])]
     assert [reason[:26] for reason in ended] == ["no memory to obey 'routers"] * is_lost
-
-
-async def test_offer_is_reported_a_moment_later_where_there_is_no_memory(
-    worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(process, "PAUSE_S", 0.0)
-    whole, left = worker._models.offers, [1]
-
-    def offers() -> tuple[ModelOffer, ...]:
-        if left:
-            left.clear()
-            raise MemoryError("unable to allocate")
-        return whole()
-
-    monkeypatch.setattr(worker._models, "offers", offers)
-    worker._tell_now()
-    assert channel.sent == []
-    assert await channel.has("offer")
 
 
 async def test_worker_that_may_not_read_the_folder_that_lies_there_now_says_goodbye_and_ends_itself(

@@ -27,7 +27,7 @@ from capamesh.node.profiling.profile_cache import Measured
 from capamesh.node.repository.task_rules import FileRules
 from capamesh.node.runtime.tasks.contents import FileTask
 from capamesh.node.scheduling import DynamicBatcher
-from capamesh.node.scheduling.runner import STOP_GRACE_S, ModelRunner
+from capamesh.node.scheduling.runner import ModelRunner
 from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.errors import (
@@ -61,7 +61,7 @@ from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.protocol.links.transport import MAX_LINKS_OF_PEER
 from capamesh.protocol.network import Member, Membership, NetworkOwner, NetworkTrust, Role
-from capamesh.protocol.tensors import MAX_CLASSES, Datatype, Limits, Tensor, join_elements
+from capamesh.protocol.tensors import Datatype, Limits, Tensor, join_elements
 
 pytestmark = pytest.mark.pure
 
@@ -373,36 +373,6 @@ async def test_priority_bulk_sequence_and_the_mark_to_run_alone_reach_the_engine
     assert sorted(map(len, rig.model.ran)) == [1, 1, 2]
 
 
-async def test_traced_call_is_a_line_in_the_log_and_others_are_none(rig: Rig) -> None:
-    await rig.answer(1)
-    assert "request_traced" not in rig.log.events
-    for stream, model in ((2, "m"), (3, "none")):
-        trace = f"00-{'0a' * 16}-{'0b' * 8}-01"
-        rig.ask(stream, call().replace(model=ModelName(model), trace=trace))
-        await rig.idle()
-    assert rig.log.events.count("request_traced") == 1  # a model that is not there runs none
-    assert isinstance(rig.link.answers[2], InferAnswer)
-
-
-async def test_largest_scores_are_answered_with_their_labels_of_whole_answers_and_so_many(
-    rig: Rig,
-) -> None:
-    rig.hosted.prepared = replace(rig.hosted.prepared, labels={"y": ("cat", "dog")})
-    classified = call("m", "", "y").replace(classes=(1,))
-    answer = await rig.answer(1, classified)
-    assert answer.outputs == (
-        Tensor("y", Datatype.BYTES, (1, 1), join_elements([b"4.000000:1:dog"])),
-    )
-    rig.ask(2, classified.replace(takes_parts=True))
-    error = rig.link.refusal(2)
-    assert isinstance(error, InvalidRequest)
-    assert error.message == "an answer in parts is not classified: ask for it as it is"
-    rows = fp32("x", *[[1, 2]] * (MAX_CLASSES + 1))
-    rig.ask(3, classified.replace(inputs=(rows,)))
-    await rig.idle()
-    assert isinstance(rig.link.answers[3], TooLarge)
-
-
 @pytest.mark.parametrize(
     ("asked", "kind", "message"),
     [
@@ -511,49 +481,6 @@ async def test_call_whose_time_is_over_is_answered_at_once_and_not_run(rig: Rig)
     await rig.idle()
     assert [type(rig.link.answers[stream]) for stream in (5, 6)] == [InferAnswer] * 2
     assert rig.model.ran == [[1], [1, 1]]
-
-
-async def test_run_that_takes_too_long_is_answered_and_reported_once_if_it_does_not_stop(
-    rig: Rig,
-) -> None:
-    rig.model.is_deaf = True
-    link = await rig.hold(1)
-    rig.clock.now_s += WATCHDOG_S + 1
-    rig.hosted.runner._tick()
-    answer = await link.answer(1)
-    assert isinstance(answer, RunFailed)
-    assert answer.message == "the run took more than the 60 s that this node allows one"
-    assert rig.stuck == []
-    rig.clock.now_s += STOP_GRACE_S + 1
-    for _ in range(3):
-        rig.hosted.runner._tick()
-    assert rig.stuck == ["a run has taken 64.0 s and does not stop; the limit is 60 s"]
-    await rig.idle()
-
-
-async def test_timer_is_set_for_what_is_due_first_and_none_is_left_where_nothing_is(
-    rig: Rig,
-) -> None:
-    runner = rig.hosted.runner
-    await rig.hold(1)  # without a deadline: the watchdog's
-    assert runner._timer_due_s == rig.clock.now_s + WATCHDOG_S
-    rig.ask(2, budget_ms=5000)
-    rig.ask(3, budget_ms=9000)
-    await asyncio.sleep(0)  # the read ends
-    assert runner._timer_due_s == rig.clock.now_s + 5
-    rig.clock.now_s += 5
-    runner._tick()
-    assert runner._timer_due_s == rig.clock.now_s + 4
-    for _ in range(2):
-        rig.service.tidy()
-        assert list(rig.service._active) == [runner]
-        await rig.idle()
-        runner._tick()
-        assert runner._timer is None
-        rig.service.tidy()
-        assert not rig.service._active
-        await rig.hold(4)
-    await rig.idle()
 
 
 # who has left

@@ -40,22 +40,6 @@ def test_biases_and_penalties_change_a_copy() -> None:
     assert row.tolist() == before.tolist()
 
 
-def test_history_grows_and_counts_what_was_generated_alone() -> None:
-    history = TokenHistory((5, 5, 6), (6,))
-    for token in range(100):
-        history.add(token % 50)
-    counts = dict(zip(history.tokens.tolist(), history.counts.tolist(), strict=True))
-    assert counts == {token: 3.0 if token == 6 else 2.0 for token in range(50)}
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_mask_leaves_only_what_may_come(temperature: float) -> None:
-    mask = np.array([True, False, True])
-    parameters = SamplingParameters(temperature=temperature)
-    made = edited(np.array([1.0, 9.0, 2.0], np.float32), parameters, None, mask)
-    assert made.tolist() == [1.0, -math.inf, 2.0]
-
-
 def test_row_is_masked_for_a_greedy_draw_only_if_its_likeliest_token_may_not_come() -> None:
     row = np.array([9.0, 1.0, 2.0], np.float32)
     mask = np.array([True, False, True])
