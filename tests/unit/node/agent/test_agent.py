@@ -7,22 +7,27 @@ import datetime as dt
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import virtual_time
-from fleet_fakes import NullLog, device_offer
+from fleet_fakes import NullLog, device_offer, offer
 
 from capamesh.node.agent.agent import NodeAgent
+from capamesh.node.agent.known_routers import MAX_ADDRESSES, MAX_ROUTERS, KnownRouters
 from capamesh.node.agent.settings import NodeSettings
+from capamesh.node.agent.status import Routers, standing
+from capamesh.node.contract import messages
 from capamesh.node.contract.messages import Links, Sandboxed
 from capamesh.protocol.adverts import (
     KIND_GOODBYE,
     KIND_ROUTER,
     NodeAdvert,
     RouterAdvert,
+    Sequence,
     SequenceSource,
     advert_from_body,
     open_envelope,
@@ -31,6 +36,8 @@ from capamesh.protocol.adverts import (
 )
 from capamesh.protocol.data_dir import DataDir, read_status
 from capamesh.protocol.identity import Identity
+from capamesh.protocol.ids import PeerId
+from capamesh.protocol.membership_life import Ended
 from capamesh.protocol.network import Membership, NetworkOwner, Role
 from capamesh.protocol.system import System
 
@@ -106,7 +113,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario]
     settings = NodeSettings(tmp_path / "data", tmp_path / "models", token.encode())
 
     async def scene(scenario: Scenario) -> Published:
-        agent = NodeAgent(settings, NullLog())  # type: ignore[arg-type]  # it takes every event
+        agent = NodeAgent(settings, NullLog())
         published = Published(agent)
         monkeypatch.setattr(agent._mesh, "publish", published.take)
         announcing = asyncio.create_task(agent._announcer.run())
@@ -120,9 +127,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario]
     return lambda scenario: virtual_time.run(scene(scenario))
 
 
-def test_node_advertises_as_seldom_as_the_fleet_that_routers_tell_of_is_large(
-    play: Callable[[Scenario], Published],
-) -> None:
+def test_node_of_a_large_fleet_advertises_seldom(play: Callable[[Scenario], Published]) -> None:
     async def scenario(agent: NodeAgent, _: Published) -> None:
         router = ARouter(agent)
         for _ in range(36):
@@ -159,26 +164,7 @@ def test_change_is_said_at_once_and_again_after_3_s(
     assert [len(said.models) for _, said in published.adverts] == [1, 1]
 
 
-def test_router_that_starts_anew_is_reported_soon_and_one_that_does_so_all_the_time_is_not(
-    play: Callable[[Scenario], Published],
-) -> None:
-    async def scenario(agent: NodeAgent, published: Published) -> None:
-        router = await settle_at_100_s(agent)
-        published.adverts.clear()
-        for restart in range(60):
-            router.restart()
-            router.says(3 if restart < 20 else 1_000)
-            await asyncio.sleep(10)
-
-    published = play(scenario)
-    assert published.times_s[:3] == [145, 155, 165]
-    assert set(published.reported_s) == {100}
-    assert len(published.adverts) <= 2 * 600 / 100 + 3
-
-
-def test_node_that_drains_says_so_at_once_and_again_and_leaves_with_a_goodbye(
-    play: Callable[[Scenario], Published],
-) -> None:
+def test_node_that_drains_says_so_twice_and_goodbye(play: Callable[[Scenario], Published]) -> None:
     async def scenario(agent: NodeAgent, published: Published) -> None:
         await settle_at_100_s(agent)
         published.adverts.clear()
@@ -194,9 +180,7 @@ def test_node_that_drains_says_so_at_once_and_again_and_leaves_with_a_goodbye(
     assert published.goodbyes == 1
 
 
-def test_status_tells_of_each_change_of_a_worker_before_the_network_is_told(
-    play: Callable[[Scenario], Published],
-) -> None:
+def test_status_tells_of_a_change_before_the_network(play: Callable[[Scenario], Published]) -> None:
     said: list[tuple[int | None, str, int, list[str]]] = []
     published_with: list[list[str]] = []
 
@@ -210,14 +194,14 @@ def test_status_tells_of_each_change_of_a_worker_before_the_network_is_told(
             return one["pid"], one["sandbox"], read["links"], [model["state"] for model in models]
 
         def start(pid: int) -> None:
-            worker._child._process = SimpleNamespace(pid=pid)  # type: ignore[assignment]
+            worker._child._process = SimpleNamespace(pid=pid)
             worker._opening()
 
         def publish(topic: str, raw: bytes) -> bool:
             published_with.append(status()[-1])
             return published.take(topic, raw)
 
-        agent._mesh.publish = publish  # type: ignore[method-assign]
+        agent._mesh.publish = publish
         published.adverts.clear()
         start(11)
         said.append(status())
@@ -245,3 +229,77 @@ def test_status_tells_of_each_change_of_a_worker_before_the_network_is_told(
     advertised = [[model.state.value for model in each.models] for _, each in published.adverts]
     assert advertised[:2] == [["ready"], ["loading"]]
     assert published_with == advertised
+
+
+UNTIL = datetime(2026, 3, 1, 20, 30, tzinfo=UTC)
+
+
+def test_drained_node_says_until_when_and_one_that_cannot_serve_says_that_first() -> None:
+    ready = [offer()]
+    assert standing("serving", None, ready, Routers(1, 1, ()), None) == ("ready", "")
+    assert standing("serving", None, ready, Routers(1, 1, ()), UNTIL) == (
+        "draining",
+        "by the network's owner, until 2026-03-01 20:30 UTC",
+    )
+    assert standing("serving", None, [], Routers(1, 1, ()), UNTIL)[0] == "waiting"
+    assert standing("serving", None, ready, Routers(0, 1, ()), UNTIL)[0] == "waiting"
+    assert standing("draining", None, ready, Routers(1, 1, ()), UNTIL) == (
+        "draining",
+        "",
+    )
+    ended = Ended("revoked", "by list 2")
+    assert standing("serving", ended, ready, Routers(1, 1, ()), UNTIL) == (
+        "revoked",
+        "by list 2",
+    )
+
+
+PEER = "12D3KooWNorcHZHZSYheRM7kF1KVrQkqNEvpm7DhDokG9RWbgrEY"
+
+
+@pytest.mark.parametrize(
+    ("routers", "said"),
+    [
+        (Routers(0, 2, [f"/ip4/10.0.0.5/tcp/4001/p2p/{PEER}"]), "2 met in the mesh"),
+        (Routers(0, 0, ()), "none met in the mesh; it has no router's address to dial"),
+        (
+            Routers(0, 0, [f"/ip4/10.0.0.5/tcp/4001/p2p/{PEER}", "/ip4/10.0.0.5/tcp/4001"]),
+            "none met in the mesh; it dials /ip4/10.0.0.5/tcp/4001",
+        ),
+        (
+            Routers(0, 0, [f"/dns/r{number}/tcp/4001/p2p/{PEER}" for number in range(5)]),
+            "none met in the mesh; it dials /dns/r0/tcp/4001, /dns/r1/tcp/4001, /dns/r2/tcp/4001 and 2 more",
+        ),
+    ],
+)
+def test_node_without_a_link_says_where_it_looks_for_routers(routers: Routers, said: str) -> None:
+    assert standing("serving", None, [offer()], routers, None) == (
+        "waiting",
+        f"no router has a link to it ({said})",
+    )
+
+
+def router(peer: str, *addresses: str) -> RouterAdvert:
+    return RouterAdvert(PeerId(peer), Sequence(1, 1), addresses, "eu", "0.1")
+
+
+def test_router_not_heard_of_for_ten_minutes_is_dialled_no_more() -> None:
+    routers = KnownRouters()
+    routers.heard(router("R", "r:1"), 0.0)
+    routers.heard(router("S", "s:1"), 500.0)
+    assert not routers.heard(router("S", "s:1"), 600.0)
+    assert routers.heard(router("S", "s:1"), 600.1)
+    assert routers.message() == messages.Routers({PeerId("S"): ("s:1",)})
+
+
+def test_first_routers_are_dialled_at_a_few_addresses_and_endless_ones_are_not() -> None:
+    routers = KnownRouters()
+    many = tuple(f"r:{port}" for port in range(1, 65))
+    for number in range(MAX_ROUTERS):
+        assert routers.heard(router(f"R{number}", *many), 0.0)
+    assert not routers.heard(router("one too many", "s:1"), 1.0)
+    assert len(routers) == MAX_ROUTERS
+    assert routers.message().routers[PeerId("R0")] == many[:MAX_ADDRESSES]
+    assert routers.heard(router("one too many", "s:1"), 601.0)  # the others have fallen silent
+    assert routers.heard(router("one too many", "s:1"), 602.0) is True
+    assert routers.message() == messages.Routers({PeerId("one too many"): ("s:1",)})

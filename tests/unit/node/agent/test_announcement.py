@@ -55,16 +55,6 @@ def test_model_on_two_devices_is_shown_in_its_more_useful_state(
         assert said(announcement) == [f"m/1 {shown}"]
 
 
-def test_model_ready_on_two_devices_is_shown_on_the_first_whatever_came_up_first() -> None:
-    announcement = Announcement(FACTS)
-    slow, fast = (dataclasses.replace(offer(), row_us=row_us) for row_us in (90, 10))
-    announcement.offered(1, device_offer("h:2", models=[slow]))
-    announcement.offered(0, device_offer("h:1", models=[fast]))
-    assert announcement.advert(S).models == (fast,)
-    assert announcement.models_of(1) == [slow]
-    assert announcement.models_of(2) == []
-
-
 def test_models_of_a_lost_worker_are_loading_with_the_reason_until_it_offers_again() -> None:
     announcement = Announcement(FACTS)
     failed = offer("o", state=ModelState.FAILED, reason="no such operator")
@@ -78,17 +68,6 @@ def test_models_of_a_lost_worker_are_loading_with_the_reason_until_it_offers_aga
     assert announcement.offered(0, device_offer("h:3", models=[offer("n")]))
     assert said(announcement) == ["m/1 ready", "n/1 ready"]
     assert announcement.workers == {0, 1}
-
-
-def test_node_is_ready_when_a_worker_runs_and_nothing_is_loading() -> None:
-    announcement = Announcement(FACTS)
-    assert not announcement.is_ready
-    announcement.offered(0, device_offer(models=[offer(state=ModelState.LOADING)]))
-    assert not announcement.is_ready
-    announcement.offered(0, device_offer(models=[offer(state=ModelState.FAILED)]))
-    assert announcement.is_ready
-    announcement.lost(0, "")
-    assert not announcement.is_ready
 
 
 @settings(max_examples=40, deadline=None)
@@ -146,21 +125,3 @@ def test_advert_that_is_too_large_gives_up_the_model_with_the_most_tensors_first
     assert announcement.give_up_largest() == offer("m")
     assert announcement.give_up_largest() is None
     assert [one.reason for one in announcement.models_of(0)] == [TOO_LARGE, TOO_LARGE]
-
-
-def test_advert_that_is_too_large_leaves_out_failed_models_before_any_is_given_up() -> None:
-    announcement = Announcement(FACTS)
-    models = [
-        offer("m"),
-        offer("bad", state=ModelState.FAILED),
-        offer("n", state=ModelState.LOADING),
-    ]
-    announcement.offered(0, device_offer("h:1", models=models))
-    assert announcement.leave_out_failed()
-    assert said(announcement) == ["m/1 ready", "n/1 loading"]
-    assert [one.name for one in announcement.models_of(0)] == [
-        "m",
-        "bad",
-        "n",
-    ]  # for its own status
-    assert not announcement.leave_out_failed()

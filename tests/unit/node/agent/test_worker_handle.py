@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_fakes import NullLog, device_offer, offer
+from fleet_fakes import NullLog, offer
 
 from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.agent.status import models_status, worker_status
@@ -68,10 +68,10 @@ class Care:
             on_message=lambda _, __: None,
             on_up=self.ups.append,
             on_down=self.downs.append,
-            log=self.log,  # type: ignore[arg-type]  # it logs nothing but names
+            log=self.log,
             clock=lambda: self.now_s,
         )
-        self.worker.send = self._send  # type: ignore[method-assign, assignment]  # there is no process
+        self.worker.send = self._send
 
     def _send(self, message: ToWorker) -> bool:
         self.sent.append(message)
@@ -144,16 +144,6 @@ def test_model_that_ends_its_worker_thrice_is_held_back_at_the_next_start(care: 
     assert care.ups == [3, 3, 3, 3, 3]  # the two starts whose messages were looked at, too
 
 
-def test_good_life_or_a_model_that_takes_requests_starts_the_row_of_deaths_anew(care: Care) -> None:
-    for after_s in (0.0, 0.0, 3600.0):
-        care.die("bad", after_s=after_s)
-    assert care.start().verdicts == ()
-    for _ in range(4):
-        care.die("m")
-        care.worker.heard(device_offer(models=[replace(offer("m"), digest=OLD)]))
-    assert care.start().verdicts == ()
-
-
 def test_bulk_runs_end_so_many_workers_and_then_none_is_taken_for_a_while(care: Care) -> None:
     for _ in range(MOST):
         assert care.start().bulk_refused_s == 0.0
@@ -204,17 +194,6 @@ def test_request_that_ends_well_is_suspected_no_more(care: Care) -> None:
     care.worker.heard(Survived("bad", "1", (b"12345678".hex(),), 0))
     (bad,) = care.start().verdicts
     assert bad.suspects == ()
-
-
-def test_model_whose_files_were_replaced_is_forgiven(care: Care) -> None:
-    for _ in range(3):
-        care.die("bad")
-    failed = replace(offer("bad", state=ModelState.FAILED), digest=OLD)
-    care.worker.heard(device_offer(models=[failed]))
-    assert [one.name for one in care.start().verdicts] == ["bad"]
-    care.worker.heard(device_offer(models=[replace(failed, digest=NEW)]))
-    assert care.start().verdicts == ()
-    assert care.log.events[-1] == "blame_forgotten"
 
 
 def test_worker_without_a_page_runs_all_the_same(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_message_that_does_not_fit_is_refused(raw: dict[str, Any]) -> None:
 
 def test_reason_crosses_whatever_an_error_s_text_was() -> None:
     text = "line 1\nline 2 \udcff " + "x" * MAX_REASON_CHARS
-    (back,) = agent_message(crossed(_failed(text))).models  # type: ignore[union-attr]
+    (back,) = agent_message(crossed(_failed(text))).models
     assert len(back.reason) == MAX_REASON_CHARS
     assert back.reason.startswith("line 1")
     assert not set(back.reason) & {"\n", "\udcff"}

@@ -129,21 +129,6 @@ def test_lost_gpu_does_not_hide_the_others() -> None:
     assert gpus == (Gpu(1, "GPU-aaaa-1", "NVIDIA H100", 80 * GIB, 79 * GIB, "580.65.06"),)
 
 
-def test_driver_is_opened_once_and_again_after_it_went_away() -> None:
-    driver = Driver([H100])
-    reader = GpuReader(driver)
-    assert len(reader.read()) == len(reader.read()) == 1
-    assert driver.calls == ["init"]
-    driver.is_there = False
-    assert reader.read() == ()
-    assert driver.calls == ["init", "shutdown"]
-    driver.is_there = True
-    assert len(reader.read()) == 1
-    reader.close()
-    reader.close()
-    assert driver.calls == ["init", "shutdown", "init", "shutdown"]
-
-
 def test_memory_limit_of_a_container_counts_and_its_page_cache_is_free(root: Path) -> None:
     group = root / "sys/fs/cgroup/pod/worker"
     put(root / "proc/self/cgroup", "1:name=systemd:/x\n0::/pod/worker\n")
@@ -168,9 +153,7 @@ def test_tightest_limit_up_the_tree_counts_and_max_is_none(root: Path) -> None:
 @pytest.mark.parametrize(
     ("quota", "cores"), [("max 100000", 8), ("250000 100000", 3), ("50000 100000", 1), ("", 8)]
 )
-def test_cores_are_the_affinity_within_the_containers_quota(
-    root: Path, quota: str, cores: int
-) -> None:
+def test_cores_are_the_affinity_within_the_quota(root: Path, quota: str, cores: int) -> None:
     put(root / "proc/self/cgroup", "0::/\n")
     put(root / "sys/fs/cgroup/cpu.max", quota)
     assert usable_cores(root) == cores
@@ -208,14 +191,3 @@ def test_limit_of_the_process_s_own_data_counts(root: Path) -> None:
     unlimited = limited("unlimited")
     assert min(unlimited) > 1_000_000
     assert limited("1000000") == (1_000_000, 1_000_000)
-
-
-def test_system_without_proc_still_has_memory_a_name_and_cores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: 12)
-    cpu = read_cpu(tmp_path)
-    assert cpu.memory_total_bytes == cpu.memory_free_bytes > 0
-    assert cpu.name
-    assert cpu.cores == 12

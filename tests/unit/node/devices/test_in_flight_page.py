@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capamesh.node.devices.in_flight_journal import NO_SLOT, InFlightJournal
 from capamesh.node.devices.in_flight_page import (
     MAX_NAME_BYTES,
     PAGE_BYTES,
@@ -21,7 +24,9 @@ from capamesh.node.devices.in_flight_page import (
     Marked,
     Phase,
 )
+from capamesh.node.devices.request_digest import request_digest
 from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.tensors import Tensor
 
 DIGEST = "sha256-chunks:" + "0a" * 32
 BREAKS = """
@@ -63,26 +68,7 @@ def test_creating_again_leaves_an_earlier_writer_with_a_page_of_its_own(tmp_path
     later.close()
 
 
-def test_slot_is_overwritten_and_cleared_and_the_others_stay(tmp_path: Path) -> None:
-    page = InFlightPage.create(tmp_path / "page")
-    page.name(1, "a-longer-name", "1")
-    page.name(2, "b", "22")
-    page.begin(0, 1, Phase.LOADING)
-    page.begin(1, 1, Phase.RUNNING)
-    page.begin(0, 2, Phase.RUNNING)
-    assert page.marked() == [
-        Marked("b", "22", Phase.RUNNING),
-        Marked("a-longer-name", "1", Phase.RUNNING),
-    ]
-    page.end(0)
-    page.end(0)
-    assert page.marked() == [Marked("a-longer-name", "1", Phase.RUNNING)]
-    page.close()
-
-
-def test_request_that_runs_is_reported_with_its_slot_until_that_is_used_again(
-    tmp_path: Path,
-) -> None:
+def test_request_is_reported_with_its_slot_until_that_is_reused(tmp_path: Path) -> None:
     path = tmp_path / "page"
     page = InFlightPage.create(path)
     page.name(1, "iris", "1", DIGEST)
@@ -156,3 +142,127 @@ def test_junk_never_raises_and_only_whole_records_are_read(
     )
     assert len(page.marked()) >= untouched
     page.close()
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> InFlightPage:
+    return InFlightPage.create(tmp_path / "page")
+
+
+def test_run_is_marked_from_its_beginning_to_its_end(page: InFlightPage) -> None:
+    marks = InFlightJournal(page)
+    m, n = marks.number("m", "1", "sha256-chunks:a"), marks.number("n", "22", "")
+    assert m != n
+    loading = marks.begin(n, Phase.LOADING)
+    first, second = marks.begin(m, Phase.RUNNING), marks.begin(m, Phase.RUNNING)
+    assert sorted(page.marked(), key=repr) == sorted(
+        [
+            Marked("n", "22", Phase.LOADING),
+            Marked("m", "1", Phase.RUNNING, "sha256-chunks:a"),
+            Marked("m", "1", Phase.RUNNING, "sha256-chunks:a"),
+        ],
+        key=repr,
+    )
+    marks.end(loading)
+    marks.end(first)
+    assert page.marked() == [Marked("m", "1", Phase.RUNNING, "sha256-chunks:a")]
+    marks.end(second)
+    assert page.marked() == []
+
+
+def test_model_that_is_not_loaded_any_more_is_forgotten(page: InFlightPage) -> None:
+    marks = InFlightJournal(page)
+    kept = marks.number("n", "1", "")
+    for digest in "abc":
+        number = marks.number("m", "1", digest)
+        assert marks.number("m", "1", digest) == number
+        marks.release(number)
+        marks.end(marks.begin(number, Phase.RUNNING))  # another still has it
+        marks.release(number)
+    assert set(page._records) == {kept}
+    assert (len(marks._known), len(marks._users)) == (1, 1)
+    assert marks.number("m", "1", "a") not in {kept, number}
+
+
+def test_marks_at_the_loss_of_the_device_stay(page: InFlightPage) -> None:
+    marks = InFlightJournal(page)
+    m, n = marks.number("m", "1", "sha256-chunks:a"), marks.number("n", "1", "")
+    ended, running = marks.begin(n, Phase.RUNNING), marks.begin(m, Phase.RUNNING)
+    marks.end(ended)
+    marks.settle()
+    marks.end(running)
+    assert marks.begin(n, Phase.RUNNING) == NO_SLOT
+    marks.blame(n, Phase.LOADING)  # whatever takes too long now waits for the device
+    assert page.marked() == [Marked("m", "1", Phase.RUNNING, "sha256-chunks:a")]
+
+
+@pytest.mark.parametrize("running", [3, SLOTS])
+def test_model_that_ends_the_process_alone_stays_marked(page: InFlightPage, running: int) -> None:
+    marks = InFlightJournal(page)
+    others, bad = marks.number("m", "1", ""), marks.number("bad", "1", "sha256-chunks:a")
+    slots = [marks.begin(others, Phase.RUNNING) for _ in range(running)]
+    loading = marks.begin(bad, Phase.LOADING)
+    marks.blame(bad, Phase.LOADING)
+    for slot in (*slots, loading):
+        marks.end(slot)
+    assert marks.begin(others, Phase.RUNNING) == NO_SLOT
+    marks.blame(others, Phase.RUNNING)  # the first is what everything waits for
+    assert page.marked() == [Marked("bad", "1", Phase.LOADING, "sha256-chunks:a")]
+
+
+def test_run_that_begins_while_another_is_convicted_is_not_marked(
+    page: InFlightPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = InFlightJournal(page)
+    other, bad = marks.number("m", "1", ""), marks.number("bad", "1", "")
+    begin = page.begin
+
+    def begin_late(slot: int, number: int, phase: Phase) -> None:
+        monkeypatch.setattr(page, "begin", begin)
+        marks.blame(bad, Phase.RUNNING)
+        begin(slot, number, phase)
+
+    monkeypatch.setattr(page, "begin", begin_late)
+    marks.begin(other, Phase.RUNNING)
+    assert page.marked() == [Marked("bad", "1", Phase.RUNNING)]
+
+
+def test_threads_never_share_a_slot(page: InFlightPage) -> None:
+    marks = InFlightJournal(page)
+    number = marks.number("m", "1", "")
+    in_use: set[int] = set()
+
+    def mark(_: int) -> None:
+        slot = marks.begin(number, Phase.RUNNING)
+        assert slot not in in_use
+        in_use.add(slot)
+        in_use.remove(slot)
+        marks.end(slot)
+
+    with ThreadPoolExecutor(8) as pool:
+        for outcome in pool.map(mark, range(2_000)):
+            assert outcome is None
+    assert page.marked() == []
+    assert len(marks._free) == SLOTS
+
+
+def x(array: object, name: str = "x") -> Tensor:
+    return Tensor.from_numpy(name, np.array(array, np.float32))
+
+
+def test_values_shapes_and_the_number_of_tensors_are_reported_apart() -> None:
+    requests = [[x([[1, 2]])], [x([[1, 3]])], [x([[1], [2]])], [x([1]), x([2])], [x([1, 2])]]
+    assert len({request_digest(request) for request in requests}) == len(requests)
+
+
+def test_large_tensors_are_reported_apart_by_their_length_and_by_what_is_spread_over_them() -> None:
+    zeros = np.zeros(1_000_000, np.float32)
+    halves = zeros.copy()
+    halves[500_000:] = 1.7
+    digests = {request_digest([x(array)]) for array in (zeros, halves, zeros[:-1])}
+    assert len(digests) == 3
+
+
+def test_large_tensors_of_small_whole_numbers_are_reported_apart() -> None:
+    rows = [np.full((1, 8192), value) for value in range(1, 8)]
+    assert len({request_digest([x(row)]) for row in rows}) == len(rows)

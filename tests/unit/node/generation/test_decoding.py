@@ -5,6 +5,8 @@ import random
 import numpy as np
 import pytest
 from generation_fakes import VOCABULARY, Desk, FakeSlots, LetterText
+from hypothesis import given
+from hypothesis import strategies as st
 from typing_extensions import override
 
 from capamesh.node.generation import (
@@ -15,7 +17,8 @@ from capamesh.node.generation import (
     TokenPart,
     TokenText,
 )
-from capamesh.node.generation.decoding import MOST_DRAFTS
+from capamesh.node.generation.lookup import Lookup
+from capamesh.node.generation.stops import StopStrings
 
 GREEDY = SamplingParameters(temperature=0.0)
 CIRCLE = (0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2)
@@ -99,9 +102,7 @@ def random_request(rng: random.Random) -> GenerationRequest:
 @pytest.mark.full
 @pytest.mark.seeds
 @pytest.mark.parametrize("text", [LetterText, PairText])
-def test_answers_are_those_of_a_model_that_rounds_nothing_token_by_token(
-    text: type[TokenText],
-) -> None:
+def test_guessed_answers_are_those_of_plain_decoding(text: type[TokenText]) -> None:
     rng = random.Random(text.__name__)
     accepted = 0
     ends: set[str | None] = set()
@@ -157,27 +158,7 @@ def test_tokens_that_were_not_drawn_leave_no_trace() -> None:
     assert desk.ids(sequence) == [3, 0, 1, 2, 3, 0]
 
 
-def test_few_drafts_run_in_a_step_in_turn_and_all_others_get_their_tokens() -> None:
-    desk = desk_of(3, count=5)
-    rng = random.Random(0)
-    guessed = [desk.submit(GenerationRequest(CIRCLE, 50, GREEDY))[0] for _ in range(4)]
-    biased = SamplingParameters(temperature=1.0, logit_bias=dict.fromkeys(range(4), -50.0))
-    desk.run_until(lambda: desk.engine.load().generating == 4)
-    other = desk.submit(GenerationRequest((20, rng.randrange(9)), 30, biased))[0]
-    desk.run_until(lambda: desk.engine.load().generating == 5)
-    before = {each: len(desk.ids(each)) for each in (*guessed, other)}
-    for _ in range(4):
-        desk.step()
-        assert len(desk.plans[-1].drafts) == MOST_DRAFTS
-        assert len(desk.plans[-1].aside) == 4
-    gained = {each: len(desk.ids(each)) - before[each] for each in before}
-    assert [gained[each] for each in guessed] == [8, 8, 8, 8]
-    assert gained[other] == 4
-
-
-def test_no_token_is_guessed_under_a_grammar_nor_of_a_model_that_scores_the_last_token_alone() -> (
-    None
-):
+def test_no_token_is_guessed_under_a_grammar_or_without_scores_of_each() -> None:
     desk = desk_of(4)
     request = GenerationRequest(CIRCLE, 8, GREEDY)
     desk.told[desk.engine.submit(request, 0.0, LetterText, Anything)[0]] = []
@@ -189,3 +170,67 @@ def test_no_token_is_guessed_under_a_grammar_nor_of_a_model_that_scores_the_last
     desk.submit(request)
     desk.run()
     assert slots.scored == []
+
+
+@given(
+    pieces=st.lists(st.text("ab\n", max_size=4), max_size=20),
+    stops=st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3),
+)
+def test_text_goes_out_up_to_the_first_stop(pieces: list[str], stops: list[str]) -> None:
+    mine = StopStrings(stops)
+    out, is_stopped = "", False
+    for piece in pieces:
+        text, is_stopped = mine.push(piece)
+        out += text
+        if is_stopped:
+            break
+    else:
+        out += mine.flush()
+    whole = "".join(pieces)
+    ends = [whole.find(stop) for stop in stops if stop in whole]
+    assert is_stopped == bool(ends)
+    if not ends:
+        assert out == whole
+    else:  # of stops that begin one another, the one that is complete first counts
+        assert whole.startswith(out)
+        assert not any(stop in out for stop in stops)
+        assert any(whole.startswith(stop, len(out)) for stop in stops)
+
+
+def test_text_that_cannot_become_a_stop_is_not_held_back() -> None:
+    stops = StopStrings(["</end>"])
+    assert stops.push("a <") == ("a ", False)
+    assert stops.push("/b") == ("</b", False)
+    assert stops.push("</e") == ("", False)
+    assert stops.push("nd> more") == ("", True)
+
+
+def test_tokens_that_followed_the_last_ones_are_guessed() -> None:
+    lookup = Lookup([1, 2, 3, 4, 5, 6, 7, 8, 9], 40)
+    out = [1, 2, 3, 4, 5, 6, 7]
+    for fed in range(4):
+        assert lookup.draft(out[: fed + 1], fed, 4) == []
+    assert lookup.draft(out[:5], 4, 4) == [6, 7, 8, 9]
+    assert lookup.draft(out[:6], 5, 2) == [7, 8]
+    assert lookup.draft(out, 6, 9) == [8, 9, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_guesses_are_those_of_a_plain_search() -> None:
+    rng = random.Random(0)
+    found = 0
+    for _ in range(300):
+        tokens = [rng.randrange(2) for _ in range(rng.randint(2, 60))]
+        count = rng.randint(1, len(tokens) - 1)
+        lookup = Lookup(tokens[:count], 80)
+        draft = lookup.draft(tokens[count:], len(tokens) - count - 1, 5)
+        assert draft == _plain(tokens, 5)
+        found += len(draft)
+    assert found > 300
+
+
+def _plain(tokens: list[int], most: int) -> list[int]:
+    for match in range(min(32, len(tokens) - 1), 4, -1):
+        for end in range(len(tokens) - 1, match - 1, -1):
+            if tokens[end - match : end] == tokens[-match:]:
+                return tokens[end : end + min(most, 2 * match - 2)]
+    return []

@@ -36,16 +36,6 @@ def test_chunks_grow_only_as_far_as_was_measured_to_keep_the_gap() -> None:
     assert quick.chunk(1000, is_alone=False) == 256
 
 
-def test_chunks_of_a_prompt_alone_are_what_another_may_wait_for_and_leave_no_few_tokens() -> None:
-    pace = Pace(0.08, 512)
-    assert pace.chunk(1000, is_alone=True) == 88
-    assert pace.chunk(76, is_alone=True) == 76
-    pace.filled(64, 64 * 0.0002)
-    assert pace.chunk(1000, is_alone=True) == 256
-    pace.filled(64, 64 * 0.1)  # however slow it is
-    assert pace.chunk(1000, is_alone=True) == 88
-
-
 def test_size_that_was_once_too_slow_is_tried_again_after_quick_chunks_of_a_smaller_one() -> None:
     pace = Pace(0.08, 512)
     pace.decoded(4, 0.013, 0.013)
@@ -58,13 +48,3 @@ def test_size_that_was_once_too_slow_is_tried_again_after_quick_chunks_of_a_smal
     assert sizes == [32] * 6 + [64] * 6
     pace.filled(64, 0.09)  # it is slower indeed
     assert pace.chunk(400, is_alone=False) == 32
-
-
-def test_chunk_is_in_time_if_the_time_of_its_size_is_known_and_fits_behind_what_was_spent() -> None:
-    pace = Pace(0.08, 512)
-    pace.decoded(4, 0.02, 0.02)
-    assert not pace.is_in_time(32, 0.0)
-    pace.filled(32, 0.032)
-    assert pace.is_in_time(32, 0.027)
-    assert not pace.is_in_time(32, 0.029)
-    assert not pace.is_in_time(2, 0.01)

@@ -52,7 +52,6 @@ def test_scores_are_found_behind_the_very_prompt_that_they_were_kept_with(length
     prefixes.save("", longer, filled(longer), 0, scores_of(2))
     for tokens, value in ((prompt, 1), (longer, 2)):
         match = prefixes.match("", tokens, 0)
-        assert match.scores is not None
         assert (match.count, match.scores[0]) == (len(tokens), value)
         assert kept(prefixes, tokens, most=0) == tokens
     assert prefixes.match("other", prompt, 0).scores is None

@@ -28,9 +28,7 @@ from capamesh.protocol.errors import ConfigError, InvalidRequest, TooLarge
         ({"logit_bias": dict.fromkeys(range(1025), 0.0)}, "logit_bias has 1025 tokens"),
     ],
 )
-def test_parameters_out_of_range_are_refused_with_their_limit(
-    values: dict[str, Any], says: str
-) -> None:
+def test_parameters_out_of_range_are_refused(values: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
         SamplingParameters(**values)
 
@@ -51,9 +49,7 @@ def test_parameters_out_of_range_are_refused_with_their_limit(
         ({"resumed": (1, 2, 3)}, "3 tokens are resumed and max_tokens is 3"),
     ],
 )
-def test_requests_out_of_range_are_refused_with_their_limit(
-    values: dict[str, Any], says: str
-) -> None:
+def test_requests_out_of_range_are_refused(values: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
         GenerationRequest(**({"prompt": (1,), "max_tokens": 3} | values))
 

@@ -134,9 +134,7 @@ def test_answers_of_random_schedules_are_those_of_requests_alone() -> None:
 @pytest.mark.full
 @pytest.mark.seeds
 @pytest.mark.parametrize("lookup_tokens", [1, 4, 15])
-def test_answers_that_are_guessed_in_random_schedules_are_those_of_requests_alone(
-    lookup_tokens: int,
-) -> None:
+def test_guessed_answers_of_schedules_are_exact(lookup_tokens: int) -> None:
     runs = [run_schedule(seed, lookup_tokens, habit=9.0) for seed in range(100)]
     assert sum(each.gave_way for each in runs) > 20
     assert sum(each.replayed for each in runs) > 20
@@ -145,7 +143,7 @@ def test_answers_that_are_guessed_in_random_schedules_are_those_of_requests_alon
 
 
 @pytest.mark.slow
-def test_answers_of_ten_thousand_random_schedules_are_those_of_requests_alone() -> None:
+def test_answers_of_ten_thousand_schedules_are_exact() -> None:
     for seed in range(300, 10_300):
         run_schedule(seed)
         run_schedule(seed, lookup_tokens=seed % 16, habit=9.0)

@@ -117,19 +117,6 @@ def test_prompt_waits_for_the_beginning_that_another_is_running_and_not_for_the_
     assert desk.ids(second) == ids_alone_of(second)
 
 
-def test_leader_that_is_cancelled_leads_nobody() -> None:
-    desk = TimedDesk(GenerationSettings(prefix_bytes=0))
-    desk.warm(0)
-    leader = desk.ask(request(1, 400, 1))
-    follower = desk.ask(request(1, 390, 1))
-    desk.timed_step()
-    assert desk.engine.load().filling == 1
-    desk.engine.cancel(leader)
-    while desk.timed_step():
-        pass
-    assert desk.ids(follower) == ids_alone_of(follower)
-
-
 def ids_alone_of(sequence: Sequence) -> list[int]:
     """Return the tokens of its request where nothing else is."""
     return ids_alone(sequence.request, length=4096)

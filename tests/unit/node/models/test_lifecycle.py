@@ -220,7 +220,7 @@ class Rig:
             self.folder,
             self.models,
             self.device,
-            self.device,  # type: ignore[arg-type]
+            self.device,
             verdicts=verdicts,
             compute_capability="",
             budget=self.budget,
@@ -229,8 +229,8 @@ class Rig:
             on_stuck=self._stuck,
             on_moved=lambda: self.moved.append("moved"),
             on_survived=lambda: None,
-            reserve=Reserve(self.log),  # type: ignore[arg-type]
-            log=self.log,  # type: ignore[arg-type]
+            reserve=Reserve(self.log),
+            log=self.log,
         )
         self._task = asyncio.create_task(self.lifecycle.run())
         self._task.add_done_callback(lambda _: self._news.set())
@@ -243,7 +243,6 @@ class Rig:
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until `condition` holds; it is looked at after whatever may have changed it."""
-        assert self._task is not None
         async with asyncio.timeout(LIMIT_S):
             while not condition():
                 assert not self._task.done(), self._task
@@ -294,7 +293,6 @@ class Rig:
 
     def state(self, name: str, version: str = "1") -> tuple[ModelState, str]:
         offer = self.models.offer((ModelName(name), ModelVersion(version)))
-        assert offer is not None
         return offer.state, offer.reason
 
     def hosted(self, name: str) -> HostedModel:
@@ -398,9 +396,7 @@ async def test_model_that_cannot_be_loaded_says_why_and_hides_no_other(rig: Rig)
         ("broken/capamesh.toml", "broken/0"),
     ],
 )
-async def test_broken_folder_is_advertised_as_failed_with_its_reason(
-    rig: Rig, stray: str, shown: str
-) -> None:
+async def test_broken_folder_is_advertised_as_failed(rig: Rig, stray: str, shown: str) -> None:
     put(rig.folder, stray, b"")
     put(rig.folder, "m/1/model.onnx")
     rig.start(poll_s=0)
@@ -412,9 +408,7 @@ async def test_broken_folder_is_advertised_as_failed_with_its_reason(
     advert_to_body(advert("node", "h:1", models=offers))  # receivers take it
 
 
-async def test_model_whose_settings_are_refused_fails_in_all_its_versions_until_they_are_mended(
-    rig: Rig,
-) -> None:
+async def test_all_versions_fail_until_refused_settings_are_mended(rig: Rig) -> None:
     rig.has(refused=[Refused("m", "", "'m' has no version folder")])
     rig.start()
     await rig.until(lambda: rig.states(FAILED) == ["m/0"])
@@ -452,9 +446,7 @@ async def test_folder_that_cannot_be_read_at_the_start_ends_the_worker(rig: Rig)
     assert [str(error) for error in caught.value.exceptions] == ["it cannot be read"]
 
 
-async def test_load_is_marked_while_it_goes_on_and_the_memory_of_models_is_off_the_runs_budget(
-    rig: Rig, tmp_path: Path
-) -> None:
+async def test_load_is_marked_and_its_memory_is_off_the_budget(rig: Rig, tmp_path: Path) -> None:
     page = InFlightPage.create(tmp_path / "page")
     rig.marks = InFlightJournal(page)
     seen: list[list[Marked]] = []
@@ -478,9 +470,7 @@ async def test_load_is_marked_while_it_goes_on_and_the_memory_of_models_is_off_t
     await rig.until(lambda: (page._records, rig.budget.models_bytes) == ({}, 0))
 
 
-async def test_load_that_never_ends_has_the_worker_ended_and_bears_the_blame_alone(
-    rig: Rig, tmp_path: Path
-) -> None:
+async def test_load_that_never_ends_bears_the_blame_alone(rig: Rig, tmp_path: Path) -> None:
     page = InFlightPage.create(tmp_path / "page")
     rig.marks = InFlightJournal(page)
     rig.marks.begin(rig.marks.number("busy", "1", ""), Phase.RUNNING)
@@ -521,9 +511,7 @@ async def test_folder_is_followed_and_costs_no_word_where_nothing_changes(rig: R
     assert rig.device.loaded == ["m/1 0", "m/2 0", "n/1 0"]
 
 
-async def test_signature_that_is_added_or_removed_is_offered_and_nothing_is_loaded_for_it(
-    rig: Rig,
-) -> None:
+async def test_signature_that_comes_or_goes_is_offered_without_a_load(rig: Rig) -> None:
     await rig.serve(source_of("m"))
     signed = replace(source_of("m"), signed=b"s" * 96, also_signed=(b"t" * 96,))
     for source in (signed, source_of("m")):
@@ -531,16 +519,13 @@ async def test_signature_that_is_added_or_removed_is_offered_and_nothing_is_load
         rig.has(source)
         await rig.followed()
         offer = rig.models.offer((ModelName("m"), ModelVersion("1")))
-        assert offer is not None
         assert (offer.signed, offer.also_signed) == (source.signed, source.also_signed)
         assert len(rig.reported) == reported + 1
     assert rig.device.loaded == ["m/1 0"]
 
 
 @pytest.mark.parametrize("is_changed", [True, False], ids=["changed", "gone"])
-async def test_model_that_is_changed_or_gone_ends_its_requests_first(
-    rig: Rig, is_changed: bool
-) -> None:
+async def test_model_that_changes_or_goes_ends_its_requests(rig: Rig, is_changed: bool) -> None:
     await rig.serve(source_of("m", digest="1"), source_of("n"))
     old = rig.device.models["m/1"]
     old.gate.clear()
@@ -606,9 +591,7 @@ async def test_model_whose_files_are_refused_goes_on_as_it_was(rig: Rig, version
     assert rig.log.events.count("model_refused") == 1
 
 
-async def test_model_is_tried_when_its_files_are_as_before_or_changed_while_they_were_loaded(
-    rig: Rig,
-) -> None:
+async def test_model_is_tried_again_when_its_files_are_as_before(rig: Rig) -> None:
     rig.has(source_of("m"), source_of("n"))
     rig.device.errors["m/1"] = BROKEN
     rig.device.errors["n/1"] = ContentChanged("'n/1/model.onnx' was changed while it was read")
@@ -696,9 +679,7 @@ async def test_load_without_the_operator_s_leave_is_refused(rig: Rig) -> None:
     assert rig.states(READY) == ["m/1"]
 
 
-async def test_model_wanted_for_a_request_is_loaded_only_if_it_is_away_for_want_of_memory(
-    rig: Rig,
-) -> None:
+async def test_wanted_model_is_loaded_only_if_memory_was_short(rig: Rig) -> None:
     rig.has(source_of("m"), source_of("q"), source_of("u"))
     rig.start(verdicts=[held("q")])
     await rig.ready("m/1", "u/1")
@@ -711,9 +692,7 @@ async def test_model_wanted_for_a_request_is_loaded_only_if_it_is_away_for_want_
     assert rig.device.loaded == ["m/1 0", "u/1 0"]
 
 
-async def test_wanted_model_is_loaded_as_its_files_are_now_and_forgotten_if_they_are_gone(
-    rig: Rig,
-) -> None:
+async def test_wanted_model_is_loaded_as_its_files_are_now_or_forgotten(rig: Rig) -> None:
     rig.device.total_bytes = 100
     a, b, c = (source_of(name, size_bytes=80, digest="1") for name in "abc")
     rig.has(a, b, c)
@@ -745,9 +724,7 @@ async def test_more_changes_than_may_wait_are_refused(rig: Rig) -> None:
 # held back
 
 
-async def test_model_that_is_held_back_says_why_and_is_loaded_once_its_files_change(
-    rig: Rig,
-) -> None:
+async def test_held_model_says_why_and_is_loaded_once_its_files_change(rig: Rig) -> None:
     rig.has(source_of("m", digest="1"), source_of("n"), source_of("o", digest="2"))
     rig.start(verdicts=[held("m", digest="1"), held("n"), held("o", digest="1")])
     await rig.ready("o/1")  # whose files were replaced before the worker started
@@ -797,9 +774,7 @@ def stop_room_clock(monkeypatch: pytest.MonkeyPatch, now_s: float) -> None:
     monkeypatch.setattr(room_module, "time", SimpleNamespace(monotonic=lambda: now_s))
 
 
-async def test_model_that_was_unused_longest_gives_way_to_one_that_is_asked_for_and_to_no_other(
-    rig: Rig,
-) -> None:
+async def test_longest_unused_model_gives_way_to_one_that_is_asked_for(rig: Rig) -> None:
     rig.device.total_bytes = 130
     a, b, c, d = (of_size(name, 40) for name in "abcd")
     await rig.serve(a, b, c)
@@ -848,9 +823,7 @@ async def test_evicted_models_come_back_when_the_one_they_gave_way_to_fails(rig:
 
 
 @pytest.mark.parametrize("size", [60, 85])
-async def test_evicted_model_comes_back_once_where_its_memory_was_not_enough(
-    rig: Rig, size: int
-) -> None:
+async def test_evicted_model_comes_back_once_if_in_vain(rig: Rig, size: int) -> None:
     rig.device.total_bytes = 100
     rig.has(of_size("a", size), of_size("b", 80))
     rig.start()
@@ -953,9 +926,7 @@ async def test_pinned_busy_and_needed_models_and_pipelines_never_give_way(
     assert rig.states(READY) == ["member/1", "p/1", "pinned/1", "z/1"]
 
 
-async def test_new_file_needs_room_beside_the_old_one_which_never_gives_way_to_it(
-    rig: Rig,
-) -> None:
+async def test_new_file_needs_room_beside_the_old_one(rig: Rig) -> None:
     rig.device.total_bytes = 100
     await rig.serve(of_size("a", 60, digest="1"))
     unused(rig, a=1000)
@@ -975,9 +946,7 @@ def away(step: int, model: str) -> tuple[ModelState, str]:
     )
 
 
-async def test_pipeline_is_made_after_its_models_whatever_their_names_and_unloaded_alone(
-    rig: Rig,
-) -> None:
+async def test_pipeline_is_made_after_its_models_and_unloaded_alone(rig: Rig) -> None:
     a, b, m = pipeline("a", "b", "m"), pipeline("b", "m", "z"), source_of("m")
     rig.has(a, b, m)
     rig.start()
@@ -1004,9 +973,7 @@ async def test_pipeline_is_made_after_its_models_whatever_their_names_and_unload
     assert await rig.value("a") == 8.0
 
 
-async def test_pipelines_are_made_anew_when_a_model_changes_and_serve_all_the_while(
-    rig: Rig,
-) -> None:
+async def test_pipelines_serve_while_a_model_of_theirs_changes(rig: Rig) -> None:
     outer, inner = pipeline("a", "p"), pipeline("p", "m", "m")
     await rig.serve(outer, source_of("m", digest="1"), source_of("other"), inner)
     old = rig.device.models["m/1"]
@@ -1106,9 +1073,7 @@ IN_WARM_UP.__cause__ = OutOfMemory("ONNX Runtime: std::bad_alloc")
 @pytest.mark.parametrize(
     "error", [MemoryError("unable to allocate"), IN_WARM_UP], ids=["Python's", "in a warm-up"]
 )
-async def test_model_whose_load_runs_out_of_memory_is_away_until_there_is_more(
-    rig: Rig, error: Exception
-) -> None:
+async def test_model_that_found_no_memory_is_away_until_more(rig: Rig, error: Exception) -> None:
     text = source_of("text")  # whose error's text alone is of memory
     rig.has(source_of("bad"), source_of("m"), text)
     rig.device.errors["bad/1"] = error
@@ -1160,21 +1125,34 @@ async def test_request_has_a_model_tried_again_that_ran_out_of_memory_ever_more_
     assert rig.states(READY) == ["bad/1"]
 
 
-async def test_another_folder_in_its_place_that_this_process_may_not_read_is_reported_of(
-    rig: Rig,
-) -> None:
-    releases = [rig.folder / "releases" / name for name in ("4", "5")]
-    for one in releases:
-        one.mkdir(parents=True)
-    rig.folder /= "models"
-    rig.folder.symlink_to(releases[0])
-    await rig.serve(source_of("a"))
-    rig.found = ConfigError("cannot be read")
-    await rig.followed()
-    assert rig.moved == []
-    rig.folder.unlink()
-    await rig.followed()
-    assert rig.moved == []
-    rig.folder.symlink_to(releases[1])
-    await rig.until(lambda: rig.moved)
-    assert rig.states(READY) == ["a/1"]
+@pytest.fixture
+def reserve(monkeypatch: pytest.MonkeyPatch) -> Reserve:
+    monkeypatch.setattr(shortage, "PAUSE_S", 0.0)
+    monkeypatch.setattr(shortage, "AGAIN_S", 3600.0)  # it is not taken again while a test looks
+    return Reserve(NullLog())
+
+
+async def test_run_without_memory_is_repeated_without_the_reserve(reserve: Reserve) -> None:
+    reserve.take()
+    held: list[bool] = []
+
+    async def run() -> None:
+        held.append(reserve.is_held)
+        if len(held) < 3:
+            raise MemoryError("unable to allocate")
+
+    await reserve.lasting(run)
+    assert held == [True, False, False]
+
+
+async def test_task_group_that_finds_no_memory_is_run_again_too(reserve: Reserve) -> None:
+    count = 0
+
+    async def run() -> None:
+        nonlocal count
+        count += 1
+        if count == 1:
+            raise ExceptionGroup("tasks", [MemoryError()])
+
+    await reserve.lasting(run)
+    assert count == 2

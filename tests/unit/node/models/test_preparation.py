@@ -156,7 +156,7 @@ class Shop:
         with pytest.raises(ModelInvalid) as caught:
             self.prepare(build, toml, **files)
         (loaded,) = self.loaded
-        assert loaded._live is None  # type: ignore[attr-defined]
+        assert loaded._live is None
         return caught.value.message
 
 
@@ -204,14 +204,11 @@ def test_model_whose_rows_are_their_own_is_batched(shop: Shop) -> None:
 @pytest.mark.parametrize(
     "build", ROWS_INFLUENCE_EACH_OTHER.values(), ids=ROWS_INFLUENCE_EACH_OTHER.keys()
 )
-def test_model_whose_rows_influence_each_other_runs_requests_alone(
-    shop: Shop, build: Build
-) -> None:
+def test_model_whose_rows_mix_runs_requests_alone(shop: Shop, build: Build) -> None:
     prepared = shop.prepare(build)
     note = "output 'y' of a request differs when it runs in a batch: requests run alone"
     assert prepared.notes == (note,)
     assert (prepared.plan.is_batching, prepared.plan.batch_rows) == (False, 1)
-    assert prepared.measured.profile is not None
     assert [point.rows for point in prepared.measured.profile.points] == [1]
 
 
@@ -241,11 +238,7 @@ def test_model_without_an_open_first_axis_runs_requests_alone(
             [2],  # as many as the rows, by chance
             "output 'y' of a request differs when it runs in a batch",
         ),
-        (
-            [AXIS_0, node("ReduceSum", ["x", "axes"], ["y"])],
-            [1, 2],
-            "a batch of 2 does not run: output 'y' of shape [1, 2] cannot be divided",
-        ),
+        ([AXIS_0, node("ReduceSum", ["x", "axes"], ["y"])], [1, 2], "a batch of 2 does not run"),
     ],
     ids=["no batch axis", "fixed"],
 )
@@ -278,13 +271,10 @@ def test_scalar_is_shared_by_a_batch(shop: Shop) -> None:
 def test_operator_s_limit_of_rows_is_kept(shop: Shop) -> None:
     prepared = shop.prepare(DOUBLE, "[batching]\nmax_rows = 6")
     assert (prepared.plan.batch_rows, prepared.plan.max_rows) == (6, 6)
-    assert prepared.measured.profile is not None
     assert [point.rows for point in prepared.measured.profile.points] == [1, 2, 4, 6]
 
 
-def test_model_that_does_not_run_on_generated_inputs_is_batched_only_when_reported(
-    tmp_path: Path,
-) -> None:
+def test_model_without_a_measurement_is_batched_only_if_told(tmp_path: Path) -> None:
     prepared = Shop(tmp_path / "a").prepare(ONLY_SEVEN)
     assert prepared.measured.profile is None
     assert not prepared.plan.is_batching
@@ -396,51 +386,25 @@ ALONE_TEXT = "set batching.enabled = false"
             " run alone: " + ALONE_TEXT,
         ),
         (PADDED, RAGGED.replace('"ids"', '"nobody"'), f"batching.ragged: {NOBODY}ids, mask"),
-        (
-            PADDED,
-            RAGGED + "axis = 2",
-            "batching.ragged: axis 2 of input 'ids' [-1, -1] is not open",
-        ),
+        (PADDED, RAGGED + "axis = 2", "batching.ragged: axis 2 of input 'ids' [-1, -1]"),
         (
             PADDED,
             RAGGED + "pad = 0.5",
             "batching.ragged: pad 0.5 is no INT64, as input 'ids' is",
         ),
         (DOUBLE, '[window]\nsamples = 2\ninput = "nobody"', f"window: {NOBODY}x"),
-        (
-            DOUBLE,
-            '[window]\nsamples = 2\ninput = "x"\ncontext = 1',
-            "window: input 'x' has shape [-1, 2]; its last axis must take 3",
-        ),
+        (DOUBLE, '[window]\nsamples = 2\ninput = "x"\ncontext = 1', "window: input 'x' has shape"),
         (CELL, STATE.replace('"h"', '"nobody"'), f"sequence.state: {NOBODY}x, h"),
-        (
-            CELL,
-            STATE + "shape = [1, 3]",
-            "sequence.state: the shape [1, 3] of 'h' does not fit the model's [-1, 2] with axis 0: give"
-            " sequence.state.shape",
-        ),
-        (
-            TO_FP64,
-            STATE,
-            "sequence.state: input 'h' is FP32 and output 'h_next' FP64; both must be of one datatype that"
-            " is not BYTES",
-        ),
+        (CELL, STATE + "shape = [1, 3]", "sequence.state: the shape [1, 3] of 'h' does not fit"),
+        (TO_FP64, STATE, "sequence.state: input 'h' is FP32 and output 'h_next' FP64"),
         (CELL, LOOP.replace("{h =", "{nobody ="), f"loop.feedback: {NOBODY}x, h"),
         (
             CELL,
             LOOP + 'stop = "x"',
             "loop.stop: output 'x' is not one of the model's: y, h_next",
         ),
-        (
-            DOUBLE,
-            TWICE + "{nobody = [1, 2]}",
-            "warm-up 2 does not run: the model has no input ['nobody']",
-        ),
-        (
-            DOUBLE,
-            TWICE + "{x = [1, 3]}",
-            "warm-up 2 does not run: tensor 'x' has shape [1, 3], the model takes [-1, 2]",
-        ),
+        (DOUBLE, TWICE + "{nobody = [1, 2]}", "warm-up 2 does not run: the model has no input"),
+        (DOUBLE, TWICE + "{x = [1, 3]}", "warm-up 2 does not run: tensor 'x' has shape [1, 3]"),
         (DOUBLE, 'task = "text-embedding"', "text.ids: input 'input_ids'"),
     ],
 )
@@ -474,7 +438,6 @@ def text_model(shop: Shop) -> LoadResult:
 
 def test_texts_of_several_requests_share_a_run_and_become_a_vector_each(shop: Shop) -> None:
     prepared = text_model(shop)
-    assert prepared.task is not None
     assert prepared.plan.is_batching
     texts = [["cat sat"], ["dog", "a good cat sat"]]
     asked = [
@@ -484,17 +447,17 @@ def test_texts_of_several_requests_share_a_run_and_become_a_vector_each(shop: Sh
     shares = together(prepared, *(request.inputs() for request in asked))
     answers = []
     for request, (hidden,) in zip(asked, shares, strict=True):
-        (vectors,) = request.answer([tensor("hidden", hidden)])  # type: ignore[misc]
+        (vectors,) = request.answer([tensor("hidden", hidden)])
         answers.append(vectors.to_numpy())
     alone = prepared.task.request(
         (Tensor.from_numpy("text", np.array(["dog"], object)),), ("embedding",)
     )
-    (whole,) = alone.answer(prepared.loaded.run(prepared.plan.completed(alone.inputs())))  # type: ignore[misc]
+    (whole,) = alone.answer(prepared.loaded.run(prepared.plan.completed(alone.inputs())))
     np.testing.assert_allclose(answers[1][0], whole.to_numpy()[0], rtol=1e-6)
     assert [len(answer) for answer in answers] == [1, 2]
 
 
-def test_model_whose_tasks_package_is_missing_is_served_by_its_tensors(
+def test_model_without_its_tasks_package_is_tensors(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
@@ -645,7 +608,6 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def points(prepared: LoadResult) -> list[tuple[int, float]]:
-    assert prepared.measured.profile is not None
     return [(rows, pytest.approx(seconds)) for rows, seconds in prepared.measured.profile.points]
 
 
@@ -663,9 +625,7 @@ def test_rows_are_doubled_until_larger_batches_gain_no_more(bench: Bench) -> Non
     assert prepared.measured.memory_bytes == 700
 
 
-def test_numbers_of_rows_are_run_as_often_as_their_time_allows_and_medians_count(
-    bench: Bench,
-) -> None:
+def test_rows_are_run_as_often_as_their_time_allows_and_medians_count(bench: Bench) -> None:
     model = bench.timed(lambda _: POINT_S / 4)
     bench.prepare(model, ALONE)
     # once to see that it runs, once for the shape, and then for as long as a point may take
@@ -731,16 +691,6 @@ def test_open_sizes_are_tried_until_one_runs(bench: Bench) -> None:
     assert not prepared.is_predictable
 
 
-def test_warm_up_is_run_as_often_as_it_says(bench: Bench) -> None:
-    warm_up = Rules(warm_up=(WarmUp(shapes=(("x", (5, 2)),), count=3), WarmUp(count=2)))
-    model = bench.timed()
-    bench.prepare(model, warm_up)
-    assert model.rows[:6] == [5, 5, 5, 1, 1, 1]
-    model = bench.timed()
-    bench.prepare(model, warm_up)  # whatever the cache knows
-    assert model.rows == [5, 5, 5, 1, 1, 1]
-
-
 @pytest.mark.parametrize(
     ("spec", "is_predictable"),
     [
@@ -766,9 +716,7 @@ def test_time_of_a_run_is_reported_by_its_rows_where_nothing_else_differs(
 # what was measured before
 
 
-def test_second_start_measures_nothing_unless_the_file_device_runtime_or_a_rule_is_another(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_second_start_measures_only_what_is_another(bench: Bench, tmp_path: Path) -> None:
     def is_measured(rules: Rules | None = None, *, digest: str = "") -> bool:
         model = bench.timed()
         bench.prepare(model, rules, digest=digest)
@@ -834,7 +782,6 @@ def test_streams_are_kept_where_they_do_as_much_as_runs_of_all_threads(bench: Be
     stream = bench.timed(slow(0.009))
     bench.streams, bench.stream = 2, stream
     prepared = bench.prepare(bench.timed(slow()))  # no number of rows does more than another
-    assert prepared.streams is not None
     assert (prepared.streams.count, prepared.stream) == (2, stream)
     assert prepared.measured.stream_profile is prepared.streams.profile
     assert bench.stream_loads == 2  # to measure, and to keep
@@ -846,7 +793,6 @@ def test_streams_are_kept_where_they_do_as_much_as_runs_of_all_threads(bench: Be
     assert len(stream.rows) == ran + 1  # its first run is slow: not for a caller
     assert bench.prepare(bench.timed(slow()), Rules(instances=2)).streams is None
     limited = bench.prepare(bench.timed(slow()), up_to(3))
-    assert limited.streams is not None
     assert limited.streams.rows == 3
     bench.stream = None
     model = bench.timed(slow())
@@ -942,9 +888,7 @@ def test_model_keeps_all_threads_where_its_rows_mix_on_one_alone(bench: Bench) -
 # what a run takes of the memory
 
 
-def test_memory_of_a_run_is_measured_from_rest_with_as_many_rows_as_take_no_longer(
-    bench: Bench,
-) -> None:
+def test_memory_of_a_run_is_measured_from_rest(bench: Bench) -> None:
     model = bench.timed(slow())
 
     def grow(shape: tuple[int, ...]) -> None:
@@ -963,25 +907,6 @@ def test_memory_of_a_run_is_measured_from_rest_with_as_many_rows_as_take_no_long
     assert least == RunNeed(elements=2, linear_bytes=8.0)
     model.error = RunFailed("never")
     assert bench.prepare(model, digest="3").measured.need is None
-
-
-def test_memory_that_grows_with_the_square_of_a_row_s_length_is_found(bench: Bench) -> None:
-    model = bench.timed(slow(0.001), inputs=OPEN)
-
-    def grow(shape: tuple[int, ...]) -> None:
-        rows, length = shape
-        bench.used += 100 * rows * length + 2 * rows * length**2
-
-    model.grows = grow
-    need = bench.prepare(model).measured.need
-    assert model.from_rest == [(64, 64), (1, 512), (1, 64)]
-    assert need is not None
-    assert (need.elements, need.linear_bytes, need.square_bytes) == pytest.approx((64, 100, 2))
-    picky = bench.timed(
-        slow(0.001), inputs=OPEN, max_width=128
-    )  # longer rows are not held against it
-    assert bench.prepare(picky, digest="2").measured.need is not None
-    assert (1, 128) in picky.from_rest
 
 
 def test_language_model_is_ready_once_it_has_generated(shop: Shop) -> None:

@@ -3,16 +3,19 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
 from fleet_fakes import OUT, SPEC, fp32
 from worker_fakes import FakeModel, engine_of, source_of
 
 from capamesh.node.models.preparation import LoadResult
+from capamesh.node.models.refusals import keys_of
 from capamesh.node.models.registry import (
     HostedModel,
     ModelRegistry,
     ready_offer,
 )
 from capamesh.node.profiling.profile_cache import Measured
+from capamesh.node.repository import Refused
 from capamesh.node.repository.rules import StateTensor
 from capamesh.node.scheduling import BatchPlan, PendingRequest
 from capamesh.node.scheduling.run_health import FAILED_REQUESTS
@@ -128,20 +131,6 @@ def test_newest_ready_version_is_the_default_by_number() -> None:
     assert list(models) == []
 
 
-def test_offers_are_in_the_order_of_names_and_say_why_a_model_is_not_ready() -> None:
-    models = ModelRegistry()
-    models.say(
-        key("m", "2"), ModelState.FAILED, "an operator is unknown", "sha256-chunks:" + "1" * 64
-    )
-    models.ready(hosted())
-    models.say(key("a", "1"), ModelState.UNLOADED, "unloaded on request")
-    assert states(models) == ["a/1 unloaded", "m/1 ready", "m/2 failed"]
-    failed = models.offer(key("m", "2"))
-    assert failed is not None
-    assert (failed.reason, failed.digest) == ("an operator is unknown", "sha256-chunks:" + "1" * 64)
-    check_advert(models)
-
-
 def test_offer_says_how_a_model_is_served() -> None:
     state = TensorSpec("h", Datatype.FP32, (-1, 4))
     following = TensorSpec("h_next", Datatype.FP32, (-1, 4))
@@ -205,3 +194,21 @@ def test_model_whose_runs_fail_is_ready_and_its_offer_says_so() -> None:
     bad.runner.scheduler.health.succeeded()
     assert models.reported_anew()
     assert all(offer.reason == "" for offer in models.offers())
+
+
+@pytest.mark.parametrize(
+    ("refused", "known", "expected"),
+    [
+        (Refused("m", "3", "r"), [], [("m", "3")]),
+        (Refused("m", "", "r", ("10", "2")), [], [("m", "2"), ("m", "10")]),
+        (Refused("m", "", "r", ("2",)), [("m", "1"), ("n", "7")], [("m", "1"), ("m", "2")]),
+        (Refused("m", "", "r", ("2",)), [("m", "0")], [("m", "2")]),
+        (Refused("a\x1b]b", "", "r"), [], [("a\ufffd]b", "0")]),
+        (Refused("bad\udcff", "", "r"), [], [("bad?", "0")]),
+        (Refused("x" * 300, "", "r"), [], [("x" * 256, "0")]),
+    ],
+)
+def test_refusal_is_of_these_model_versions(
+    refused: Refused, known: list[tuple[str, str]], expected: list[tuple[str, str]]
+) -> None:
+    assert keys_of(refused, known) == expected

@@ -42,17 +42,6 @@ def test_most_that_is_in_use_meanwhile_is_the_peak(memory: Memory) -> None:
     assert (watch.held_bytes(), watch.peak_bytes()) == (2_000, 4_000)
 
 
-def test_watch_may_be_entered_again_and_sees_nothing_between(memory: Memory) -> None:
-    watch = MemoryWatch(memory)
-    with watch:
-        memory.at(2_000)
-    memory.used = 9_000
-    memory.used = 3_000
-    with watch:
-        memory.at(4_000)
-    assert watch.peak_bytes() == 3_000
-
-
 def test_watch_ends_with_what_it_watches_though_that_fails(memory: Memory) -> None:
     with pytest.raises(ZeroDivisionError), MemoryWatch(memory):
         raise ZeroDivisionError

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capamesh.node.profiling import profile_cache
+from capamesh.node.profiling import cache_upkeep, profile_cache
+from capamesh.node.profiling.cache_upkeep import MAX_PROFILES, PROFILES, UNUSED_S, clean
 from capamesh.node.profiling.profile_cache import MAX_FILE_BYTES, Measured, ProfileCache
 from capamesh.node.scheduling.run_need import RunNeed
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
@@ -112,9 +113,7 @@ def test_junk_is_no_measurement(tmp_path_factory: pytest.TempPathFactory, junk: 
     ],
     ids=str,
 )
-def test_file_with_another_value_than_was_written_is_no_measurement(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
+def test_file_with_another_value_is_no_measurement(tmp_path: Path, changes: dict[str, Any]) -> None:
     cache = ProfileCache(tmp_path)
     cache.put(KEY, MEASURED)
     path = only_file(tmp_path)
@@ -135,7 +134,7 @@ def test_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     assert cache.get(KEY) is None
 
 
-def test_full_disk_keeps_nothing_and_leaves_nothing(
+def test_full_disk_keeps_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = ProfileCache(tmp_path)
@@ -148,3 +147,53 @@ def test_full_disk_keeps_nothing_and_leaves_nothing(
     cache.put(KEY, Measured(None, 1, is_batching=False))
     assert cache.get(KEY) == MEASURED
     assert only_file(tmp_path).suffix == ".json"
+
+
+NOW_S = 1e9
+
+
+def put(path: Path, *, unused_s: float = 0.0) -> Path:
+    """Make a file that was used so long ago."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    os.utime(path, (NOW_S - unused_s,) * 2)
+    return path
+
+
+def put_engine(cache: Path, name: str, *, unused_s: float = 0.0) -> Path:
+    """Make a model's folder of engines that was used so long ago."""
+    put(cache / name / "an.engine")
+    os.utime(cache / name, (NOW_S - unused_s,) * 2)
+    return cache / name
+
+
+def test_entries_unused_for_long_are_removed_and_all_else_stays(tmp_path: Path) -> None:
+    profiles = tmp_path / PROFILES
+    old = [
+        put(profiles / "a.json", unused_s=UNUSED_S),
+        put(profiles / ".new-cut-short", unused_s=UNUSED_S + 1),
+        put_engine(tmp_path, "sha256-chunks-00", unused_s=UNUSED_S),
+    ]
+    kept = [
+        put(profiles / "b.json", unused_s=UNUSED_S - 1),
+        put_engine(tmp_path, "sha256-chunks-11", unused_s=UNUSED_S - 1),
+        put(tmp_path / "TensorrtExecutionProvider.timing", unused_s=9 * UNUSED_S),
+        put(tmp_path / "notes" / "mine.txt", unused_s=9 * UNUSED_S),
+    ]
+    assert clean(tmp_path, NOW_S) == 3
+    assert not any(path.exists() for path in old)
+    assert all(path.exists() for path in kept)
+    assert clean(tmp_path, NOW_S) == 0
+
+
+def test_entries_unused_for_longest_go_when_there_are_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_upkeep, "MAX_ENGINES", 2)
+    batchers = [put_engine(tmp_path, f"sha256-{n}", unused_s=n) for n in (3, 1, 4, 2)]
+    for n in range(MAX_PROFILES + 2):
+        put(tmp_path / PROFILES / f"{n}.json", unused_s=n)
+    assert clean(tmp_path, NOW_S) == 4
+    assert [path.exists() for path in batchers] == [False, True, False, True]
+    left = {path.name for path in (tmp_path / PROFILES).iterdir()}
+    assert left == {f"{n}.json" for n in range(MAX_PROFILES)}

@@ -64,9 +64,7 @@ def test_array_that_numpy_saved_comes_back(
 
 
 @given(st.integers(0, 200), st.binary(max_size=4))
-def test_file_cut_short_or_with_more_behind_it_is_refused(
-    folder: Path, keep: int, more: bytes
-) -> None:
+def test_file_cut_short_or_too_long_is_refused(folder: Path, keep: int, more: bytes) -> None:
     raw = saved(np.arange(8.0))
     changed = raw[:keep] + more
     if len(changed) == len(raw):
@@ -91,9 +89,7 @@ def test_header_that_troubles_pythons_parser_is_refused(tmp_path: Path, header: 
         ("(3,)", r"\[3\] of float32, and 8 bytes follow"),
     ],
 )
-def test_header_that_promises_what_does_not_follow_is_refused_before_room_is_made(
-    tmp_path: Path, shape: str, why: str
-) -> None:
+def test_header_that_promises_too_much_is_refused(tmp_path: Path, shape: str, why: str) -> None:
     header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}"
     with pytest.raises(ValueError, match=why):
         read_npy(file(tmp_path, with_header(header, bytes(8))), MIB)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgpack
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from capamesh.node.repository import (
     ContentChanged,
     FileStamp,
     FolderOrigin,
     VerifiedContent,
+    chunks,
     file_stamp,
 )
 from capamesh.node.repository import content as content_module
@@ -23,9 +28,11 @@ from capamesh.node.repository.chunks import (
     CHUNK_BYTES,
     ChunkHasher,
     FileChunks,
+    listed,
 )
 from capamesh.node.repository.content import hash_file
 from capamesh.node.repository.file_stamp import stamp_of
+from capamesh.protocol.model_digest import digest_of
 
 MODEL = bytes(CHUNK_BYTES) + b"model"
 WORDS = b"words"
@@ -33,12 +40,6 @@ WORDS = b"words"
 
 def stamp(path: Path, name: str = "") -> FileStamp:
     return stamp_of(name or path.name, path, path.stat())
-
-
-@pytest.fixture
-def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every change give another time, however soon it is made."""
-    monkeypatch.setattr(file_stamp, "TICK_NS", -(10**12))
 
 
 @pytest.fixture
@@ -71,31 +72,12 @@ def test_content_of_a_folder_is_what_its_files_have(folder: Path) -> None:
         content.read("other.txt")
 
 
-def test_file_known_by_its_stamp_is_not_read_again(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_of_a_known_stamp_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = in_folder(folder)
     known = dict(zip(before.files, before.chunks.files, strict=True))
     monkeypatch.setattr(origin_module, "hash_file", pytest.fail)
     after = FolderOrigin(before.path, before.files, known=known).verified()
     assert after == before
-
-
-@pytest.mark.usefixtures("ticks")
-def test_file_that_was_only_touched_is_hashed_again_and_loaded(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = in_folder(folder)
-    os.utime(folder / "words.txt", (1, 1))
-    read: list[str] = []
-
-    def logged(file: FileStamp) -> FileChunks:
-        read.append(file.name)
-        return hash_file(file)
-
-    monkeypatch.setattr(content_module, "hash_file", logged)
-    assert load(content) == MODEL
-    assert read == ["words.txt"]
 
 
 def flipped(path: Path) -> None:
@@ -230,29 +212,11 @@ def test_file_that_is_written_to_while_it_is_hashed_is_refused(
         hash_file(stamp(folder / "model.onnx"))
 
 
-def test_large_file_is_hashed_without_being_held(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pieces: list[int] = []
-    real = ChunkHasher.update
-
-    def update(hasher: ChunkHasher, data: memoryview) -> None:
-        pieces.append(len(data))
-        real(hasher, data)
-
-    monkeypatch.setattr(ChunkHasher, "update", update)
-    assert hash_file(stamp(folder / "model.onnx")).size_bytes == len(MODEL)
-    assert sum(pieces) == len(MODEL)
-    assert max(pieces) <= 2**20
-
-
 @pytest.mark.parametrize(
     ("ago_s", "is_sure"),
     [(1.0, True), (0.021, True), (0.019, False), (0.0, False), (-3600.0, True)],
 )
-def test_stamp_is_sure_unless_it_is_of_the_tick_in_which_the_file_was_read(
-    ago_s: float, is_sure: bool
-) -> None:
+def test_stamp_is_sure_unless_it_is_of_the_tick_of_the_read(ago_s: float, is_sure: bool) -> None:
     read_ns = 10**18
     file = FileStamp("m", Path("m"), 0, 0, read_ns - int(ago_s * 1e9))
     assert file.is_sure(read_ns) is is_sure
@@ -285,7 +249,7 @@ def test_pipe_that_took_a_files_place_a_moment_ago_is_not_waited_for(tmp_path: P
         os.close(writer)
 
 
-def test_file_that_grows_without_an_end_is_given_up(
+def test_file_that_grows_endlessly_is_given_up(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = ChunkHasher.update
@@ -301,3 +265,61 @@ def test_file_that_grows_without_an_end_is_given_up(
     with pytest.raises(ContentChanged):
         hash_file(stamp(folder / "model.onnx"))
     assert sum(updates) <= len(MODEL)
+
+
+def sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def hashed(data: bytes, name: str = "model.onnx", step: int = CHUNK_BYTES) -> FileChunks:
+    hasher = ChunkHasher()
+    for start in range(0, len(data), step):
+        hasher.update(data[start : start + step])
+    return hasher.finish(name)
+
+
+BIG = b"".join(bytes([number]) * CHUNK_BYTES for number in range(3)) + b"the end"
+BIG_FILE = hashed(BIG)
+CHUNKS = [BIG[start : start + CHUNK_BYTES] for start in range(0, len(BIG), CHUNK_BYTES)]
+
+
+@given(data=st.binary(max_size=40), step=st.integers(1, 41))
+def test_hashes_are_of_chunks_whatever_the_pieces(data: bytes, step: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "CHUNK_BYTES", 4)
+        parts = [data[start : start + 4] for start in range(0, len(data), 4)]
+        found = hashed(data, step=step)
+        assert found == FileChunks("model.onnx", len(data), tuple(map(sha256, parts)))
+
+
+def test_chunk_is_verified_by_its_length_and_all_of_its_bytes() -> None:
+    for index, data in enumerate(CHUNKS):
+        assert BIG_FILE.chunk_problem(index, memoryview(data)) == ""
+        for at in (0, -1):
+            changed = bytearray(data)
+            changed[at] ^= 1
+            assert BIG_FILE.chunk_problem(index, bytes(changed)) == (
+                f"chunk {index} of 'model.onnx' has other bytes than its hash says"
+            )
+    assert BIG_FILE.chunk_problem(3, b"the en") == "chunk 3 of 'model.onnx' has 6 bytes, expected 7"
+    assert "has 8 bytes" in BIG_FILE.chunk_problem(3, b"the end!")
+    assert "has 4 chunks, none with the index 4" in BIG_FILE.chunk_problem(4, b"")
+    assert "none with the index -1" in BIG_FILE.chunk_problem(-1, CHUNKS[3])
+    with pytest.raises(IndexError):
+        BIG_FILE.chunk_size(4)
+
+
+def test_list_is_written_as_documented() -> None:
+    content = listed([hashed(b"words", "vocabulary.txt"), BIG_FILE, hashed(b"", "\udcff")])
+    raw = msgpack.packb(
+        [
+            [b"model.onnx", len(BIG), CHUNK_BYTES, [sha256(data) for data in CHUNKS]],
+            [b"vocabulary.txt", 5, CHUNK_BYTES, [sha256(b"words")]],
+            [b"\xff", 0, CHUNK_BYTES, []],
+        ]
+    )
+    assert content.packed() == raw
+    assert content.digest() == digest_of(sha256(raw))
+    assert content.size_bytes == len(BIG) + 5
+    assert content.file("vocabulary.txt") == hashed(b"words", "vocabulary.txt")
+    assert content.file("other") is None

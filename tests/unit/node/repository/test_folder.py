@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
-import msgpack
 import onnx
 import pytest
 from onnx import helper
@@ -54,9 +52,7 @@ def only_refusal(found: Scan) -> Refused:
     return found.refused[0]
 
 
-def test_both_layouts_and_every_version_are_found_in_the_order_of_their_numbers(
-    tmp_path: Path,
-) -> None:
+def test_both_layouts_and_every_version_are_found_in_order(tmp_path: Path) -> None:
     for version in ("1", "2", "10"):
         put(tmp_path / "digits" / version / "model.onnx", onnx_bytes(version))
     put(tmp_path / "iris.v2.onnx", onnx_bytes())
@@ -114,9 +110,7 @@ def test_config_of_tritons_applies_where_there_is_no_manifest(tmp_path: Path) ->
 STEPS = b"[[step]]\nmodel = 'a'\ninputs = {x = 'in'}\noutputs = {y = 'out'}\n"
 
 
-def test_folder_whose_manifest_has_steps_is_a_pipeline_without_a_file_of_its_own(
-    tmp_path: Path,
-) -> None:
+def test_folder_with_steps_is_a_pipeline_without_a_file_of_its_own(tmp_path: Path) -> None:
     toml = put(tmp_path / "chain/capamesh.toml", STEPS)
     put(tmp_path / "two/capamesh.toml", STEPS)
     (tmp_path / "two/1").mkdir()
@@ -217,9 +211,7 @@ def only_reason(found: Scan) -> str:
 
 
 @pytest.mark.parametrize("link", ["1/sub", "1/sub/net.onnx"])
-def test_file_called_otherwise_is_not_reached_through_links_that_leave(
-    tmp_path: Path, link: str
-) -> None:
+def test_file_is_not_reached_through_links_that_leave(tmp_path: Path, link: str) -> None:
     root, away = tmp_path / "models", tmp_path / "away"
     put(root / "m/config.pbtxt", b"default_model_filename: 'sub/net.onnx'")
     put(away / "1/sub/net.onnx", onnx_bytes())
@@ -288,23 +280,6 @@ def test_version_given_as_a_folder_and_as_a_file_is_served_once(tmp_path: Path) 
             "iris", "1", "version 1 is there twice, as a folder and as 'iris.onnx'; remove one"
         ),
     )
-
-
-def test_digest_is_of_names_sizes_and_chunks_as_documented(tmp_path: Path) -> None:
-    content = onnx_bytes(location="w.bin")
-    weights = bytes(4 * 2**20) + b"weights"
-    put(tmp_path / "m/1/model.onnx", content)
-    put(tmp_path / "m/1/w.bin", weights)
-    hashes = [hashlib.sha256(part).digest() for part in (content, weights[: 4 * 2**20], b"weights")]
-    listed = msgpack.packb(
-        [
-            [b"model.onnx", len(content), 4 * 2**20, hashes[:1]],
-            [b"w.bin", len(weights), 4 * 2**20, hashes[1:]],
-        ]
-    )
-    (source,) = scan(tmp_path).models
-    assert source.digest == f"sha256-chunks:{hashlib.sha256(listed).hexdigest()}"
-    assert source.size_bytes == len(content) + len(weights)
 
 
 def test_bare_file_owns_its_external_data_and_nothing_else_beside_it(tmp_path: Path) -> None:
@@ -389,16 +364,6 @@ def test_links_that_stay_inside_are_followed_and_loops_are_refused(tmp_path: Pat
     assert "is a link to a folder; copy it inside" in found.refused[1].reason
 
 
-def test_entry_that_may_not_be_looked_at_does_not_hide_the_others(tmp_path: Path) -> None:
-    put(tmp_path / "good.onnx", onnx_bytes())
-    (tmp_path / "loop").symlink_to("loop")
-    found = scan(tmp_path)
-    assert names(found) == [("good", "1")]
-    assert found.refused == (
-        Refused("loop", "", "'loop' cannot be read: Too many levels of symbolic links"),
-    )
-
-
 def test_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> None:
     (tmp_path / "m/1").mkdir(parents=True)
     os.mkfifo(tmp_path / "m/1/model.onnx")
@@ -470,9 +435,7 @@ def test_labels_beside_a_model_are_found_and_another_file_is_another_model(tmp_p
     assert labels_of(bare) == ("\u00e4", "x" * 256)
 
 
-def test_labels_that_lead_out_of_the_folder_leave_the_model_without_and_a_note_says_why(
-    tmp_path: Path,
-) -> None:
+def test_labels_that_lead_out_of_the_folder_are_left_out_with_a_note(tmp_path: Path) -> None:
     put(tmp_path / "models/m/1/model.onnx", onnx_bytes())
     outside = put(tmp_path / "secret.txt", b"secret")
     (tmp_path / "models/m/labels.txt").symlink_to(outside)
@@ -483,18 +446,52 @@ def test_labels_that_lead_out_of_the_folder_leave_the_model_without_and_a_note_s
     assert note.endswith("outside the model folder; copy it inside")
 
 
-def test_label_files_of_a_configuration_are_those_of_its_outputs(tmp_path: Path) -> None:
-    put(tmp_path / "m/1/model.onnx", onnx_bytes())
-    put(tmp_path / "m/labels.txt", b"not named")
-    put(tmp_path / "m/names/y.txt", b"cat")
-    put(
-        tmp_path / "m/config.pbtxt",
-        b"output { name: 'y' data_type: TYPE_FP32 dims: 2 label_filename: 'names/y.txt' }"
-        b"output { name: 'z' data_type: TYPE_FP32 dims: 2 label_filename: 'gone.txt' }",
-    )
-    (source,) = scan(tmp_path).models
-    assert [(output, file.name) for output, file in source.label_files] == [("y", "names/y.txt")]
-    assert (
-        "gone.txt is ignored: 'm/gone.txt' cannot be read: No such file or directory"
-        in source.notes
-    )
+ONNX = b"\x08\x0a"  # a protobuf with an IR version: enough for the store
+
+
+def model(root: Path, *versions: str, toml: str = "", pbtxt: str | None = None) -> None:
+    for version in versions:
+        (root / "m" / version).mkdir(parents=True)
+        (root / "m" / version / "model.onnx").write_bytes(ONNX)
+    if toml:
+        (root / "m/capamesh.toml").write_text(toml)
+    if pbtxt is not None:
+        (root / "m/config.pbtxt").write_text(pbtxt)
+
+
+def served(root: Path) -> list[str]:
+    return [source.version for source in scan(root).models]
+
+
+@pytest.mark.parametrize(
+    ("toml", "pbtxt", "expected"),
+    [
+        ("", None, ["1", "2", "10"]),
+        ("versions = {latest = 2}", None, ["2", "10"]),
+        ("versions = {latest = 9}", None, ["1", "2", "10"]),
+        ("versions = {specific = [10, 1]}", None, ["1", "10"]),
+        ("", "", ["10"]),
+        ("", "version_policy { specific { versions: [2] } }", ["2"]),
+        ("versions = {latest = 1}", "version_policy { all {} }", ["10"]),
+    ],
+)
+def test_policy_chooses_by_number(
+    tmp_path: Path, toml: str, pbtxt: str | None, expected: list[str]
+) -> None:
+    model(tmp_path, "1", "2", "10", toml=toml, pbtxt=pbtxt)
+    assert served(tmp_path) == expected
+    assert scan(tmp_path).refused == ()
+
+
+def test_specific_version_that_is_not_there_is_refused_and_hides_no_other(tmp_path: Path) -> None:
+    model(tmp_path, "1", toml="versions = {specific = [1, 7]}")
+    assert served(tmp_path) == ["1"]
+    reason = "version 7 is asked for and has no folder; put the model at 7/model.onnx"
+    assert scan(tmp_path).refused == (Refused("m", "7", reason),)
+
+
+def test_broken_latest_version_is_refused_and_none_takes_its_place(tmp_path: Path) -> None:
+    model(tmp_path, "1", "2", toml="versions = {latest = 1}")
+    (tmp_path / "m/2/model.onnx").write_bytes(b"\x0b junk")
+    assert served(tmp_path) == []
+    assert [(one.name, one.version) for one in scan(tmp_path).refused] == [("m", "2")]

@@ -94,9 +94,7 @@ def test_all_publishers_signatures_are_advertised_and_verified_once_for_a_file(
     assert again == source
 
 
-def test_signature_of_the_digest_of_another_version_is_said_to_be_one(
-    models: Path, tmp_path: Path
-) -> None:
+def test_signature_of_an_older_kind_of_digest_is_told(models: Path, tmp_path: Path) -> None:
     sign(models, tmp_path / "publisher.key", "--create-key")
     file = models / "digits/capamesh.sig"
     (source,) = [each for each in scan(models).models if each.name == "digits"]

@@ -86,18 +86,6 @@ def test_open_sizes_stand_for_each_other_in_their_order() -> None:
     assert model.seen == [(3, 5, 2, 2)]
 
 
-def test_batch_of_scalars_is_a_batch_of_one_element_each() -> None:
-    declared = DeclaredIo(
-        has_batch_axis=True,
-        reshaped_inputs=(Reshape("x", (-1, 1), (-1,)),),
-        reshaped_outputs=(Reshape("y", (-1, 1), (-1,)),),
-    )
-    model = Model((-1,), (-1,))
-    (y,) = reshaped(model, declared).run(inputs(3, 1))
-    assert model.seen == [(3,)]
-    assert y.shape == (3, 1)
-
-
 @pytest.mark.parametrize(
     ("declared", "reason"),
     [

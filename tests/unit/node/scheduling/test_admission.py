@@ -62,9 +62,7 @@ def test_request_of_many_rows_displaces_as_many_as_it_needs_or_nobody() -> None:
     )
 )
 @settings(deadline=None)
-def test_request_is_not_refused_while_a_lesser_one_waits_and_no_lost_one_waits(
-    events: list[tuple[int, bool, int]],
-) -> None:
+def test_request_is_not_refused_while_a_lesser_waits(events: list[tuple[int, bool, int]]) -> None:
     desk = Desk(limit_rows=12, batch_rows=2)
     accepted: list[PendingRequest] = []
     for priority, is_bulk, what in events:
@@ -104,14 +102,3 @@ def test_request_of_a_sequence_does_not_give_way_for_its_state_is_here_alone() -
     assert [request for request, _ in desk.answers] == [usual]
     with pytest.raises(Overloaded, match="2 rows are in flight"):
         desk.submit(priority=1)
-
-
-def test_caller_told_of_a_displacement_may_withdraw_the_others() -> None:
-    desk = Desk(limit_rows=4)
-    lesser = [desk.request(priority=128) for _ in range(4)]
-    for request in lesser:
-        request.done = lambda *_: [desk.batcher.cancel(one, 0.0) for one in lesser]
-        desk.batcher.submit(request, desk.now_s)
-    desk.submit(2, priority=1)
-    assert desk.batcher.in_flight == 1
-    assert [request.rows for request in desk.take()] == [2]

@@ -86,20 +86,6 @@ def test_people_s_request_waits_for_a_part_and_its_run_has_few_bulk_rows() -> No
     assert answer(desk, bulk) == [2.0 * at for at in range(8)]
 
 
-def test_bulk_request_is_not_taken_ahead_while_people_come() -> None:
-    desk = Desk(profile=STEEP)
-    numbered(desk, 8)
-    numbered(desk, 8)
-    running = desk.taken()
-    assert desk.batcher.take(desk.now_s, is_ahead=True) is not None
-    desk = beside_people()
-    numbered(desk, 8)
-    numbered(desk, 8)
-    running = desk.taken()
-    assert desk.batcher.take(desk.now_s, is_ahead=True) is None
-    assert running.rows == 2
-
-
 def test_part_that_fails_fails_the_request_once() -> None:
     desk = beside_people()
     request = numbered(desk, 8)
@@ -121,16 +107,6 @@ def test_output_that_has_not_the_rows_of_its_part_is_an_error() -> None:
     assert result.message == (
         "output 'y' of shape [1, 1] cannot be joined: 2 rows were run and its axis 0 is not their number"
     )
-
-
-def test_request_between_two_parts_gives_way_as_any_bulk_request() -> None:
-    desk = beside_people(limit_rows=8, max_in_flight=100)
-    bulk = numbered(desk, 4)
-    run(desk, desk.taken())
-    desk.batcher.limit.rows = 8
-    for _ in range(7):
-        desk.submit()
-    assert (desk.answers[-1][0], desk.outcomes()[-1]) == (bulk, "overloaded")
 
 
 def test_request_that_is_to_run_alone_and_those_of_people_are_never_cut() -> None:
@@ -171,6 +147,6 @@ def test_every_row_is_run_once_and_answered_in_its_place_whatever_comes(seed: in
     for request in bulk:
         rows = len(answer(desk, request))
         assert answer(desk, request) == [2.0 * at for at in range(rows)]
-    assert ran == sum(result[0].shape[0] for _, result in desk.answers)  # type: ignore[index, union-attr]
+    assert ran == sum(result[0].shape[0] for _, result in desk.answers)
     requests = desk.batcher._requests
     assert (requests.rows, requests.bulk_rows, requests.queue.rows) == (0, 0, 0)

@@ -13,11 +13,13 @@ from capamesh.node.repository.rules import Rules
 from capamesh.node.scheduling import PendingRequest
 from capamesh.node.scheduling.dynamic_batcher import AHEAD_S
 from capamesh.node.scheduling.pending_request import RequestState
+from capamesh.node.scheduling.run_health import FAILED_REQUESTS, RunHealth
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.node.scheduling.shedding import EXPIRE_EVERY_S
 from capamesh.protocol.errors import (
     DeadlineExceeded,
     Overloaded,
+    RunFailed,
 )
 from capamesh.protocol.tensors import Tensor
 
@@ -102,13 +104,6 @@ def test_more_requests_than_may_be_in_flight_are_refused_whatever_their_rows() -
 # failures
 
 
-def test_requests_that_end_together_are_reported_in_the_order_in_which_they_came() -> None:
-    desk = Desk()
-    requests = [desk.submit(left_s=5.0 - at % 5) for at in range(40)]
-    desk.batcher.expire(5.0)
-    assert [request for request, _ in desk.answers] == requests
-
-
 # outputs
 
 
@@ -154,22 +149,6 @@ def no_collector() -> Any:
     gc.disable()
     yield
     gc.enable()
-
-
-@pytest.mark.usefixtures("no_collector")
-def test_inputs_of_what_was_given_up_in_the_queue_are_let_go_at_once() -> None:
-    desk = Desk()
-    kept = desk.submit()
-    cancelled, data_of_cancelled = watched(desk)
-    expired, data_of_expired = watched(desk, left_s=1.0)
-    for request in (cancelled, expired):
-        desk.batcher.submit(request, 0.0)
-    assert data_of_cancelled() is not None
-    assert data_of_expired() is not None
-    desk.batcher.cancel(cancelled, 0.0)
-    desk.batcher.expire(1.0)
-    assert (data_of_cancelled(), data_of_expired()) == (None, None)
-    assert desk.take() == [kept]
 
 
 @pytest.mark.usefixtures("no_collector")
@@ -281,21 +260,6 @@ def test_request_of_more_rows_than_the_limit_gets_in_beside_others_up_to_half_of
         desk.submit(500)
 
 
-def test_load_tells_of_bulk_rows_and_of_the_limit_in_rows() -> None:
-    desk = Desk(limit_rows=64)
-    desk.submit(8, is_bulk=True)
-    desk.submit(6, is_bulk=True)
-    desk.submit()
-    running = desk.taken()
-    load = desk.load()
-    assert (load.bulk_in_flight, load.limit_rows, load.in_flight) == (14, 64, 3)
-    assert load.limit == 12  # in requests of five rows, as those that are in flight have on average
-    desk.finish(running)
-    while desk.batcher.in_flight:
-        desk.finish(desk.taken())
-    assert (desk.load().bulk_in_flight, desk.load().limit_rows) == (0, desk.batcher.limit.rows)
-
-
 def test_people_wait_for_the_bulk_run_that_has_begun_and_not_for_what_waits() -> None:
     desk = Desk(limit_rows=1000)
     for _ in range(20):
@@ -348,20 +312,37 @@ def test_request_that_is_to_run_alone_shares_its_run_with_nothing() -> None:
 # rows without data
 
 
-@pytest.mark.parametrize("is_batching", [True, False])
-def test_rows_without_data_count_for_nothing(is_batching: bool) -> None:
-    desk = Desk(is_batching=is_batching)
-    limit, expected_s = desk.load().limit, desk.batcher.time.predicted_s(1)
-    requests = [desk.submit(10_000, width=0, is_bulk=True) for _ in range(3)]
-    assert sum(request.rows for request in requests) <= 3
-    desk.submit(8)
-    for _ in requests:
-        batch = desk.taken()
-        assert len(batch.requests) == 1
-        desk.finish(batch, 0.010)
-    assert desk.batcher.meter.rows <= 8 + 3
-    assert desk.batcher.time.predicted_s(1) == pytest.approx(expected_s, rel=0.2)
-    assert desk.load().limit <= 1.05 * limit  # the run of eight rows was faster than expected
-
-
 # a model without a profile
+
+
+def x(value: float) -> list[Tensor]:
+    return [Tensor.from_numpy("x", np.array([value], np.float32))]
+
+
+def test_model_that_never_ran_is_said_so_until_a_run_succeeds() -> None:
+    health = RunHealth("it does not run on generated inputs: bad allocation")
+    assert health.reason == (
+        "no run has succeeded yet: it does not run on generated inputs: bad allocation"
+    )
+    assert health.is_doubted
+    health.succeeded()
+    assert (health.reason, health.is_doubted) == ("", False)
+
+
+def test_engine_takes_note_of_runs_that_fail_and_of_the_first_that_does_not() -> None:
+    desk = Desk(batch_rows=1)
+
+    def run(value: float, *results: object) -> None:
+        request = desk.request()
+        request.inputs = (Tensor.from_numpy("x", np.full((1, 1), value, np.float32)),)
+        desk.batcher.submit(request, desk.now_s)
+        desk.finish(desk.taken(), results=list(results))
+
+    for number in range(FAILED_REQUESTS):
+        run(number, RunFailed("broken"))
+    assert desk.batcher.health.reason.endswith("the latest: broken")
+    run(1)
+    assert desk.batcher.health.reason == ""
+    for number in range(FAILED_REQUESTS):  # nobody's run has failed
+        run(number, DeadlineExceeded("too late"))
+    assert desk.batcher.health.reason == ""

@@ -168,7 +168,6 @@ class Machine(RuleBasedStateMachine):
                 assert request.deadline_s is not None
                 assert request.deadline_s <= self.now_s
             case InvalidRequest():
-                assert request.sequence is not None
                 assert not request.sequence.is_start
             case _:
                 raise AssertionError(f"refused with {error!r}")
@@ -194,7 +193,6 @@ class Machine(RuleBasedStateMachine):
 
     def remember(self, case: Case) -> None:
         """Note what the model has seen of a sequence now."""
-        assert case.request is not None
         mark = case.request.sequence
         if mark is not None and mark.is_end:
             self.seen.pop(int(mark.id), None)
@@ -289,8 +287,6 @@ class Machine(RuleBasedStateMachine):
         assert all(request.state is RequestState.ENDED for request in batch.requests)
 
     def check_turn(self, case: Case) -> None:
-        assert case.request is not None
-        assert case.request.sequence is not None
         for earlier in self.cases[: case.number]:
             request = earlier.request
             if request is None or request.sequence is None or not earlier.is_open:

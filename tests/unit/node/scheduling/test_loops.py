@@ -81,15 +81,6 @@ def test_stop_output_ends_it_once_all_rows_have_stopped() -> None:
     assert desk.last_of(request) == 13
 
 
-def test_requested_outputs_are_sent_and_what_the_loop_needs_is_run_all_the_same() -> None:
-    desk = LoopDesk(2)
-    request = desk.start(0, outputs=("z",))
-    batch = desk.taken()
-    desk.finish(batch, results=[[Tensor.from_numpy("y", np.ones((1, 1), np.float32)), zero()]])
-    assert desk.parts == [(request, [0.0])]
-    assert [tensor.name for tensor in request.inputs] == ["x"]
-
-
 def test_steps_of_several_requests_share_batches_and_new_ones_join() -> None:
     desk = LoopDesk(3)
     first, second = desk.start(0), desk.start(10)

@@ -74,13 +74,6 @@ def stateful(axis: int = 0) -> BatchPlan:
     )
 
 
-def test_request_that_runs_alone_is_not_copied() -> None:
-    one = request(tensor("x", [[1, 2]]))
-    PLAIN.prepare(one)
-    assert PLAIN.join([one]) is one.inputs
-    assert PLAIN.split([one], one.inputs, one.inputs)[0][0] is one.inputs[0]
-
-
 def test_request_alone_gets_outputs_that_are_not_by_rows() -> None:
     one = request(tensor("x", [[1, 2], [3, 4]]))
     PLAIN.prepare(one)
@@ -131,18 +124,6 @@ def test_shared_inputs_must_be_equal_bit_for_bit_and_are_given_once() -> None:
     joined = plan.join(requests[:2])
     assert values(joined[0]) == [[1], [2]]
     assert (joined[1].shape, values(joined[1])) == ((), 16_000)
-
-
-@pytest.mark.parametrize("shape", [(3, 2), (0, 2)])
-def test_request_without_batching_counts_its_own_rows_and_a_batch_holds_one(
-    shape: tuple[int, ...],
-) -> None:
-    plan = PLAIN.unbatched()
-    assert (plan.is_batching, plan.batch_rows) == (False, 1)
-    one = request(Tensor.from_numpy("x", np.zeros(shape, np.float32)))
-    plan.prepare(one)
-    assert one.rows == max(1, shape[0])
-    assert one.key is None  # one group, however many wait
 
 
 def test_lengths_are_padded_to_their_bucket_and_share_a_batch_within_it_alone() -> None:

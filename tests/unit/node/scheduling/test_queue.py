@@ -3,11 +3,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capamesh.node.scheduling.pending_request import PendingRequest, RequestState, Result
+from capamesh.node.scheduling.pending_request import PendingRequest, RequestState, Result, unheard
 from capamesh.node.scheduling.queue import BULK_SHARE, STALE_ENTRIES, RequestQueue
+from capamesh.node.scheduling.reading_queue import Reading, ReadingQueue
+from capamesh.protocol.errors import Overloaded
 
 
 def nobody(request: PendingRequest, result: Result) -> None:
@@ -123,9 +126,7 @@ def urgency(one: PendingRequest) -> tuple[int, float, int]:
 
 
 @given(st.lists(st.one_of(PUTS, DROPS, TAKES), max_size=60))
-def test_queue_loses_doubles_and_reorders_nothing_whatever_is_put_dropped_and_taken(
-    steps: list[tuple[object, ...]],
-) -> None:
+def test_queue_loses_doubles_and_reorders_nothing(steps: list[tuple[object, ...]]) -> None:
     queue = RequestQueue()
     waiting: list[PendingRequest] = []
     for step in steps:
@@ -183,3 +184,58 @@ def test_newcomer_gives_way_before_those_of_a_higher_priority() -> None:
     assert gives_way() == [between]
     assert gives_way() == [first]
     assert gives_way() == []
+
+
+def call(size: int, client: str = "", *, is_bulk: bool = False) -> Reading:
+    request = PendingRequest((), (), unheard, arrived_s=0.0, is_bulk=is_bulk)
+    return Reading(request, b"x" * size, client)
+
+
+def all_put(queue: ReadingQueue, *calls: Reading) -> None:
+    for each in calls:
+        queue.put(each)
+
+
+def taken(queue: ReadingQueue) -> list[Reading]:
+    found: list[Reading] = []
+    while (reading := queue.take()) is not None:
+        queue.ended(reading)
+        found.append(reading)
+    return found
+
+
+def test_clients_take_turns_by_bytes_and_each_begins_with_its_shortest() -> None:
+    queue = ReadingQueue()
+    crowd = [call(size, "crowd") for size in (400, 100, 300)]
+    all_put(queue, *crowd)
+    assert queue.take() is crowd[1]
+    lone = [call(90, "lone"), call(20, "lone")]
+    all_put(queue, *lone)
+    assert taken(queue) == [lone[1], crowd[2], lone[0], crowd[0]]
+
+
+def test_long_call_waits_for_few_shorter_ones_of_its_client() -> None:
+    queue = ReadingQueue()
+    long = call(1000)
+    all_put(queue, long, *(call(10) for _ in range(20)))
+    assert taken(queue).index(long) == 3
+
+
+def test_bytes_of_all_and_of_each_client_are_bounded_until_they_are_read() -> None:
+    queue = ReadingQueue(most_bytes=106, most_client_bytes=60)
+    first, other = call(50, "a"), call(51, "b")
+    all_put(queue, first, other)
+    with pytest.raises(
+        Overloaded, match=r"50 bytes of this client's calls .* 11 more .* limit of 60"
+    ):
+        queue.put(call(11, "a"))
+    with pytest.raises(Overloaded, match=r"101 bytes of calls .* 6 more .* limit of 106"):
+        queue.put(call(6, "c"))
+    assert queue.take() is first
+    with pytest.raises(Overloaded):
+        queue.put(call(11, "a"))
+    queue.ended(first)
+    queue.ended(other)  # which nobody waits for any more
+    assert queue.take() is None
+    all_put(queue, call(60, "a"), call(40, "b"))
+    assert len(queue) == 2

@@ -87,16 +87,3 @@ def test_each_priority_has_its_own_policy_and_places() -> None:
     desk.now_s = 0.001
     desk.batcher.expire(desk.now_s)
     assert desk.outcomes() == ["deadline_exceeded"] * 2  # those of priority 1 alone
-
-
-def test_delayed_request_gives_way_to_more_urgent_ones_and_not_to_its_equals() -> None:
-    desk = Desk(batch_rows=1, max_queue=1, rules=DELAY)
-    desk.submit()
-    desk.taken()
-    desk.submit(priority=5)
-    desk.now_s = 0.05
-    desk.batcher.expire(desk.now_s)
-    with pytest.raises(Overloaded):
-        desk.submit(priority=5)
-    desk.submit(priority=4)
-    assert desk.outcomes() == ["overloaded"]

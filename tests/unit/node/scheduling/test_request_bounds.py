@@ -182,40 +182,6 @@ def test_no_run_may_be_longer_than_the_watchdog_lets_it_whatever_its_caller_allo
 
 
 @pytest.mark.parametrize(
-    ("plan", "need", "limit_bytes", "expected"),
-    [
-        (ROWS, NEED, 1_000_000, 666),
-        (ROWS, NEED, 100, 1),
-        (ROWS, NEED, 0, 0),
-        (ROWS, None, 1_000_000, 0),
-        (TEXTS, NEED, 1_000_000, 0),
-    ],
-)
-def test_most_rows_are_reported_where_rows_alone_decide(
-    plan: BatchPlan, need: RunNeed | None, limit_bytes: int, expected: int
-) -> None:
-    assert Bench(plan, need, limit_bytes=limit_bytes).bounds.most_rows == expected
-
-
-@pytest.mark.parametrize(
-    ("spec", "is_batching", "usual"),
-    [
-        ((-1, 2), True, 8),
-        ((1, 2), False, 8),
-        ((-1, 2), False, -1),
-        ((-1, -1), True, -1),
-        ((), False, -1),
-    ],
-)
-def test_requests_are_looked_at_where_their_size_is_the_caller_s_to_say(
-    spec: tuple[int, ...], is_batching: bool, usual: int
-) -> None:
-    plan = BatchPlan((TensorSpec("x", F32, spec),), (), is_batching=is_batching)
-    bounds = RunBounds(plan, NEED, PROFILE, MemoryBudget(1))
-    assert bounds.usual_rows == usual
-
-
-@pytest.mark.parametrize(
     ("usual", "longer", "least_row_bytes", "need"),
     [
         (RunSample(8, 10, 8_000, 0.1), None, 1, RunNeed(10, 100.0)),
@@ -258,7 +224,7 @@ def x(*values: float) -> tuple[Tensor, ...]:
 
 
 def verdict(**what: object) -> Verdict:
-    return Verdict("m", "1", "", "why", **what)  # type: ignore[arg-type]
+    return Verdict("m", "1", "", "why", **what)
 
 
 def test_request_that_killed_is_refused_until_its_time_is_over_and_others_are_not() -> None:

@@ -115,7 +115,6 @@ class Rig:
     def marked(self) -> list[Marked]:
         """Return a list to which each run adds what is marked while it goes on."""
         page = self.page
-        assert page is not None
         seen: list[Marked] = []
         self.model.act = lambda _: seen.extend(page.marked())
         return seen
@@ -182,9 +181,7 @@ both_ways = pytest.mark.parametrize("profile", [HERE, THREADS], ids=["here", "in
 
 
 @both_ways
-async def test_requests_of_one_turn_of_the_loop_run_together(
-    make: Make, profile: ServiceProfile
-) -> None:
+async def test_requests_of_one_turn_run_together(make: Make, profile: ServiceProfile) -> None:
     rig = make(profile=profile)
     rig.submit_all(1, 2, 3)
     assert rig.model.ran == []
@@ -193,21 +190,8 @@ async def test_requests_of_one_turn_of_the_loop_run_together(
     rig.doubled(1, 2, 3)
 
 
-async def test_long_run_leaves_the_loop_free(make: Make) -> None:
-    rig = make(profile=THREADS)
-    await rig.hold(1)
-    assert rig.answers == {}
-    rig.submit(2)
-    await rig.idle()
-    assert rig.model.ran == [[1], [2]]
-    assert len(set(rig.model.threads)) == 1
-    assert threading.current_thread() not in rig.model.threads
-    assert all(isinstance(switch, FakeSwitch) for switch in rig.model.switches)
-    rig.doubled(1, 2)
-
-
 @pytest.mark.parametrize(("more_s", "is_here"), [(0.0, True), (1e-9, False)])
-async def test_predicted_time_of_a_run_decides_where_it_goes(
+async def test_predicted_time_decides_where_a_run_goes(
     make: Make, more_s: float, is_here: bool
 ) -> None:
     profile = ServiceProfile((ProfilePoint(1, 1e-6), ProfilePoint(2, SHORT_S + more_s)))
@@ -233,9 +217,7 @@ async def test_many_short_runs_give_others_in_the_loop_their_turn(make: Make) ->
     rig.doubled(1, 2, 3, 4, 5)
 
 
-async def test_many_requests_run_on_the_model_of_one_thread_and_a_lone_one_on_that_of_all(
-    make: Make,
-) -> None:
+async def test_many_requests_run_on_one_thread_each_and_a_lone_one_on_all(make: Make) -> None:
     rig = make(profile=THREADS, batch_rows=4, streams=Streams(2, THREADS, 4))
     await rig.run(1, 2, 3, 4)
     assert sorted(rig.stream.ran) == [[1, 2], [3, 4]]
@@ -313,9 +295,7 @@ async def test_run_in_the_background_is_stopped_by_the_time_that_it_had_a_core(
 
 
 @both_ways
-async def test_one_bad_request_fails_alone_though_it_was_in_a_batch(
-    make: Make, profile: ServiceProfile
-) -> None:
+async def test_bad_request_of_a_batch_fails_alone(make: Make, profile: ServiceProfile) -> None:
     rig = make(profile=profile)
     refusal = InvalidRequest("2 is odd")
     rig.refuse(refusal, lambda values: 2 in values)
@@ -348,18 +328,8 @@ async def test_exception_of_a_model_fails_its_own_request_alone(
     rig.doubled(1, 3)
 
 
-async def test_outputs_that_cannot_be_divided_are_made_alone(make: Make) -> None:
-    rig = make(profile=HERE)
-    rig.model.act = lambda values: [fp32("y", [float(len(values)), 0.0])]
-    await rig.run(1, 2)
-    assert rig.model.ran == [[1, 2], [1], [2]]
-    assert rig.answers == {1: [fp32("y", [1.0, 0.0])], 2: [fp32("y", [1.0, 0.0])]}
-
-
 @both_ways
-async def test_model_whose_batches_alone_fail_is_not_batched_any_more(
-    make: Make, profile: ServiceProfile
-) -> None:
+async def test_model_whose_batches_fail_is_unbatched(make: Make, profile: ServiceProfile) -> None:
     rig = make(profile=profile)
     rig.refuse(RunFailed("two at once"), lambda values: len(values) > 1)
     for turn in range(BATCH_DOUBTS):
@@ -373,9 +343,7 @@ async def test_model_whose_batches_alone_fail_is_not_batched_any_more(
 
 
 @both_ways
-async def test_listener_that_fails_does_not_keep_others_from_their_results(
-    make: Make, profile: ServiceProfile
-) -> None:
+async def test_listener_that_fails_harms_no_other(make: Make, profile: ServiceProfile) -> None:
     rig = make(profile=profile, batch_rows=0)
     error = ZeroDivisionError()
 
@@ -421,7 +389,6 @@ async def test_batch_is_stopped_once_nobody_waits_for_any_of_it(make: Make) -> N
     requests = [rig.submit(name) for name in (1, 2)]
     await rig.started()
     (switch,) = rig.model.switches
-    assert switch is not None
     rig.runner.cancel(requests[0])
     assert not switch.is_used
     rig.runner.cancel(requests[1])
@@ -432,21 +399,7 @@ async def test_batch_is_stopped_once_nobody_waits_for_any_of_it(make: Make) -> N
     assert rig.runner.scheduler.meter.requests == {"ok": 0, "cancelled": 2}
 
 
-async def test_cancelled_request_is_not_run_again_after_its_batch_has_failed(make: Make) -> None:
-    rig = make(profile=THREADS)
-    rig.refuse(RunFailed("no"), lambda values: len(values) > 1)
-    rig.model.gate.clear()
-    requests = [rig.submit(name) for name in (1, 2, 3)]
-    await rig.started()
-    rig.runner.cancel(requests[1])
-    await rig.idle()
-    assert rig.model.ran == [[1, 2, 3], [1], [3]]
-    rig.doubled(1, 3)
-
-
-async def test_deadline_that_passes_while_another_run_goes_on_is_reported_by_a_tick(
-    make: Make,
-) -> None:
+async def test_deadline_that_passes_during_another_run_is_reported(make: Make) -> None:
     rig = make(profile=THREADS)
     await rig.hold(1)
     rig.submit(2, left_s=0.25)
@@ -487,9 +440,7 @@ async def test_run_over_the_watchdog_s_limit_is_failed_and_stopped(make: Make) -
     assert rig.runner._handed == {}
 
 
-async def test_run_that_does_not_stop_is_reported_as_stuck_after_a_grace(
-    make: Make, tmp_path: Path
-) -> None:
+async def test_run_that_does_not_stop_is_stuck_after_a_grace(make: Make, tmp_path: Path) -> None:
     rig = make(profile=THREADS, page=tmp_path / "page")
     rig.model.is_deaf = True
     await rig.hold(1)
@@ -503,7 +454,6 @@ async def test_run_that_does_not_stop_is_reported_as_stuck_after_a_grace(
         "a run has taken 63.5 s and does not stop; the limit is 60 s"
     )
     request = request_digest([fp32("x", [1.0, 0.0])]).hex()
-    assert rig.page is not None
     assert rig.page.marked() == [  # it alone is the cause
         Marked("m", "1", Phase.RUNNING, request=request)
     ]
@@ -512,20 +462,6 @@ async def test_run_that_does_not_stop_is_reported_as_stuck_after_a_grace(
 
 
 # its end
-
-
-def test_run_that_outlives_the_event_loop_ends_its_thread_quietly() -> None:
-    async def leave() -> Rig:
-        rig = Rig(profile=THREADS)
-        await rig.hold(1)
-        return rig
-
-    rig = asyncio.run(leave())
-    rig.model.gate.set()
-    (thread,) = rig.runner._threads
-    thread.join(LIMIT_S)
-    assert not thread.is_alive()
-    assert rig.answers == {}
 
 
 @both_ways
@@ -537,7 +473,6 @@ async def test_run_is_marked_while_it_goes_on(
     await rig.run(1)
     request = request_digest([fp32("x", [1.0, 0.0])]).hex() if profile is THREADS else ""
     assert seen == [Marked("m", "1", Phase.RUNNING, request=request)]
-    assert rig.page is not None
     assert rig.page.marked() == []
 
 
@@ -556,9 +491,7 @@ async def staged(make: Make) -> Rig:
     return rig
 
 
-async def test_batch_that_expires_while_it_is_ready_made_is_dropped_and_never_runs(
-    make: Make,
-) -> None:
+async def test_ready_made_batch_that_expires_never_runs(make: Make) -> None:
     rig = await staged(make)
     rig.clock.now_s += 6.0
     assert rig.tick(rig.clock.now_s) == ""
@@ -569,20 +502,10 @@ async def test_batch_that_expires_while_it_is_ready_made_is_dropped_and_never_ru
     assert rig.runner.scheduler.meter.rows == 2
 
 
-async def test_ready_made_batch_that_nobody_wants_is_skipped(make: Make) -> None:
-    rig = await staged(make)
-    for request in [request for request, name in rig.names.items() if name]:
-        rig.runner.cancel(request)
-    assert rig.runner.scheduler.meter.dropped == {"cancelled": 2}
-    await rig.idle()
-    assert rig.model.ran == [[0.0]]
-    assert rig.runner.scheduler.meter.batches == 1
-
-
 # which request is to blame
 
 
-async def test_requests_of_a_suspected_model_run_one_by_one_in_threads_and_each_is_marked(
+async def test_requests_of_a_suspected_model_run_and_are_marked_one_by_one(
     make: Make, tmp_path: Path
 ) -> None:
     digests = [request_digest([fp32("x", [name, 0.0])]).hex() for name in (0.0, 1.0, 2.0)]

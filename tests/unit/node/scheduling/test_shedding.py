@@ -109,9 +109,7 @@ class World:
         pytest.param(8, 0.050, id="batches of eight"),
     ],
 )
-def test_device_ten_times_slower_keeps_its_queue_short_and_recovers(
-    callers: int, batch_rows: int, run_s: float
-) -> None:
+def test_slow_device_keeps_its_queue_short(callers: int, batch_rows: int, run_s: float) -> None:
     world = World(callers=callers, batch_rows=batch_rows, run_s=run_s)
     world.run()
     full = round(MAX_QUEUE_S / run_s * batch_rows)

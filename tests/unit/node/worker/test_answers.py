@@ -82,16 +82,6 @@ def test_each_answer_tells_what_is_its_own() -> None:
     assert encoding.asked == 1
 
 
-def test_load_is_asked_anew_for_each_run_and_each_lone_request() -> None:
-    encoding = Encoding()
-    for first, second in (batch_of(9.0, 9.0), batch_of(9.0, 9.0)):
-        encoding.answer(first, numbers(1))
-        encoding.answer(second, numbers(1))
-    (alone,), (too,) = batch_of(9.0), batch_of(9.0)
-    seen = [encoding.answer(request, numbers(1))[1].load.in_flight for request in (alone, too)]
-    assert seen == [3, 4]
-
-
 def test_texts_are_described_and_checked_each_time() -> None:
     encoding = Encoding()
     first, second, third = batch_of(9.0, 9.0, 9.0)

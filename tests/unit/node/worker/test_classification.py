@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from capamesh.node.worker.classification import Classification
-from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed, TooLarge
+from capamesh.protocol.errors import CapameshError, InvalidRequest, TooLarge
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.tensors import (
@@ -52,23 +52,16 @@ def refusal(result: Any) -> str:
 
 def test_outputs_are_classified_by_their_names_in_whatever_order_they_come() -> None:
     wanted = classification(y=1, z=0)
-    assert wanted.of([Z, Y])[0] is Z  # type: ignore[index]
+    assert wanted.of([Z, Y])[0] is Z
     found = classification(z=2, y=1).of([Y, Z])
     assert texts(found) == [b"2.000000:1:dog", b"9:1", b"8:2"]
-    assert [tensor.shape for tensor in found] == [(1, 1), (2,)]  # type: ignore[union-attr]
+    assert [tensor.shape for tensor in found] == [(1, 1), (2,)]
 
 
 def test_output_without_scores_is_refused_before_the_run() -> None:
     with pytest.raises(InvalidRequest, match="output 'text' is BYTES, which are no scores"):
         classification(y=1, text=1)
     classification(y=1, text=0)
-
-
-def test_output_that_is_not_what_its_shape_says_fails_the_run() -> None:
-    broken = Tensor("y", Datatype.FP32, (1, 2), b"\0")
-    result = classification(y=1).of([broken])
-    assert isinstance(result, RunFailed)
-    assert result.message.startswith("an output could not be classified: ")
 
 
 def test_outputs_share_the_bounds_of_a_request() -> None:

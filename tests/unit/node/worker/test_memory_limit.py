@@ -88,9 +88,7 @@ def test_limit_that_is_there_and_lower_stays() -> None:
 
 @pytest.mark.full
 @LINUX_ONLY
-def test_run_that_finds_no_memory_fails_alone_and_what_it_had_is_given_back(
-    tmp_path: Path,
-) -> None:
+def test_run_that_finds_no_memory_fails_alone_and_gives_back(tmp_path: Path) -> None:
     reported = python(
         "import sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parents[3] / 'support')!r})\n"

@@ -74,8 +74,8 @@ async def worker(channel: Channel, tmp_path: Path) -> Worker:
         data_folder=tmp_path, models_folder=tmp_path, worker=WorkerSettings(is_sandboxed=False)
     )
     start = replace(start_of(settings, 0, CPU, "127.0.0.1"), running_page="")
-    opened = open_and_close(start, NullLog())  # type: ignore[arg-type]
-    return Worker(start, opened, channel, NullLog())  # type: ignore[arg-type]
+    opened = open_and_close(start, NullLog())
+    return Worker(start, opened, channel, NullLog())
 
 
 def free_bytes(offer: Message) -> int:
@@ -137,8 +137,8 @@ class Idle:
         self.batcher = SimpleNamespace(is_idle=True)
         self.hosted = HostedModel(
             source_of("m"),
-            LoadResult(loaded, plan, Measured(None, 0, is_batching=False), (), stream),  # type: ignore[arg-type]
-            SimpleNamespace(scheduler=self.batcher, last_used_s=0.0),  # type: ignore[arg-type]
+            LoadResult(loaded, plan, Measured(None, 0, is_batching=False), (), stream),
+            SimpleNamespace(scheduler=self.batcher, last_used_s=0.0),
         )
 
 
@@ -192,7 +192,7 @@ async def test_no_message_of_the_agent_is_lost_for_want_of_memory_or_the_worker_
     ended: list[str] = []
     monkeypatch.setattr(worker, "_stuck", ended.append)
     dialing = Dialing(times)
-    await worker._listen_to_agent(dialing, lambda: None)  # type: ignore[arg-type]
+    await worker._listen_to_agent(dialing, lambda: None)
     is_lost = times == shortage.TRIES
     assert dialing.seen == [{name: ("h:1",)} for name in (["r2"] if is_lost else ["r1", "r2"])]
     assert [reason[:26] for reason in ended] == ["no memory to obey 'routers"] * is_lost

@@ -173,9 +173,7 @@ async def test_late_call_is_not_even_begun(rig: Rig) -> None:
     assert rig.task.threads == []
 
 
-async def test_model_that_was_replaced_meanwhile_is_not_given_another_tokenizers_tokens(
-    rig: Rig,
-) -> None:
+async def test_replaced_model_is_not_given_another_tokenizers_tokens(rig: Rig) -> None:
     rig.task.gate.clear()
     rig.ask()
     rig.found = object()
@@ -191,7 +189,7 @@ async def test_caller_who_leaves_is_told_nothing_and_costs_no_run(rig: Rig) -> N
     rig.ask(2, link=1)
     rig.ask(3, link=1)
     rig.calls.withdraw(key)
-    rig.calls.withdraw_all_of(rig.links[1])  # type: ignore[arg-type]
+    rig.calls.withdraw_all_of(rig.links[1])
     rig.calls.withdraw(key)  # again is harmless
     assert len(rig.calls) == 0
     rig.task.gate.set()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from capamesh.node.generation import SamplingParameters
-from capamesh.node.generation.sampling import TokenHistory, edited, random_numbers, token_logprob
+from capamesh.node.generation.sampling import TokenHistory, edited, token_logprob
 from capamesh.node.generation.sampling.ranks import kth_largest, largest_places
 
 
@@ -60,14 +60,3 @@ def test_log_probabilities_are_those_of_the_softmax() -> None:
     assert [each for _, each in told.top] == pytest.approx(np.sort(exact)[::-1][:20], abs=1e-5)
     assert token_logprob(row, 17, 0).top == ()
     assert len(token_logprob(row[:5], 1, 20).top) == 5
-
-
-def test_random_numbers_of_two_positions_share_none() -> None:
-    def first(seed: int, choice: int, position: int) -> list[float]:
-        draw = random_numbers(seed, choice, position)
-        return [draw() for _ in range(50)]
-
-    keys = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (2**64 - 1, 127, 2**31)]
-    made = [number for key in keys for number in first(*key)]
-    assert len(set(made)) == len(made)
-    assert first(7, 1, 9) == first(7, 1, 9)

@@ -6,12 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capamesh.node.repository.declared import DeclaredIo
+from capamesh.node.repository.declared import DeclaredIo, Reshape
 from capamesh.node.repository.manifest import Manifest
 from capamesh.node.repository.rules import (
     BatchingRules,
+    ControlKind,
+    ControlTensor,
     PipelineStep,
+    QueuePolicy,
+    QueueRules,
     Rules,
+    SequenceRules,
+    StateTensor,
     VersionChoice,
     VersionPolicy,
     WarmUp,
@@ -87,9 +93,7 @@ def test_whole_file_becomes_rules_and_declared_tensors() -> None:
         ("max_batch_size: 8 dynamic_batching {}", BatchingRules(is_enabled=True, max_rows=8)),
     ],
 )
-def test_requests_are_put_together_only_where_triton_would(
-    text: str, batching: BatchingRules
-) -> None:
+def test_requests_are_batched_only_where_triton_would(text: str, batching: BatchingRules) -> None:
     assert rules(text).batching == batching
 
 
@@ -230,10 +234,7 @@ def test_fields_that_only_tune_triton_are_ignored_with_one_note(text: str, note:
         ("name: 'other'", "line 1: name: is 'other' in the folder 'm'; make them the same"),
         ("platform: 'tensorrt_plan'", "platform: 'tensorrt_plan' is not served; export the model"),
         ("backend: 'python'", "backend: 'python' is not served; export the model as ONNX"),
-        (
-            "default_model_filename: '../a.onnx'",
-            "'../a.onnx' does not stay in the version's folder",
-        ),
+        ("default_model_filename: '../a.onnx'", "'../a.onnx' does not stay in the version's"),
         ("default_model_filename: '/a.onnx'", "'/a.onnx' does not stay in the version's folder"),
         (
             "output { name: 'y' data_type: TYPE_FP32 dims: 1 label_filename: '../l.txt' }",
@@ -254,10 +255,7 @@ def test_fields_that_only_tune_triton_are_ignored_with_one_note(text: str, note:
         ),
         ("batch_input {}", "pad with [[batching.ragged]] in capamesh.toml"),
         ("batch_output {}", "pad with [[batching.ragged]] in capamesh.toml"),
-        (
-            "cc_model_filenames { key: '9' value: '../b' }",
-            "cc_model_filenames: '../b' does not stay in the version's folder",
-        ),
+        ("cc_model_filenames { key: '9' value: '../b' }", "cc_model_filenames: '../b' does"),
         ("model_operations { op_library_filename: 'a.so' }", "a model cannot bring code to a node"),
         ("model_repository_agents {}", "a model cannot bring code to a node"),
         ("model_transaction_policy { decoupled: true }", "ONNX Runtime gives one answer"),
@@ -268,10 +266,7 @@ def test_fields_that_only_tune_triton_are_ignored_with_one_note(text: str, note:
         ("input { data_type: TYPE_FP32 dims: 1 }", "input[0].name: '' is empty or there twice"),
         ("input { name: 'x' dims: 1 }", "input[0].data_type: is missing; it is one of TYPE_BOOL"),
         ("input { name: 'x' data_type: TYPE_INVALID }", "data_type is TYPE_INVALID, expected one"),
-        (
-            "input { name: 'x' data_type: TYPE_FP32 dims: [0] }",
-            "input[0].dims: [0] has a dimension of 0; -1 is any size",
-        ),
+        ("input { name: 'x' data_type: TYPE_FP32 dims: [0] }", "input[0].dims: [0] has"),
         (
             "input { name: 'x' data_type: TYPE_FP32 dims: [2, 3] reshape { shape: [7] } }",
             "input[0].reshape: the shape [7] has not the elements of dims [2, 3]: there must be as many",
@@ -296,10 +291,7 @@ def test_fields_that_only_tune_triton_are_ignored_with_one_note(text: str, note:
             "max_queue_delay_microseconds is 10000001, expected a whole number from 0 to 10000000",
         ),
         ("model_warmup { inputs { key: 'x' } }", "model_warmup[0].inputs[0].value: is missing"),
-        (
-            "model_warmup { batch_size: 2 }",
-            "model_warmup[0].batch_size is 2, expected a whole number",
-        ),
+        ("model_warmup { batch_size: 2 }", "model_warmup[0].batch_size is 2, expected a whole"),
         ("platform: 'ensemble'", "platform: 'ensemble' and ensemble_scheduling belong together"),
         ("ensemble_scheduling {}", "platform: 'ensemble' and ensemble_scheduling belong together"),
     ],
@@ -326,20 +318,14 @@ def step(model: str, given: str, gives: str) -> str:
     [
         (ensemble(), "needs steps, and input and output fields beside it"),
         (ensemble(step("a", "x", "y"), rest=""), "needs steps, and input and output fields"),
-        (
-            ensemble(step("a", "z", "y")),
-            "'a' takes 'i' from 'z', which is no input of the ensemble",
-        ),
+        (ensemble(step("a", "z", "y")), "'a' takes 'i' from 'z', which is no input"),
         (ensemble(step("a", "x", "z")), "no step gives the output 'y'"),
         (ensemble(step("a", "x", "y"), step("b", "y", "x")), "a step gives 'x', which is an input"),
         (
             ensemble(step("a", "q", "p"), step("b", "p", "q"), step("c", "p", "y")),
             "the steps of 'a', 'b', 'c' wait for each other's outputs",
         ),
-        (
-            ensemble(step("a", "x", "y"), step("b", "x", "y")),
-            "as rules of ours it says step[1].outputs: 'y' is given by step[0] already",
-        ),
+        (ensemble(step("a", "x", "y"), step("b", "x", "y")), "as rules of ours it says"),
         (
             ensemble(step("a", "x", "y").replace("input_map", "model_namespace: 'n' input_map")),
             "step[0].model_namespace: models have no namespaces",
@@ -434,3 +420,266 @@ def test_declared_tensors_are_compared_with_the_models_own(
     problem: str,
 ) -> None:
     assert declared.problem(inputs, outputs) == problem
+
+
+def queue(text: str) -> QueueRules:
+    return parsed(f"max_batch_size: 4 dynamic_batching {{ {text} }}").manifest.rules.queue
+
+
+def test_default_timeout_and_its_action_are_kept() -> None:
+    reject = "default_queue_policy { timeout_action: REJECT default_timeout_microseconds: 5000 }"
+    assert queue(reject) == QueueRules(QueuePolicy(5000))
+    delay = "default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 5000 }"
+    assert queue(delay) == QueueRules(QueuePolicy(5000, is_delaying=True))
+    assert queue("") == QueueRules()
+
+
+def test_number_that_may_wait_without_priorities_is_the_model_s() -> None:
+    config = parsed("dynamic_batching { default_queue_policy { max_queue_size: 7 } }")
+    assert config.manifest.max_queue == 7
+    assert config.manifest.rules.queue == QueueRules()
+
+
+def test_each_priority_may_have_a_policy_of_its_own() -> None:
+    text = """
+      priority_levels: 3 default_priority_level: 2
+      default_queue_policy { max_queue_size: 9 allow_timeout_override: true }
+      priority_queue_policy { key: 1 value: { default_timeout_microseconds: 100 max_queue_size: 4 } }
+    """
+    assert queue(text) == QueueRules(
+        QueuePolicy(max_queue=9), 3, 2, ((1, QueuePolicy(100, max_queue=4)),)
+    )
+    config = parsed(f"dynamic_batching {{ {text} }}")
+    assert config.manifest.max_queue is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("priority_levels: 2", "default_priority_level: is 0; with 2 levels it is one of them"),
+        ("priority_levels: 2 default_priority_level: 3", "default_priority_level: is 3; with 2"),
+        ("default_priority_level: 1", "default_priority_level: needs priority_levels"),
+        ("priority_levels: 256", "priority_levels is 256, expected a whole number from 0 to 255"),
+        ("priority_queue_policy { key: 1 value: {} }", "priority_queue_policy: key 1 is none"),
+        (
+            "priority_levels: 1 default_priority_level: 1 "
+            + 2 * "priority_queue_policy { key: 1 value {} } ",
+            "priority_queue_policy: key 1 is there twice",
+        ),
+        ("default_queue_policy { timeout_action: HOPE }", "timeout_action is HOPE, expected"),
+    ],
+)
+def test_priorities_that_contradict_each_other_are_refused(text: str, expected: str) -> None:
+    with pytest.raises(ModelInvalid) as caught:
+        queue(text)
+    assert expected in caught.value.message
+
+
+def test_reshape_is_reported_with_the_batch_axis_on_both_sides() -> None:
+    declared = parsed(
+        "max_batch_size: 4 "
+        "input { name: 'a' data_type: TYPE_FP32 dims: [1] reshape { shape: [] } }"
+        "input { name: 'b' data_type: TYPE_FP32 dims: [2] reshape { shape: [2] } }"
+        "output { name: 'c' data_type: TYPE_FP32 dims: [-1, 6] reshape { shape: [-1, 2, 3] } }"
+    ).declared
+    assert declared.inputs[0] == TensorSpec("a", Datatype.FP32, (1,))
+    assert declared.reshaped_inputs == (Reshape("a", (-1, 1), (-1,)),)
+    assert declared.reshaped_outputs == (Reshape("c", (-1, -1, 6), (-1, -1, 2, 3)),)
+
+
+def test_gpu_has_the_file_for_its_compute_capability_and_others_the_default() -> None:
+    config = parsed(
+        "default_model_filename: 'd.onnx' "
+        "cc_model_filenames { key: '7.5' value: 't4/model.onnx' } "
+        "cc_model_filenames [ { key: '9.0' value: 'h100.onnx' } ]"
+    )
+    assert config.file_for("7.5") == "t4/model.onnx"
+    assert config.file_for("9.0") == "h100.onnx"
+    assert config.file_for("8.6") == "d.onnx"
+    assert config.file_for("") == "d.onnx"
+
+
+def control(kind: str, values: str, name: str = "C") -> str:
+    return f"control_input {{ name: '{name}' control [ {{ kind: {kind} {values} }} ] }}"
+
+
+def sequence(text: str, rows: int = 8, more: str = "") -> str:
+    return f"max_batch_size: {rows} sequence_batching {{ {text} }} {more}"
+
+
+def state(text: str = "", dims: str = "[-1]") -> str:
+    return (
+        f"state {{ input_name: 'IN' output_name: 'OUT' data_type: TYPE_INT32 dims: {dims} {text} }}"
+    )
+
+
+def test_every_kind_of_control_input_becomes_a_control_tensor() -> None:
+    config = parsed(
+        sequence(
+            "max_sequence_idle_microseconds: 5000000 oldest { max_queue_delay_microseconds: 700 }"
+            + control("CONTROL_SEQUENCE_START", "int32_false_true: [ 0, 1 ]", "S")
+            + control("CONTROL_SEQUENCE_END", "fp32_false_true: [ -1.5, 1e2 ]", "E")
+            + control("CONTROL_SEQUENCE_READY", "bool_false_true: [ false, true ]", "R")
+            + control("CONTROL_SEQUENCE_CORRID", "data_type: TYPE_UINT64", "I")
+        )
+    )
+    rules = config.manifest.rules
+    assert rules.sequence == SequenceRules(
+        controls=(
+            ControlTensor("S", ControlKind.START, Datatype.INT32, 0.0, 1.0),
+            ControlTensor("E", ControlKind.END, Datatype.FP32, -1.5, 100.0),
+            ControlTensor("R", ControlKind.READY, Datatype.BOOL, 0.0, 1.0),
+            ControlTensor("I", ControlKind.ID, Datatype.UINT64),
+        ),
+        idle_s=5.0,
+    )
+    # sequences share a batch where the model turns out to allow it
+    assert rules.batching == BatchingRules(is_enabled=None, max_rows=8, max_delay_us=700)
+    assert rules.is_idempotent
+    assert config.declared.filled_in == {"S", "E", "R", "I"}
+    assert config.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("datatype", "expected"),
+    [
+        ("TYPE_INT64", Datatype.INT64),
+        ("TYPE_UINT32", Datatype.UINT32),
+        ("TYPE_INT32", Datatype.INT32),
+        ("TYPE_STRING", Datatype.BYTES),
+    ],
+)
+def test_id_has_the_type_that_the_file_says(datatype: str, expected: Datatype) -> None:
+    config = parsed(sequence(control("CONTROL_SEQUENCE_CORRID", f"data_type: {datatype}")))
+    (one,) = config.manifest.rules.sequence.controls
+    assert one == ControlTensor("C", ControlKind.ID, expected)
+
+
+def test_state_starts_with_ones_for_open_dimensions_and_its_batch_axis_is_the_first() -> None:
+    config = parsed(sequence(state(dims="[-1, 3]")))
+    assert config.manifest.rules.sequence.states == (StateTensor("IN", "OUT", 0, (1, 1, 3)),)
+    assert config.manifest.rules.sequence.idle_s == 60.0
+    assert not config.manifest.rules.is_idempotent
+    assert config.declared.filled_in == {"IN"}
+
+
+def test_initial_state_is_zero_or_lies_in_a_file() -> None:
+    zero = "initial_state: { data_type: TYPE_INT32 dims: [ 2 ] zero_data: true name: 'i' }"
+    (one,) = parsed(sequence(state(zero))).manifest.rules.sequence.states
+    assert one == StateTensor("IN", "OUT", 0, (1, 2))
+    file = "initial_state: { data_type: TYPE_INT32 dims: [ 2 ] data_file: 'start' name: 'i' }"
+    (one,) = parsed(sequence(state(file))).manifest.rules.sequence.states
+    assert one == StateTensor("IN", "OUT", 0, (1, 2), initial_file="start")
+
+
+def test_state_whose_output_is_declared_is_shown_to_callers() -> None:
+    shown = "output { name: 'OUT' data_type: TYPE_INT32 dims: 1 }"
+    (one,) = parsed(sequence(state(), more=shown)).manifest.rules.sequence.states
+    assert one.is_shown
+
+
+@pytest.mark.parametrize(
+    ("strategy", "delay_us", "notes"),
+    [
+        ("direct { max_queue_delay_microseconds: 9 }", 0, []),
+        (
+            "direct { max_queue_delay_microseconds: 9 minimum_slot_utilization: 0.5 }",
+            9,
+            ["sequence_batching.direct.minimum_slot_utilization is ignored: a batch waits"],
+        ),
+        (
+            "oldest { max_candidate_sequences: 4 preferred_batch_size: [2] max_queue_delay_microseconds: 9 }",
+            9,
+            [
+                "sequence_batching.oldest.max_candidate_sequences is ignored: sequences are bounded",
+                "sequence_batching.oldest.preferred_batch_size is ignored: a batch takes what waits",
+            ],
+        ),
+    ],
+)
+def test_delay_of_a_strategy_is_kept(strategy: str, delay_us: int, notes: list[str]) -> None:
+    config = parsed(sequence(f"{strategy} {state()}"))
+    assert config.manifest.rules.batching.max_delay_us == delay_us
+    assert len(config.notes) == len(notes)
+    for note, start in zip(config.notes, notes, strict=True):
+        assert note.startswith(start)
+
+
+START = "kind: CONTROL_SEQUENCE_START int32_false_true: [0, 1]"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            control("CONTROL_SEQUENCE_START", "int32_false_true: [0]"),
+            "control_input[0].control[0].int32_false_true: has 1 values; give what stands for no and",
+        ),
+        (control("CONTROL_SEQUENCE_START", ""), "control[0].kind: needs one of int32_false_true"),
+        (
+            control("CONTROL_SEQUENCE_END", "fp32_false_true: [0, inf]"),
+            "fp32_false_true is inf, expected a finite number",
+        ),
+        (
+            control("CONTROL_SEQUENCE_CORRID", "data_type: TYPE_FP32"),
+            "data_type: is FP32; ids are TYPE_UINT64, INT64, UINT32, INT32 or STRING",
+        ),
+        (
+            control("CONTROL_SEQUENCE_CORRID", "int32_false_true: [0, 1]"),
+            "int32_false_true: CONTROL_SEQUENCE_CORRID has a data_type instead",
+        ),
+        (
+            f"control_input {{ name: 'S' control [ {{ {START} }}, {{ {START} }} ] }}",
+            "control_input[0].control: 2 of them; an input can carry one",
+        ),
+        (
+            2 * f"control_input {{ name: 'S' control {{ {START} }} }} ",
+            "control_input[1].name: 'S' is there twice",
+        ),
+        (
+            f"control_input {{ name: 'S' control {{ {START} }} }}"
+            f"control_input {{ name: 'T' control {{ {START} }} }}",
+            "control_input[1].control: another control_input has the same kind",
+        ),
+        ("control_input {}", "control_input[0].name: is missing"),
+        (
+            f"control_input {{ name: 'IN' control {{ {START} }} }} {state()}",
+            "sequence_batching.state: 'IN' is a control_input too",
+        ),
+        ("direct {} oldest {}", "sequence_batching.oldest: and direct exclude each other"),
+        (
+            "state { input_name: 'a' data_type: TYPE_INT32 }",
+            "sequence_batching.state[0].output_name: is missing",
+        ),
+        (
+            "state { input_name: 'a' output_name: 'b' data_type: TYPE_STRING }",
+            "state[0].data_type: TYPE_STRING has no size",
+        ),
+        (
+            state("initial_state { data_type: TYPE_FP32 dims: 1 zero_data: true }"),
+            "initial_state[0].data_type: is not the state's, INT32",
+        ),
+        (state("initial_state { data_type: TYPE_INT32 dims: 1 }"), "initial_state[0].data_file"),
+        (
+            state("initial_state { data_type: TYPE_INT32 dims: 1 data_file: '../x' }"),
+            "data_file: '../x' does not stay in the model's folder 'initial_state'",
+        ),
+        (
+            state("initial_state { data_type: TYPE_INT32 dims: 99999999 data_file: 'x' }"),
+            "data_file: of 399999996 bytes; at most 67108864 are allowed",
+        ),
+        ("generative_sequence: true", "generative_sequence: a request is run once; remove it"),
+    ],
+)
+def test_meaningless_configuration_is_refused_with_its_place(text: str, expected: str) -> None:
+    assert expected in complaint(sequence(text))
+
+
+def test_sequences_exclude_other_ways_of_batching() -> None:
+    text = sequence(state(), more="dynamic_batching {}")
+    assert "sequence_batching: excludes dynamic_batching; remove one" in complaint(text)
+
+
+def test_input_that_the_node_fills_in_cannot_be_one_of_callers() -> None:
+    text = sequence(state(), more="input { name: 'IN' data_type: TYPE_INT32 dims: 1 }")
+    assert "input: 'IN' is filled in by sequence_batching; remove it here" in complaint(text)

@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2
 
 from capamesh.node.repository.triton.fields import ENUMS, MESSAGES, SKIPPED
 from capamesh.node.repository.triton.message import Message
-from capamesh.node.repository.triton.text import MAX_DEPTH, _words, read_text
+from capamesh.node.repository.triton.text import MAX_DEPTH, read_text
 from capamesh.protocol.errors import ModelInvalid
 
 FILE = "m/config.pbtxt"
@@ -40,9 +40,7 @@ def test_every_form_of_a_field_is_read() -> None:
     assert top.text("name", 9) == "ab"
     assert top.integer("max_batch_size", 0, 99) == 16
     policy = top.message("version_policy")
-    assert policy is not None
     specific = policy.message("specific")
-    assert specific is not None
     assert specific.integers("versions", 1, 9, 9) == (1, 2)
     first, second, third = top.messages("input", 9)
     assert first.text("name", 9) == "x"
@@ -100,20 +98,11 @@ def test_content_of_a_skipped_field_does_not_matter() -> None:
         ("version_policy {}\nversion_policy {}", "line 2: "),
         ("input: 1", "line 1: "),
         ("input { optional: maybe }", "line 1: "),
-        (
-            "input {\ndata_type: TYPE_X }",
-            "line 2: input[0].data_type is TYPE_X, expected one of TYPE",
-        ),
+        ("input {\ndata_type: TYPE_X }", "line 2: input[0].data_type is TYPE_X, expected"),
         ("input { data_type: 'TYPE_FP32' }", "line 1: "),
-        (
-            "c: 1",
-            "line 1: unknown field 'c'; known are backend, batch_input, batch_output, cc_model",
-        ),
+        ("c: 1", "line 1: unknown field 'c'; known are backend, batch_input, batch_output"),
         ("input {} input { z: 1 }", "line 1: unknown field 'input[1].z'; known are allow_ragged"),
-        (
-            "version_policy { latest { z: 1 } }",
-            "unknown field 'version_policy.latest.z'; known are num",
-        ),
+        ("version_policy { latest { z: 1 } }", "unknown field 'version_policy.latest.z'; known"),
         ("parameters {" * (MAX_DEPTH + 1), "line 1: messages nest deeper than 32; remove some"),
         ("name: §", "line 1: "),
     ],
@@ -128,16 +117,6 @@ def test_unreadable_text_is_refused_with_its_line(text: str, complaint: str) -> 
 
 def test_deepest_nesting_allowed_is_read() -> None:
     assert "parameters" in read("parameters {" + "a {" * (MAX_DEPTH - 1) + "}" * MAX_DEPTH)
-
-
-def test_quote_without_an_end_takes_the_rest_of_its_line_at_once() -> None:
-    line = '"' + 9 * r"\""
-    assert list(_words(f"name: {line}\nplatform")) == [
-        ("name", 1),
-        (":", 1),
-        (line, 1),
-        ("platform", 2),
-    ]
 
 
 @given(st.text())
@@ -216,30 +195,6 @@ def test_junk_raises_nothing_but_the_documented_error(text: str) -> None:
         read(text)
     except ModelInvalid as exc:
         assert FILE in exc.message  # noqa: PT017  # either outcome is right
-
-
-def test_missing_fields_are_empty_as_in_protobuf() -> None:
-    none = read("")
-    assert none.text("name", 9) == ""
-    assert none.integer("max_batch_size", 1, 9) == 0
-    assert none.message("version_policy") is None
-    assert none.messages("input", 9) == []
-    (empty,) = read("input {}").messages("input", 9)
-    assert empty.integers("dims", 1, 9, 9) == ()
-    assert not empty.flag("optional")
-    assert empty.choice("data_type", {"TYPE_BOOL": 1}, 2) == 2
-
-
-def test_repeated_fields_add_up_over_occurrences_and_lists() -> None:
-    (one,) = read("input { dims: 1 dims: [2, 3] dims: 4 }").messages("input", 9)
-    assert one.integers("dims", 1, 9, 9) == (1, 2, 3, 4)
-    assert len(read("input {} input [{}, {}]").messages("input", 9)) == 3
-
-
-@pytest.mark.parametrize("word", ["true", "True", "t", "1"])
-def test_every_spelling_of_true_is_true(word: str) -> None:
-    (one,) = read(f"input {{ optional: {word} }}").messages("input", 9)
-    assert one.flag("optional")
 
 
 def test_values_over_a_limit_are_refused_with_what_was_expected() -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny_llama
 
 from capamesh.node.repository import ModelSource, scan
-from capamesh.node.runtime.onnxruntime import decoder_loading
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.node.runtime.onnxruntime.binding import ort
-from capamesh.node.runtime.onnxruntime.decoder_loading import load_decoder, pool_of
-from capamesh.node.runtime.onnxruntime.decoder_slots import DecoderDevice, DecoderSlots
+from capamesh.node.runtime.onnxruntime.decoder_loading import load_decoder
+from capamesh.node.runtime.onnxruntime.decoder_slots import DecoderDevice
 from capamesh.node.runtime.text_generation.loaded_decoder import LoadedDecoder
 from capamesh.protocol.errors import ModelInvalid
 
@@ -67,27 +64,3 @@ def test_decoder_on_a_device_keeps_no_prefixes_on_the_host(models: Path) -> None
     assert [each.slots.count for each in found] == [8, 32]
     assert found[0].prefix_bytes > 0
     assert found[1].prefix_bytes == 0
-
-
-def test_decoder_that_scores_the_last_token_alone_has_no_tokens_guessed(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class LastAlone(DecoderSlots):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.scores_each = False
-
-    source = source_of(models, generation="{lookup_tokens = 4}")
-    assert load_decoder(source, threads=1, free_bytes=2**30).slots.scores_each
-    monkeypatch.setattr(decoder_loading, "DecoderSlots", LastAlone)
-    with pytest.raises(ModelInvalid, match="lookup_tokens needs a decoder that scores each token"):
-        load_decoder(source, threads=1, free_bytes=2**30)
-    load_decoder(source_of(models), threads=1, free_bytes=2**30)
-
-
-def test_slots_are_as_many_as_there_is_room_for(models: Path) -> None:
-    folder = tiny_llama.write_decoder_folder(models.parent / "room", "fp16")
-    config = dataclasses.replace(folder.config, context=4096)
-    token_bytes = 2 * config.layers * config.kv_heads * config.head_size * 4
-    for most, free_tokens, expected in ((8, 10**9, (8, 4096)), (32, 10**9, (32, 4096)), (32, 2**16, (16, 4096)), (8, 0, (1, 256))):  # fmt: skip
-        assert pool_of(config, 2 * free_tokens * token_bytes, most) == expected

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import os
 import random
 import shutil
+import sys
+import tracemalloc
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,14 +23,12 @@ from capamesh.node.generation.pace import TILE
 from capamesh.node.generation.sequence import Sequence
 from capamesh.node.runtime.api import OutOfMemory
 from capamesh.node.runtime.decoders.decoder_folder import DecoderFolder
-from capamesh.node.runtime.onnxruntime.binding import ort
 from capamesh.node.runtime.onnxruntime.decoder_slots import (
-    ATTENTION,
     THE_CPU,
     DecoderDevice,
     DecoderSlots,
-    NotOnDevice,
 )
+from capamesh.node.runtime.onnxruntime.slot_memory import HostMemory
 from capamesh.protocol.errors import ModelInvalid, RunFailed
 
 
@@ -116,7 +117,6 @@ def slots_of(
 def fill(slots: DecoderSlots, slot: int, tokens: list[int]) -> np.ndarray:
     slots.truncate(slot, 0)
     logits = slots.extend(slot, tokens, wants_logits=True)
-    assert logits is not None
     return logits.copy()
 
 
@@ -150,7 +150,7 @@ def test_scores_are_those_of_a_plain_llama(folders: dict[str, DecoderFolder], ki
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "mask", "positions"])
-def test_runs_of_all_lengths_but_one_more_than_a_tile_give_the_same_bits(
+def test_runs_of_all_lengths_give_the_same_bits(
     folders: dict[str, DecoderFolder], kind: str
 ) -> None:
     slots = slots_of(folders[kind])
@@ -164,9 +164,7 @@ def test_runs_of_all_lengths_but_one_more_than_a_tile_give_the_same_bits(
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "mask", "positions"])
-def test_scores_behind_each_token_are_those_behind_it_as_the_last(
-    folders: dict[str, DecoderFolder], kind: str
-) -> None:
+def test_scores_behind_each_token_are_exact(folders: dict[str, DecoderFolder], kind: str) -> None:
     slots = slots_of(folders[kind])
     assert slots.scores_each
     slots.extend(1, TOKENS[:8], wants_logits=False)
@@ -180,7 +178,7 @@ def test_scores_behind_each_token_are_those_behind_it_as_the_last(
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "mask", "positions"])
-def test_slots_of_a_device_hold_what_those_of_the_host_hold(
+def test_slots_of_a_device_hold_the_hosts_bits(
     folders: dict[str, DecoderFolder], kind: str
 ) -> None:
     here, there = slots_of(folders[kind]), slots_of(folders[kind], device=APART)
@@ -202,20 +200,6 @@ def test_slots_of_a_device_hold_what_those_of_the_host_hold(
     for slot in range(4):
         count = here.used(slot)
         assert there.save(slot, 0, count).tobytes() == here.save(slot, 0, count).tobytes()
-
-
-def test_device_that_does_not_take_the_attention_is_told(
-    folders: dict[str, DecoderFolder], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[Exception] = []
-    wanted = DecoderDevice("other", place=("other", 0), is_apart=True, on_error=told.append)
-    node = SimpleNamespace(op_type=ATTENTION)
-    parts = [SimpleNamespace(ep_name="CPU", get_nodes=lambda: [node])]
-    session = SimpleNamespace(get_provider_graph_assignment_info=lambda: parts)
-    monkeypatch.setattr(ort, "InferenceSession", lambda *_, **__: session)
-    with pytest.raises(NotOnDevice, match="its attention is run by CPU"):
-        slots_of(folders["fp32"], device=wanted)
-    assert told == []
 
 
 def test_device_is_told_of_what_goes_wrong_there(folders: dict[str, DecoderFolder]) -> None:
@@ -360,7 +344,7 @@ def test_answers_of_random_schedules_are_those_of_requests_alone(
 @pytest.mark.full
 @pytest.mark.seeds
 @pytest.mark.parametrize("kind", ["q8", "w8a8", "fp32", "mask"])
-def test_answers_that_are_guessed_in_random_schedules_are_those_of_requests_alone(
+def test_guessed_answers_of_schedules_are_exact(
     folders: dict[str, DecoderFolder], kind: str
 ) -> None:
     slots, alone = slots_of(folders[kind]), slots_of(folders[kind], 1)
@@ -369,9 +353,38 @@ def test_answers_that_are_guessed_in_random_schedules_are_those_of_requests_alon
 
 
 @pytest.mark.slow
-def test_answers_of_ten_thousand_random_schedules_are_those_of_requests_alone(
-    folders: dict[str, DecoderFolder],
-) -> None:
+def test_answers_of_ten_thousand_schedules_are_exact(folders: dict[str, DecoderFolder]) -> None:
     slots, alone = slots_of(folders["q8"]), slots_of(folders["q8"], 1)
     for seed in range(10_000):
         run_schedule(slots, alone, seed)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere pages are what they are")
+def test_slot_costs_what_is_in_it_whatever_its_length() -> None:
+    memory = HostMemory((8, 8, 4, 4096, 64), np.float32)
+    assert memory.size_bytes == 2**28
+    before = resident_bytes()
+    memory.load(0, 0, np.ones((8, 4, 1, 64), np.float32), 1)
+    for slot in range(1, 8):
+        memory.copy(0, slot, 1)
+    assert resident_bytes() - before < 2**25
+    assert memory.save(7, 0, 2).tolist() == [[[[1.0] * 64, [0.0] * 64]] * 4] * 8
+    memory.free()
+
+
+def test_copy_of_a_slot_takes_no_memory_of_its_own() -> None:
+    memory = HostMemory((8, 2, 4, 256, 64), np.float32)
+    memory.load(0, 0, np.ones((8, 4, 256, 64), np.float32), 256)
+    tracemalloc.start()
+    try:
+        memory.copy(0, 1, 256)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < memory.size_bytes // 16
+    assert memory.save(1, 255, 256).tolist() == [[[[1.0] * 64]] * 4] * 8
+    memory.free()

@@ -13,16 +13,14 @@ import pytest
 from model_files import source_at
 from onnx import helper
 
-from capamesh.node.repository import ModelSource
 from capamesh.node.runtime.api import LoadedModel
 from capamesh.node.runtime.onnxruntime import backend as onnx_backend
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.node.runtime.onnxruntime.raw_texts import (
     MAX_MODEL_BYTES,
-    RawTextRuntime,
     RawTextSession,
 )
-from capamesh.protocol.errors import InvalidRequest, RunFailed
+from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.tensors import Tensor
 
 pytestmark = pytest.mark.skipif(
@@ -31,10 +29,6 @@ pytestmark = pytest.mark.skipif(
 )
 P = onnx.TensorProto
 ODD = [b"\xff\xfe\x00\x80", b"", b"a\x00b", b"\x00", b"\xf0\x9f", "grün".encode(), b"x" * 100_000]
-
-
-def source(path: Path) -> ModelSource:
-    return source_at(path)
 
 
 def write(path: Path) -> Path:
@@ -63,7 +57,7 @@ def write(path: Path) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> LoadedModel:
-    return OnnxBackend().load(source(write(tmp_path / "model.onnx")))
+    return OnnxBackend().load(source_at(write(tmp_path / "model.onnx")))
 
 
 def inputs(*rows: Sequence[bytes]) -> list[Tensor]:
@@ -113,32 +107,15 @@ def test_text_that_the_model_makes_may_be_any_bytes_too(tmp_path: Path) -> None:
     )
     whole = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
     (tmp_path / "model.onnx").write_bytes(whole.SerializeToString())
-    model = OnnxBackend().load(source(tmp_path / "model.onnx"))
+    model = OnnxBackend().load(source_at(tmp_path / "model.onnx"))
     (y,) = model.run([Tensor.from_numpy("x", np.array([b"fine"], object))])
     assert y.to_numpy().tolist() == [b"fine\xff"]
 
 
-def test_run_that_is_reported_to_stop_is_stopped(model: LoadedModel) -> None:
-    switch = OnnxBackend().stop_switch()
-    switch.stop()
-    with pytest.raises(RunFailed, match="the run was stopped before its end"):
-        model.run(inputs(ODD), (), switch)
-    assert model.run(inputs(ODD))  # others are not
-
-
 def test_model_that_is_too_large_for_a_second_session_takes_utf_8_alone(tmp_path: Path) -> None:
-    small = source(write(tmp_path / "model.onnx"))
+    small = source_at(write(tmp_path / "model.onnx"))
     content = dataclasses.replace(small.content, size_bytes=MAX_MODEL_BYTES + 1)
     large = dataclasses.replace(small, content=content)
     model = OnnxBackend().load(large)
     with pytest.raises(InvalidRequest, match="Python binding, which takes no others"):
         model.validate(inputs(ODD))
-
-
-def test_library_that_is_none_is_reported(tmp_path: Path) -> None:
-    (tmp_path / "junk.so").write_bytes(b"junk")
-    with pytest.raises(OSError, match=r"junk\.so"):
-        RawTextRuntime(tmp_path / "junk.so")
-    libc = Path("libc.so.6")  # found by the loader; it has not the interface
-    with pytest.raises(OSError, match="has no OrtGetApiBase"):
-        RawTextRuntime(libc)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from capamesh.node.repository.task_rules import Channels, FileRules, Fit, ImageRules, Layout
+from capamesh.node.repository.task_rules import FileRules, Fit, ImageRules, Layout
 from capamesh.node.runtime.tasks import contents, pictures
 from capamesh.node.runtime.tasks.contents import FileTask, ImageTask
 from capamesh.protocol.errors import InvalidRequest, TooLarge
@@ -46,13 +46,6 @@ def test_pixels_come_in_planes_or_side_by_side_or_flat() -> None:
     np.testing.assert_array_equal(rows_of(image_task(beside, (2, 2, 3)), png)[0], PIXELS)
     flat = replace(RULES, layout=Layout.FLAT)
     np.testing.assert_array_equal(rows_of(image_task(flat, (12,)), png)[0], PIXELS.ravel())
-
-
-def test_dark_becomes_bright_where_the_model_has_it_so() -> None:
-    rules = replace(RULES, channels=Channels.GREY, is_inverted=True)
-    grey = np.array([[0, 255], [10, 100]], np.uint8)
-    made = rows_of(image_task(rules, (1, 2, 2)), file_of(grey))
-    assert made[0, 0].tolist() == [[255, 0], [245, 155]]
 
 
 def test_transparent_is_white_and_the_camera_was_held_upright() -> None:

@@ -10,12 +10,10 @@ import pytest
 from text_models import tokenizer
 
 from capamesh.node.repository.manifest import parse_manifest
-from capamesh.node.repository.task_rules import ImageRules, TaskRules
 from capamesh.node.runtime.tasks.contents import FileTask, ImageTask
 from capamesh.node.runtime.tasks.making import make_task
 from capamesh.node.runtime.tasks.task import PackageMissing
 from capamesh.node.runtime.tasks.text import TextTask
-from capamesh.node.runtime.tasks.tokenizers import TextTokenizer
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.tasks import Task
 from capamesh.protocol.tensors import Datatype, TensorSpec
@@ -24,6 +22,7 @@ IDS = TensorSpec("input_ids", Datatype.INT64, (-1, -1))
 MASK = TensorSpec("attention_mask", Datatype.INT64, (-1, -1))
 HIDDEN = TensorSpec("hidden", Datatype.FP32, (-1, -1, 4))
 SCORES = TensorSpec("scores", Datatype.FP32, (-1, 3))
+FLAT = 'channels = "grey"\nlayout = "flat"'
 X = TensorSpec("x", Datatype.FP32, (-1, 64))
 
 
@@ -59,8 +58,7 @@ def test_each_task_is_made() -> None:
     found = make_task(source(kind, **{"tokenizer.json": tokenizer()}), (IDS,), (SCORES,))
     assert isinstance(found, TextTask)
     assert found.task is Task.TEXT_CLASSIFICATION
-    flat = 'channels = "grey"\nlayout = "flat"'
-    assert isinstance(image(flat), ImageTask)
+    assert isinstance(image(FLAT), ImageTask)
     assert isinstance(file("", TensorSpec("b", Datatype.INT32, (-1, 2048))), FileTask)
 
 
@@ -81,39 +79,19 @@ def test_each_task_is_made() -> None:
             (HIDDEN,),
             r"input 'attention_mask' is INT64\[-1, 7\]",
         ),
-        (
-            "",
-            (IDS,),
-            (HIDDEN, SCORES),
-            "embedding.output: name the output with the vectors, one of hidden, scores",
-        ),
-        (
-            '[embedding]\noutput = "y"',
-            (IDS,),
-            (HIDDEN,),
-            "embedding.output: 'y' is not one of the model's: hidden",
-        ),
-        (
-            "",
-            (IDS,),
-            (SCORES,),
-            r"output 'scores' is FP32\[-1, 3\]; with pooling = 'mean' it must be",
-        ),
+        ("", (IDS,), (HIDDEN, SCORES), "embedding.output: name the output with the vectors"),
+        ('[embedding]\noutput = "y"', (IDS,), (HIDDEN,), "embedding.output: 'y' is"),
+        ("", (IDS,), (SCORES,), r"output 'scores' is FP32\[-1, 3\]; with pooling = 'mean'"),
         (
             '[embedding]\noutput = "hidden"',
             (IDS,),
             (HIDDEN, TensorSpec("embedding", Datatype.FP16, (-1, 4))),
             r"the model's own output 'embedding' is FP16\[-1, 4\]",
         ),
-        (
-            "",
-            (TensorSpec("text", Datatype.BYTES, (-1,)),),
-            (HIDDEN,),
-            "is asked for by an input 'text', of which the model has one itself",
-        ),
+        ("", (TensorSpec("text", Datatype.BYTES, (-1,)),), (HIDDEN,), "is asked for by an input"),
     ],
 )
-def test_manifest_that_does_not_fit_the_model_of_texts_is_refused(
+def test_manifest_of_texts_that_does_not_fit(
     more: str, inputs: Any, outputs: Any, said: str
 ) -> None:
     with pytest.raises(ModelInvalid, match=said):
@@ -132,93 +110,37 @@ def test_tokenizer_must_be_in_the_version_and_be_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "spec", "said"),
+    ("make", "more", "spec", "said"),
     [
+        (image, "", X, r"input 'x' is FP32\[-1, 64\]; the manifest's rows have the shape"),
+        (image, FLAT, TensorSpec("x", Datatype.INT8, (-1, 64)), "is INT8; pixels are"),
+        (image, 'input = "y"', X, "the model must have one input, 'y'; it has x"),
+        (file, "", TensorSpec("b", Datatype.INT32, (-1, 100)), r"rows have the shape \[2048\]"),
+        (file, "", TensorSpec("b", Datatype.UINT8, (-1, 2048)), "cannot hold the bytes"),
+        (file, "", TensorSpec("b", Datatype.BOOL, (-1, 2048)), "cannot hold the bytes"),
         (
-            "",
-            X,
-            r"input 'x' is FP32\[-1, 64\]; the manifest's rows have the shape \[3, 8, 8\], 192 numbers",
+            file,
+            "begin_bytes = 0\nend_bytes = 0",
+            TensorSpec("b", Datatype.INT32, (-1, -1)),
+            "are both 0",
         ),
-        (
-            'channels = "grey"\nlayout = "flat"',
-            TensorSpec("x", Datatype.INT8, (-1, 64)),
-            "is INT8; pixels are",
-        ),
-        ('input = "y"', X, "the model must have one input, 'y'; it has x"),
     ],
 )
-def test_manifest_that_does_not_fit_the_model_of_pictures_is_refused(
-    more: str, spec: TensorSpec, said: str
+def test_manifest_that_does_not_fit_the_model_of_contents_is_refused(
+    make: Any, more: str, spec: TensorSpec, said: str
 ) -> None:
     with pytest.raises(ModelInvalid, match=said):
-        image(more, spec)
-
-
-@pytest.mark.parametrize(
-    ("more", "spec", "said"),
-    [
-        ("", TensorSpec("b", Datatype.INT32, (-1, 100)), r"rows have the shape \[2048\]"),
-        (
-            "",
-            TensorSpec("b", Datatype.UINT8, (-1, 2048)),
-            "cannot hold the bytes and the padding 256",
-        ),
-        ("", TensorSpec("b", Datatype.BOOL, (-1, 2048)), "cannot hold the bytes"),
-        ("begin_bytes = 0\nend_bytes = 0", TensorSpec("b", Datatype.INT32, (-1, -1)), "are both 0"),
-    ],
-)
-def test_manifest_that_does_not_fit_the_model_of_files_is_refused(
-    more: str, spec: TensorSpec, said: str
-) -> None:
-    with pytest.raises(ModelInvalid, match=said):
-        file(more, spec)
+        make(more, spec)
 
 
 @pytest.mark.parametrize(
     ("package", "make"),
     [
         ("tokenizers", embedding),
-        ("PIL", lambda: image('channels = "grey"\nlayout = "flat"')),
+        ("PIL", lambda: image(FLAT)),
     ],
 )
 def test_missing_package_is_named(package: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(PackageMissing, match=r"pip install 'capamesh\[tasks\]'"):
         make()
-
-
-def test_file_that_pads_to_a_length_of_its_own_is_not_heeded() -> None:
-    made = TextTokenizer(tokenizer(), max_tokens=8, is_truncated=True)
-    assert [len(row) for row in made.encode(["cat", "cat dog"])] == [3, 4]
-    assert made.pad_id == 0
-    assert TextTokenizer(tokenizer(is_padded=False), max_tokens=8, is_truncated=False).pad_id == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("[text]\nmax_tokens = 3", r"text: it means something with task = 'text-embedding' or"),
-        ('task = "image-classification"', "needs the width and height"),
-        (
-            'task = "image-classification"\n[image]\nwidth = 1\nheight = 1\nmean = [1, 2]',
-            "mean has 2 numbers; rgb takes one, or 3",
-        ),
-        (
-            'task = "text-embedding"\n[[step]]\nmodel = "a"\ninputs = {a = "b"}\noutputs = {c = "d"}',
-            "a pipeline has no folder for a tokenizer",
-        ),
-    ],
-)
-def test_manifest_that_contradicts_itself_is_refused(text: str, said: str) -> None:
-    with pytest.raises(ModelInvalid, match=said):
-        parse_manifest(text.encode(), "capamesh.toml")
-
-
-def test_manifest_says_the_rules() -> None:
-    assert parse_manifest(b"", "f").task == TaskRules()
-    found = parse_manifest(
-        b'task = "image-classification"\n[image]\nwidth = 9\nheight = 8\nmean = [1]', "f"
-    ).task
-    assert found == TaskRules(
-        Task.IMAGE_CLASSIFICATION, image=ImageRules(width=9, height=8, mean=(1.0,))
-    )

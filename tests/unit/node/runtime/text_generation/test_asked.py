@@ -55,7 +55,7 @@ def test_parameters_that_are_left_out_are_the_models_own() -> None:
         (raw(n=2, ended=[0, 1]), InvalidRequest, "ended has all of the 2"),
     ],
 )
-def test_bad_values_are_told_with_field_and_limit(
+def test_bad_values_are_told_with_limits(
     given: bytes, kind: type[CapameshError], words: str
 ) -> None:
     with pytest.raises(kind) as caught:

@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from capamesh.node.runtime.decoders.decoder_folder import read_decoder_folder
 from capamesh.node.runtime.text_generation.chat_template import ChatTemplate
-from capamesh.node.runtime.text_generation.control_marks import BREAK, ControlMarks
+from capamesh.node.runtime.text_generation.control_marks import BREAK
 from capamesh.node.runtime.text_generation.text_model import TextModel
 from capamesh.node.runtime.text_generation.tokens import GenerationTokenizer
 
@@ -195,13 +195,6 @@ def test_around_what_is_broken_tokens_are_as_usual(form: str) -> None:
         text = f"<s><|im_start|>user\n{content}<|im_end|> \n <|im_start|>b"
         usual = tokenizer.encode(text, adds_special=False)
         assert tokenizer.encode(text, adds_special=False, is_broken=True) == usual
-
-
-def test_contents_without_marks_are_left_as_they_are() -> None:
-    marks = ControlMarks(["<|im_end|>"])
-    value = {"a": ["<b>", 1, None, True, 1.5], "<|im_en_": "d|>"}
-    assert marks.broken(value) == value
-    assert marks.broken(f"<|im{BREAK}_end|>") == f"<{BREAK}|im_end|>"
 
 
 def test_template_that_looks_at_contents_finds_what_it_looks_for() -> None:

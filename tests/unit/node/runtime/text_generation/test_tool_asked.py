@@ -19,16 +19,13 @@ def named(name: str) -> dict[str, Any]:
 def test_choice_says_which_tools_may_and_must_be_called() -> None:
     tools = [tool("f", strict=True), tool("g", parameters={"properties": {}})]
     auto = read_tools(tools, "auto", is_parallel=True)
-    assert auto is not None
     assert (auto.must_call, auto.is_single, auto.callable_names) == (False, False, ("f", "g"))
     assert auto.strict == {"f"}
     assert auto.schemas["f"] == {"type": "object", "properties": {}, "additionalProperties": False}
     assert auto.schemas["g"] == {"type": "object", "properties": {}}
     required = read_tools(tools, "required", is_parallel=False)
-    assert required is not None
     assert (required.must_call, required.is_single) == (True, True)
     one = read_tools(tools, named("g"), is_parallel=True)
-    assert one is not None
     assert (one.must_call, one.is_single, one.callable_names) == (True, True, ("g",))
     assert read_tools(tools, "none", is_parallel=True) is None
     assert read_tools([], "auto", is_parallel=True) is None

@@ -85,7 +85,6 @@ class Model:
         desk.run()
         assert desk.finish(sequence) == "stop"
         reader = self.tools.reader(tools, request)
-        assert reader is not None
         raw = desk.text(sequence)
         text, pieces = reader.push(raw)
         calls: list[list[str]] = []
@@ -129,9 +128,7 @@ def test_answer_that_must_call_does_so_in_the_models_form(
 
 
 @pytest.mark.parametrize("form", [each.name for each in FORMATS])
-def test_answer_may_have_several_calls_unless_it_is_told_not_to(
-    slots: DecoderSlots, form: str
-) -> None:
+def test_answer_may_have_several_calls(slots: DecoderSlots, form: str) -> None:
     model = Model(form, has_marks=True)
     counts = set()
     # Eight answers in a row may well have as many calls each, which are others where a processor rounds otherwise.
@@ -146,9 +143,7 @@ def test_answer_may_have_several_calls_unless_it_is_told_not_to(
 
 
 @pytest.mark.parametrize("has_marks", [True, False])
-def test_text_that_begins_as_a_call_goes_on_as_one_where_the_model_decides(
-    *, has_marks: bool
-) -> None:
+def test_text_that_begins_as_a_call_goes_on_as_one(*, has_marks: bool) -> None:
     model = Model("hermes", has_marks=has_marks)
     tools = model.tools.read(model.asked())
     assert tools is not None

@@ -18,7 +18,6 @@ from capamesh.node.runtime.decoders.decoder_folder import DecoderFolder
 from capamesh.node.tools.llm.gguf_file import parse_gguf
 from capamesh.node.tools.llm.gguf_llama import read_llama
 from capamesh.node.tools.llm.reference import reference_logits
-from capamesh.protocol.errors import ModelInvalid
 
 QUIET = 4  # the level of logs
 
@@ -117,14 +116,6 @@ def test_reference_is_the_plain_loop_too(name: str) -> None:
     assert parts == [1 / 3, 2 / 3, 1.0]
 
 
-def test_rows_are_those_asked_for_and_none_are_none(tmp_path: Path) -> None:
-    slots = decoder(tmp_path)
-    everything = slots.extend(0, PROMPTS[0])
-    some = slots.extend(1, PROMPTS[0], rows=(4, 10))
-    np.testing.assert_array_equal(some, everything[[4, 10]])
-    assert slots.extend(2, PROMPTS[0], rows=()).shape == (0, 512)
-
-
 def test_next_tokens_of_several_sequences_have_the_logits_of_a_plain_loop(tmp_path: Path) -> None:
     slots = decoder(tmp_path)
     sequences = [list(prompt) for prompt in PROMPTS]
@@ -203,24 +194,6 @@ def test_matrices_of_several_types_are_multiplied_apart(tmp_path: Path) -> None:
     nodes = onnx.load(tmp_path / "m" / "model.onnx", load_external_data=False).graph.node
     outputs = {output for node in nodes for output in node.output}
     assert {"layers.0.attn.v_proj.out", "layers.1.mlp.up_proj.out"} <= outputs
-
-
-def test_rows_that_are_no_blocks_are_refused_for_few_bits(tmp_path: Path) -> None:
-    raw = tiny_llama.gguf(variant=Variant(feed_forward=100))
-    with pytest.raises(ModelInvalid, match="rows of 64, 100 and 64 numbers do not divide"):
-        decoder(tmp_path, "q8", raw)
-    assert decoder(tmp_path, "fp32", raw).extend(0, [1, 2]).shape == (2, 512)
-
-
-@pytest.mark.parametrize("kind", sorted(SOURCES.keys() - {"w8a8"}))
-def test_table_of_tokens_is_in_the_file_once_where_it_is_tied(tmp_path: Path, kind: str) -> None:
-    decoder(tmp_path, kind)
-    size = (tmp_path / "m" / "model.onnx.data").stat().st_size
-    weights = tiny_llama.weights()
-    bits = {"fp32": 32, "fp16": 16, "q8": 9, "q4": 5}[kind]
-    matrices = sum(array.size for array in weights.values()) - 512 * 64
-    table = 512 * 64 * max(9, bits) if bits < 16 else 512 * 64 * bits
-    assert size < (matrices * bits + table) / 8 * 1.05 + 64 * 1024
 
 
 def test_rows_of_zeros_stay_zeros_where_rows_have_scales(tmp_path: Path) -> None:

@@ -75,18 +75,6 @@ def test_tensors_that_no_llama_has_are_refused() -> None:
         read(changed({}, blk__0__attn_q_norm__weight=np.ones(16, np.float32)))
 
 
-def test_vectors_of_blocks_are_refused() -> None:
-    norm = gguf_writer.quantised(np.ones((1, 64)), gguf_writer.Q8_0)
-    norm.shape = (64,)
-    with pytest.raises(ModelInvalid, match=r"'output_norm.weight' is Q8_0; it must be of floats"):
-        read(changed({}, output_norm__weight=norm))
-
-
-def test_context_ends_where_the_window_begins_to_slide() -> None:
-    assert read(changed({"llama.attention.sliding_window": 64})).shape.context == 64
-    assert read(changed({"llama.attention.sliding_window": 0})).shape.context == 512
-
-
 def test_factors_of_positions_are_read_and_checked() -> None:
     weights = read(tiny_llama.gguf(variant=Variant(rope_factors=True)))
     assert weights.rope_factors().tolist() == [1, 2, 3, 4, 5, 6, 7, 8]

@@ -49,12 +49,6 @@ def test_special_tokens_are_told_by_number_and_text() -> None:
     assert (alone.bos_id, alone.end_ids, alone.pad_id) == (None, (1,), 1)
 
 
-def test_texts_begin_with_a_token_where_the_file_says_so() -> None:
-    tokenizer = made(add_bos_token=True)
-    assert tokenizer.encode("the").ids == [0, *PLAIN.encode("the").ids]
-    assert tokenizer.encode("the", add_special_tokens=False).ids == PLAIN.encode("the").ids
-
-
 @pytest.mark.parametrize(
     ("pre", "text", "expected"),
     [
@@ -68,10 +62,6 @@ def test_texts_begin_with_a_token_where_the_file_says_so() -> None:
 def test_texts_are_cut_as_the_model_was_trained(pre: str, text: str, expected: list[str]) -> None:
     cut = made(pre=pre).pre_tokenizer.pre_tokenize_str(text)
     assert [piece for piece, _ in cut] == expected
-
-
-def test_composed_characters_are_one_for_qwen() -> None:
-    assert made(pre="qwen2").encode("e\u0301").ids == made(pre="qwen2").encode("\u00e9").ids
 
 
 SPM_TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256))]

@@ -6,6 +6,7 @@ import gguf_writer
 import numpy as np
 import pytest
 import tiny_llama
+from tiny_llama import Variant
 
 from capamesh.node.tools.llm.gguf_file import parse_gguf
 from capamesh.node.tools.llm.gguf_llama import LlamaWeights, read_llama
@@ -13,14 +14,14 @@ from capamesh.node.tools.llm.quantising import (
     ROW_TOP,
     BlockWeights,
     Form,
-    WeightKind,
     block_weights,
-    form_of,
     packed,
     packed_zeros,
     rounded,
     row_weights,
 )
+from capamesh.node.tools.llm.reference import reference_logits
+from capamesh.node.tools.llm.smoothing import smoothed
 
 QUERY, VALUE, DOWN = "blk.0.attn_q.weight", "blk.0.attn_v.weight", "blk.1.ffn_down.weight"
 
@@ -71,28 +72,55 @@ def test_rows_are_columns_of_codes_with_a_scale_each() -> None:
     assert (np.abs(found.codes.T * found.scales[:, None] - exact) <= steps[:, None] / 1.99).all()
 
 
-def test_rows_of_zeros_stay_zero() -> None:
-    arrays = {**tiny_llama.weights(), DOWN: np.zeros((64, 128), np.float32)}
-    raw = gguf_writer.gguf(tiny_llama.metadata(), {**arrays})
-    found = row_weights(read_llama(parse_gguf(memoryview(raw))), [DOWN])
-    assert not found.codes.any()
-    assert (found.scales == 1).all()
-
-
-def test_form_follows_the_source() -> None:
-    floats, fours = read(gguf_writer.F32), read(gguf_writer.Q4_1, attn_v=gguf_writer.Q8_0)
-    assert form_of(floats, QUERY, WeightKind.FP32) is Form.FLOATS
-    assert form_of(floats, QUERY, WeightKind.FP16) is Form.FLOATS
-    assert form_of(fours, QUERY, WeightKind.Q8) is Form.EIGHT
-    assert form_of(fours, QUERY, WeightKind.W8A8) is Form.ROWS
-    assert form_of(floats, QUERY, WeightKind.Q4) is Form.FOUR
-    assert form_of(fours, QUERY, WeightKind.Q4) is Form.FOUR_KEPT
-    assert form_of(fours, VALUE, WeightKind.Q4) is Form.EIGHT
-
-
 def test_codes_are_packed_low_half_first() -> None:
     codes = np.arange(32, dtype=np.uint8).reshape(1, 1, 32) % 16
     scales = np.ones((1, 1), np.float32)
     assert packed(BlockWeights(4, codes, scales))[0, 0, :2].tolist() == [0x10, 0x32]
     assert packed(BlockWeights(8, codes, scales)) is codes
     assert packed_zeros(np.array([[1, 2, 3]], np.uint8)).tolist() == [[0x21, 0x03]]
+
+
+READ = [3, 200, 17, 401, 88, 5, 260, 77, 31, 9, 140]
+OTHER = list(range(100, 130))
+VARIANTS = {
+    "tied": Variant(),
+    "untied": Variant(is_tied=False),
+    "biases": Variant(has_biases=True),
+    "qwen2": Variant(architecture="qwen2", has_biases=True),
+}
+
+
+def weights(variant: Variant = tiny_llama.PLAIN, kind: int = gguf_writer.F32) -> LlamaWeights:
+    return read_llama(parse_gguf(memoryview(tiny_llama.gguf(kind, variant))))
+
+
+def inputs(model: LlamaWeights) -> dict[str, np.ndarray]:
+    """Return how large each number of the inputs of matrices becomes."""
+    heard: dict[str, np.ndarray] = {}
+    reference_logits(
+        model,
+        READ,
+        tell=lambda _: None,
+        hear=lambda name, x: heard.update({name: np.abs(x).max(0)}),
+    )
+    return heard
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_model_stays_what_it_was(name: str) -> None:
+    model = weights(VARIANTS[name])
+    parts: list[float] = []
+    made = smoothed(model, READ, tell=parts.append)
+    assert parts[-1] == 1.0
+    for ids in (READ, OTHER):
+        expected = reference_logits(model, ids, tell=lambda _: None)
+        found = reference_logits(made, ids, tell=lambda _: None)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4)
+
+
+def test_places_that_are_always_zero_have_a_factor() -> None:
+    arrays = {**tiny_llama.weights(), "blk.0.ffn_up.weight": np.zeros((128, 64), np.float32)}
+    raw = gguf_writer.gguf(tiny_llama.metadata(), {**arrays})
+    made = smoothed(read_llama(parse_gguf(memoryview(raw))), READ, tell=lambda _: None)
+    assert np.isfinite(made.floats("blk.0.ffn_down.weight")).all()
+    assert not made.floats("blk.0.ffn_up.weight").any()

@@ -132,14 +132,3 @@ def test_unknown_range_is_left_out(
     nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto]
 ) -> None:
     assert ranges(nodes, weights) == {}
-
-
-def test_floats_and_weights_that_are_declared_as_inputs_are_left_out() -> None:
-    graph = helper.make_graph(
-        [EMBED],
-        "g",
-        [value("ids", P.INT64, [None]), value("table", P.INT64, [30]), value("x", P.FLOAT, [1])],
-        [value("y", P.INT64, None)],
-        [weight("table", 30, dtype=np.int64)],
-    )
-    assert dict(number_ranges(helper.make_model(graph))) == {"ids": range(30)}

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from xml.etree import ElementTree as ET
 
 import pytest
 
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile, next_rows
-from capamesh.node.tools.optimise.chart import profile_svg
 from capamesh.node.tools.optimise.timing import MIN_RUNS, time_rows
 from capamesh.protocol.errors import InvalidRequest, RunFailed
 
@@ -34,22 +32,6 @@ def test_seconds_are_interpolated_and_go_on_by_the_last_slope() -> None:
     assert falling.seconds_at(100) == 1.0
 
 
-@pytest.mark.parametrize(
-    "points",
-    [
-        (),
-        ((0, 1.0),),
-        ((1, math.inf),),
-        ((1, math.nan),),
-        ((2, 1.0), (2, 1.0)),
-        ((2, 1.0), (1, 1.0)),
-    ],
-)
-def test_profile_is_none_where_nothing_was_measured(points: tuple[tuple[int, float], ...]) -> None:
-    with pytest.raises(ValueError, match=r"profile|point"):
-        ServiceProfile(tuple(ProfilePoint(*point) for point in points))
-
-
 def measured(
     seconds_of: Callable[[int], float], max_rows: int, left_s: float = math.inf
 ) -> list[int]:
@@ -69,24 +51,6 @@ def test_rows_are_doubled_until_three_doublings_bring_nothing_or_the_limit_is_me
     assert measured(
         lambda rows: {1: 1, 2: 2, 4: 2, 8: 4, 16: 8}[min(rows, 16)] * max(1, rows // 16), 1000
     ) == [1, 2, 4, 8, 16, 32]
-
-
-def test_size_that_would_not_fit_into_the_time_left_is_not_begun() -> None:
-    assert measured(lambda rows: 0.01, 1000, left_s=0.02) == [
-        1,
-        2,
-        4,
-        8,
-        16,
-        32,
-        64,
-        128,
-        256,
-        512,
-        1000,
-    ]
-    assert measured(lambda rows: 0.011 * (1 + rows / 100), 1000, left_s=0.02) == [1]
-    assert measured(lambda rows: 5.0, 1000, left_s=0.0) == [1]
 
 
 class FakeRuns:
@@ -133,14 +97,3 @@ def test_size_that_fails_ends_the_profile_with_its_reason_and_one_row_must_run()
 
     with pytest.raises(InvalidRequest, match="never"):
         time_rows(refuse, max_rows=64, budget_s=1.0, clock_s=runs.clock_s)
-
-
-def test_chart_has_a_dot_for_each_point_and_marks_the_best() -> None:
-    root = ET.fromstring(profile_svg("a < b & c", SLOWING))  # noqa: S314 - our own text
-    space = "{http://www.w3.org/2000/svg}"
-    assert next(root.iter(f"{space}text")).text == "a < b & c"
-    dots = list(root.iter(f"{space}circle"))
-    assert len(dots) == 2 * 4
-    assert [dot.get("fill") for dot in dots[:4]] == ["#1f77b4", "#d62728", "#1f77b4", "#1f77b4"]
-    assert dots[1].findtext(f"{space}title") == "2 rows: 199 rows per second"
-    ET.fromstring(profile_svg("one", ServiceProfile((ProfilePoint(1, 1.0),))))  # noqa: S314 - likewise

@@ -14,10 +14,10 @@ from onnx import helper, numpy_helper
 from capamesh.node.repository import ModelSource
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.node.tools.optimise import checking
-from capamesh.node.tools.optimise.checking import CheckResult, refusal
+from capamesh.node.tools.optimise.checking import CheckResult
 from capamesh.node.tools.optimise.finding import find_models, one_model
 from capamesh.node.tools.optimise.structure import Value, read_structure
-from capamesh.protocol.errors import ConfigError, ModelInvalid
+from capamesh.protocol.errors import ConfigError
 
 P = onnx.TensorProto
 value = helper.make_tensor_value_info
@@ -80,18 +80,6 @@ def test_path_is_a_file_a_version_a_model_or_a_folder_of_models(
     assert found(Path()) == ["a/1", "a/2", "a/10"]
 
 
-def test_refused_model_is_found_with_its_reason(tmp_path: Path) -> None:
-    (tmp_path / "a/1").mkdir(parents=True)
-    identity(tmp_path / "my model.onnx")
-    assert found(tmp_path / "a") == found(tmp_path / "a/1") == ["!a/1"]
-    assert found(tmp_path / "my model.onnx") == ["!my model/"]
-    (refused,) = find_models(tmp_path / "a").refused
-    assert not refusal(refused).is_good
-    assert refusal(refused).reason == refused.reason
-    with pytest.raises(ModelInvalid, match="'my model' is no model name"):
-        one_model(tmp_path / "my model.onnx")
-
-
 def test_file_that_is_no_model_is_refused_with_what_to_give(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     loop = tmp_path / "elsewhere" / "loop"
@@ -107,9 +95,7 @@ def test_file_that_is_no_model_is_refused_with_what_to_give(tmp_path: Path) -> N
         one_model(tmp_path / "empty")
 
 
-def test_models_structure_counts_subgraphs_constants_and_classical_coefficients(
-    tmp_path: Path,
-) -> None:
+def test_structure_counts_subgraphs_constants_and_coefficients(tmp_path: Path) -> None:
     half = numpy_helper.from_array(np.ones((2, 3), np.float16), "half")
     packed = helper.make_tensor("packed", P.INT4, [3], [1, 2, 3])
     branch = helper.make_graph(
@@ -163,29 +149,6 @@ def test_model_batches_when_its_first_dimensions_are_open(
     assert read_structure(identity(tmp_path / "m.onnx", dim)).batching == batching
 
 
-def test_scalars_and_missing_shapes_are_said(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "m.onnx",
-        [node("Identity", ["x"], ["y"])],
-        [value("x", P.FLOAT, ["n"])],
-        [value("y", P.FLOAT, None)],
-    )
-    assert read_structure(path).batching == "unknown: output y declares no shape"
-    path = write(
-        tmp_path / "m.onnx",
-        [node("ReduceSum", ["x"], ["y"], keepdims=0)],
-        [value("x", P.FLOAT, ["n"])],
-        [value("y", P.FLOAT, [])],
-    )
-    assert read_structure(path).batching == "no: output y is a scalar"
-
-
-def test_junk_has_no_structure(tmp_path: Path) -> None:
-    (tmp_path / "m.onnx").write_bytes(b"\xff" * 20)
-    with pytest.raises(ModelInvalid, match="cannot be read as an ONNX model"):
-        read_structure(tmp_path / "m.onnx")
-
-
 def test_stateful_model_is_run_with_states_as_a_node_keeps_them(tmp_path: Path) -> None:
     (tmp_path / "m/1").mkdir(parents=True)
     write(
@@ -230,15 +193,6 @@ def test_model_that_cannot_be_loaded_carried_or_run_has_the_reason(tmp_path: Pat
     assert verdict.provider == "CPUExecutionProvider"
 
 
-def test_models_own_rules_are_checked_as_a_node_does(tmp_path: Path) -> None:
-    identity(tmp_path / "m/1/model.onnx", 1)
-    manifest = tmp_path / "m/capamesh.toml"
-    manifest.write_text("[batching]\nenabled = true\n")
-    assert "batching is asked for, but" in check(one_model(tmp_path / "m")).reason
-    manifest.write_text("[[warm_up]]\nshapes = { x = [3, 3] }\n")
-    assert "warm-up 1 does not run" in check(one_model(tmp_path / "m")).reason
-
-
 def test_pipeline_is_checked_with_the_models_of_its_steps(tmp_path: Path) -> None:
     def chain(name: str, model: str) -> Path:
         folder = tmp_path / name
@@ -256,21 +210,3 @@ def test_pipeline_is_checked_with_the_models_of_its_steps(tmp_path: Path) -> Non
     chain("b", "a")
     for folder in (absent, round_and_round):
         assert "is not loaded" in check(one_model(folder)).reason
-
-
-def test_every_given_row_is_run(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "m.onnx",
-        [node("Gather", ["table", "x"], ["y"])],
-        [value("x", P.INT64, ["n"])],
-        [value("y", P.FLOAT, ["n"])],
-        [numpy_helper.from_array(np.ones(3, np.float32), "table")],
-    )
-    np.savez(tmp_path / "good.npz", x=np.array([0, 2]))
-    np.savez(tmp_path / "bad.npz", x=np.array([0, 2, 3]))
-    source = one_model(path)
-    good = check(source, tmp_path / "good.npz")
-    assert (good.reason, good.inputs) == ("", str(tmp_path / "good.npz"))
-    assert "out of data bounds" in check(source, tmp_path / "bad.npz").reason
-    with pytest.raises(ConfigError, match=r"absent\.npz is no .npz"):
-        check(source, tmp_path / "absent.npz")
