@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 import aiohttp
 import numpy as np
 from link_awaiting import probe, request
+from link_ends import Owner
 from prometheus_client.parser import text_string_to_metric_families
+from typing_extensions import override
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.cli.member import Member as Process
@@ -29,7 +31,6 @@ from capamesh.protocol.links.calls import (
     encode_control,
     encode_probe,
 )
-from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.link import Link
 from capamesh.protocol.links.transport import LinkTransport, check_hello
 from capamesh.protocol.network import Member, Membership, NetworkOwner, Role
@@ -43,37 +44,16 @@ LIMIT_S = 120.0
 HOUR = dt.timedelta(hours=1)
 
 
-class ResponseHandler:
+class RouterEnd(Owner):
     """A router as far as a node can see."""
 
     def __init__(self, membership: Membership) -> None:
+        super().__init__()
         self._trust = membership.trust()
 
-    def verify(self, hello: Hello, certificate: bytes) -> Member:
-        return check_hello(self._trust, hello, certificate, dt.datetime.now(dt.UTC), role=Role.NODE)
-
-    def link_up(self, link: Link) -> None:
-        """Nothing to do."""
-
-    def link_down(self, link: Link, reason: str) -> None:
-        """Nothing to do: what waits for an answer is told."""
-
-    def request_received(self, link: Link, stream: int, meta: bytes, body: memoryview) -> None:
-        raise AssertionError("a node asks nothing")
-
-    def request_cancelled(self, link: Link, stream: int) -> None:
-        raise AssertionError("a node asks nothing")
-
-    def load(self, meta: bytes) -> bytes:
-        raise AssertionError("a node does not probe routers")
-
-    def load_told(self, link: Link, meta: bytes) -> None:
-        pass
-
-    def goaway_received(self, link: Link, reason: str) -> None:
-        """Nothing to do."""
-
-    def read_ended(self, link: Link) -> None: ...
+    @override
+    def verify(self, *said: Any) -> Member:
+        return check_hello(self._trust, *said, dt.datetime.now(dt.UTC), role=Role.NODE)
 
 
 @asynccontextmanager
@@ -88,7 +68,7 @@ async def node_link(cluster: LocalCluster, node: Process) -> AsyncIterator[Link]
     folder.mkdir()
     membership.save(folder)
     transport = LinkTransport(membership, folder, agent_version="test")
-    link = await transport.dial(node.status()["data_addresses"][0], ResponseHandler(membership))
+    link = await transport.dial(node.status()["data_addresses"][0], RouterEnd(membership))
     try:
         yield link
     finally:

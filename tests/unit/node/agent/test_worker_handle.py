@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from fleet_fakes import NullLog, offer
+from fleet_fakes import NullLog
 
 from capamesh.node.agent.settings import NodeSettings
-from capamesh.node.agent.status import models_status, worker_status
 from capamesh.node.agent.worker_handle import WorkerHandle, start_of
 from capamesh.node.contract.messages import (
     Drain,
-    Metrics,
     Start,
     Stuck,
     Survived,
@@ -24,31 +20,11 @@ from capamesh.node.contract.messages import (
 from capamesh.node.contract.settings import WorkerSettings
 from capamesh.node.devices.host import DeviceInfo
 from capamesh.node.devices.in_flight_page import InFlightPage, Phase
-from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.bulk_deaths import MOST, WITHIN_S
 from capamesh.protocol.channel.backoff import RestartPolicy
 
 CPU = DeviceInfo(0, "cpu", "a CPU", 1000, 500, 4, driver_version="580.1")
 OLD, NEW = "sha256-chunks:" + "00" * 32, "sha256-chunks:" + "11" * 32
-COUNTED: dict[str, Any] = {
-    "name": "m",
-    "version": "1",
-    "load": 1,
-    "requests": {"ok": 3, "invalid_request": 1},
-    "dropped": {"expired": 1},
-    "rows": 6,
-    "batches": 3,
-    "batch_rows": {"bounds": [1, 2], "counts": [0, 3, 0], "sum": 6.0},
-    "queue_s": {"bounds": [0.002], "counts": [3, 0], "sum": 0.003},
-    "run_s": {"bounds": [0.002], "counts": [0, 0], "sum": 0.0},
-    "memory_bytes": 2048,
-    "in_flight": 2,
-    "limit": 8,
-}
-LOOP: dict[str, Any] = {
-    "delay_s": {"bounds": [0.01], "counts": [2, 1], "sum": 0.25},
-    "busy_s": {"bounds": [0.1], "counts": [3, 0], "sum": 0.125},
-}
 
 
 class Care:
@@ -205,49 +181,3 @@ def test_worker_without_a_page_runs_all_the_same(tmp_path: Path) -> None:
     care.die("bad")
     assert care.log.events == ["no_running_page", "no_running_page"]
     assert care.downs == [3]
-
-
-def test_status_tells_of_each_model_and_of_the_worker(care: Care) -> None:
-    care.worker.heard(Metrics([COUNTED], LOOP))
-    offers = [
-        replace(offer("m"), provider="CPUExecutionProvider", precision="fp32", memory_bytes=7),
-        offer("bad", state=ModelState.FAILED, reason="it ended its worker"),
-    ]
-    ready, failed = models_status(care.worker.sample(), offers)
-    assert ready == {
-        "name": "m",
-        "version": "1",
-        "device": 3,
-        "state": "ready",
-        "reason": "",
-        "provider": "CPUExecutionProvider",
-        "precision": "fp32",
-        "memory_bytes": 2048,
-        "requests_in_flight": 2,
-        "limit": 8,
-        "requests": {"ok": 3, "invalid_request": 1},
-        "dropped": {"expired": 1},
-        "rows": 6,
-        "batches": 3,
-        "queue_s": {"p50": pytest.approx(0.001), "p99": pytest.approx(0.00198)},
-        "run_s": {"p50": None, "p99": None},
-    }
-    assert failed == {
-        "name": "bad",
-        "version": "1",
-        "device": 3,
-        "state": "failed",
-        "reason": "it ended its worker",
-        "provider": "",
-        "precision": "",
-        "memory_bytes": 0,
-    }
-    care.die()
-    assert worker_status(care.worker) == {
-        "device": 3,
-        "name": "a CPU",
-        "pid": None,
-        "starts": 0,
-        "last_down": "killed by signal 11 (Segmentation fault)",
-        "sandbox": "",
-    }

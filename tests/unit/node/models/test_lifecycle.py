@@ -1029,43 +1029,6 @@ async def test_pipeline_goes_with_its_model_and_comes_back_with_it(rig: Rig) -> 
 # without memory for a moment
 
 
-class Short:
-    """Has no memory the first times that a function is called."""
-
-    def __init__(self, call: Callable[..., Any], times: int = 1) -> None:
-        self._call = call
-        self.times = times
-
-    def __call__(self, *args: Any, **named: Any) -> Any:
-        if self.times:
-            self.times -= 1
-            raise MemoryError("unable to allocate")
-        return self._call(*args, **named)
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shortage, "PAUSE_S", 0.0)
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("where", ["_loaded", "load", "_marks"])
-async def test_folder_is_loaded_to_its_end_though_there_was_no_memory_half_way(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
-    rig.has(source_of("a"), source_of("b"), source_of("c"))
-    rig.start()
-    loading = rig.lifecycle._changes._loading
-    if where == "load":
-        monkeypatch.setattr(loading, "load", Short(loading.load))
-    elif where == "_marks":
-        monkeypatch.setattr(rig.marks, "number", Short(rig.marks.number))
-    else:
-        monkeypatch.setattr(loading, "_hosted", Short(loading._hosted))
-    await rig.ready("a/1", "b/1", "c/1")
-    assert loading.held_bytes == sum(one.source.size_bytes for one in rig.models)
-
-
 IN_WARM_UP = ModelInvalid("warm-up 1 does not run")
 IN_WARM_UP.__cause__ = OutOfMemory("ONNX Runtime: std::bad_alloc")
 

@@ -144,19 +144,6 @@ def test_sequence_without_a_state_starts_with_its_mark_and_ends_with_it_or_silen
     assert desk.outcomes() == ["ok"] * 8
 
 
-def test_state_begins_as_its_file_says_and_is_shown_where_its_output_is_declared() -> None:
-    begin = np.array([[3, 4]], np.int32)
-    state = StateTensor("s", "s_next", 0, (1, 2), "begin", begin.tobytes(), is_shown=True)
-    plan = plan_of(CONTROLS[0], states=(state,))
-    assert [spec.name for spec in plan.public_outputs] == ["y", "s_next"]
-    desk = ControlDesk(plan, SequenceRules(states=(state,), controls=CONTROLS[:1]))
-    following = Tensor.from_numpy("s_next", np.array([[30, 40]], np.int32))
-    assert desk.ask(1, Y, following, start=True) == [[[3, 4]]]
-    assert [result for _, result in desk.answers] == [[Y, following]]
-    assert desk.ask(1, Y, following) == [[[30, 40]]]
-    assert desk.ask(1, Y, following, start=True) == [[[3, 4]]]
-
-
 def test_state_of_a_model_that_takes_one_sequence_at_a_time_has_no_axis_of_sequences() -> None:
     state = StateTensor("s", "s_next", NO_AXIS, (2,))
     plan = BatchPlan(

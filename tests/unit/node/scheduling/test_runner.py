@@ -28,7 +28,6 @@ from capamesh.node.scheduling.runner import (
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.errors import (
     CapameshError,
-    DeadlineExceeded,
     InvalidRequest,
     RunFailed,
 )
@@ -381,38 +380,6 @@ async def test_listener_may_submit_and_cancel(make: Make, profile: ServiceProfil
 
 
 # what nobody waits for
-
-
-async def test_batch_is_stopped_once_nobody_waits_for_any_of_it(make: Make) -> None:
-    rig = make(profile=THREADS)
-    rig.model.gate.clear()
-    requests = [rig.submit(name) for name in (1, 2)]
-    await rig.started()
-    (switch,) = rig.model.switches
-    rig.runner.cancel(requests[0])
-    assert not switch.is_used
-    rig.runner.cancel(requests[1])
-    assert switch.is_used
-    async with asyncio.timeout(LIMIT_S):
-        await rig.runner.wait_idle()
-    assert (rig.model.ran, rig.answers) == ([[1, 2]], {})
-    assert rig.runner.scheduler.meter.requests == {"ok": 0, "cancelled": 2}
-
-
-async def test_deadline_that_passes_during_another_run_is_reported(make: Make) -> None:
-    rig = make(profile=THREADS)
-    await rig.hold(1)
-    rig.submit(2, left_s=0.25)
-    rig.submit(3, left_s=1.0)
-    assert rig.tick(100.2) == ""
-    assert rig.answers == {}
-    assert rig.tick(100.25) == ""
-    expired = rig.answers.pop(2)
-    assert isinstance(expired, DeadlineExceeded)
-    assert expired.message == "the deadline passed before it ran"
-    await rig.idle()
-    assert rig.model.ran == [[1], [3]]
-    rig.doubled(1, 3)
 
 
 # the watchdog

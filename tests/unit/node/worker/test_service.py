@@ -32,7 +32,6 @@ from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.errors import (
     CapameshError,
-    DeadlineExceeded,
     InvalidRequest,
     ModelUnavailable,
     NotMember,
@@ -442,54 +441,7 @@ async def test_request_that_breaks_harms_no_link(rig: Rig, monkeypatch: pytest.M
 # deadlines and the watchdog
 
 
-async def test_call_whose_time_is_over_is_answered_at_once_and_not_run(rig: Rig) -> None:
-    for stream, budget_ms in ((1, 0), (2, -(2**63))):
-        rig.ask(stream, budget_ms=budget_ms)
-        assert type(rig.link.refusal(stream)) is DeadlineExceeded
-    rig.model.is_deaf = True
-    rig.model.gate.clear()
-    rig.ask(3, budget_ms=1000)
-    await asyncio.to_thread(rig.model.wait_started)
-    rig.ask(4, budget_ms=1000)
-    rig.ask(5, budget_ms=20_000)
-    rig.ask(6, budget_ms=2**64 - 1)
-    rig.clock.now_s = 51.0
-    rig.hosted.runner._tick()
-    running, waiting = rig.link.refusal(3), rig.link.refusal(4)  # the gate is shut
-    assert isinstance(running, DeadlineExceeded)
-    assert running.message == "the deadline passed while it ran"
-    assert type(waiting) is DeadlineExceeded
-    await rig.idle()
-    assert [type(rig.link.answers[stream]) for stream in (5, 6)] == [InferAnswer] * 2
-    assert rig.model.ran == [[1], [1, 1]]
-
-
 # who has left
-
-
-@pytest.mark.parametrize("is_running", [False, True])
-async def test_cancelled_call_leaves_its_stream_free(rig: Rig, is_running: bool) -> None:
-    rig.model.is_deaf = True
-    if not is_running:
-        await rig.hold()
-    rig.model.gate.clear()
-    rig.ask(1, x([5, 0]))
-    if is_running:
-        await asyncio.to_thread(rig.model.wait_started)
-    for stream in (1, 1, 77):
-        rig.cancel(stream)
-    rig.ask(1, x([6, 0]))
-    await rig.idle()
-    assert rig.link.infer().outputs == (fp32("y", [12, 0]),)
-    assert rig.model.ran == ([[5], [6]] if is_running else [[1], [6]])
-    rig.model.is_deaf = False
-    rig.model.gate.clear()
-    rig.ask(2)
-    await asyncio.to_thread(rig.model.wait_started)
-    rig.cancel(2)
-    async with asyncio.timeout(LIMIT_S):  # it is stopped: nobody opens the gate
-        await rig.hosted.runner.wait_idle()
-    assert list(rig.link.answers) == [1]
 
 
 async def test_routers_are_told_of_what_was_withdrawn_all_at_once_and_each_of_them(
@@ -516,20 +468,6 @@ async def test_routers_are_told_of_what_was_withdrawn_all_at_once_and_each_of_th
     rig.cancel(9)
     assert len(rig.later) == told + 1
     await rig.idle()
-
-
-async def test_requests_of_a_lost_link_are_dropped_and_other_links_go_on(rig: Rig) -> None:
-    await rig.hold()
-    other = rig.add_link()
-    for stream in (1, 2, 3):
-        rig.ask(stream, x([5, 0]))
-    rig.ask(1, link=other)
-    rig.service.link_down(rig.link, "gone")
-    assert repr(rig.service) == "WorkerService(2 links, 2 requests)"
-    await rig.idle()
-    assert rig.link.answers == {}
-    assert isinstance(other.answers[1], InferAnswer)
-    assert rig.model.ran == [[1], [1]]
 
 
 # tasks
@@ -572,24 +510,6 @@ async def test_call_of_a_task_is_run_with_what_its_files_become(file_rig: Rig) -
     rig.hosted.prepared = replace(rig.hosted.prepared, task=None)
     rig.ask(6, file_call(b"ab"))
     assert isinstance(rig.link.answers[6], InvalidRequest)
-    await rig.idle()
-
-
-async def test_call_of_a_task_may_be_taken_back_or_fail(file_rig: Rig) -> None:
-    rig = file_rig
-    rig.ask(1, file_call(b"ab"))
-    rig.cancel(1)
-    rig.ask(2, file_call(b"ab"))
-    rig.service.link_down(rig.link, "gone")
-    kept = rig.add_link()
-    rig.ask(3, file_call(b"cd"), link=kept)
-    assert isinstance(await kept.answer(3), InferAnswer)
-    await rig.idle()
-    assert rig.link.answers == {}
-    assert rig.model.ran == [[99]]
-    rig.ask(4, file_call(b"ab"), link=kept)
-    rig.service.fail_all("stuck")
-    assert isinstance(kept.answers[4], ModelUnavailable)
     await rig.idle()
 
 

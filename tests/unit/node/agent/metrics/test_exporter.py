@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,7 +10,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from capamesh.node.agent.metrics.exporter import NodeTelemetry
 from capamesh.node.agent.metrics.totals import (
     AgentReadings,
-    GenerationFigures,
     Histogram,
     LoopFigures,
     ModelFigures,
@@ -106,45 +104,6 @@ def test_counts_of_workers_are_reported_with_the_models_labels() -> None:
             f"capamesh_node_model_memory_bytes{{{of}}} 1.048576e+06",
             f"capamesh_node_in_flight{{{of}}} 7.0",
             f"capamesh_node_limit{{{of}}} 64.0",
-        ]
-    )
-
-
-def test_language_models_tell_of_their_tokens() -> None:
-    generation = GenerationFigures(
-        first_token_s=Histogram({1.0: 2, math.inf: 1}, 3.5),
-        gap_s=Histogram({1.0: 9, math.inf: 0}, 0.25),
-        tokens=12,
-        prompt_tokens=90,
-        cached_tokens=32,
-        preemptions=4,
-        drafted_tokens=30,
-        accepted_tokens=20,
-        held_tokens=70,
-        most_held_tokens=4096,
-    )
-    of = 'device="0",model="m",version="1"'
-    sample = replace(UP, models={("m", "1"): replace(FIGURES, generation=generation)})
-    found = lines(NodeTelemetry(lambda: [sample]).exposition())
-    others = lines(NodeTelemetry(lambda: [UP]).exposition())
-    assert sorted(set(found) - set(others)) == sorted(
-        [
-            'capamesh_node_first_token_seconds_bucket{device="0",le="1.0",model="m",version="1"} 2.0',
-            'capamesh_node_first_token_seconds_bucket{device="0",le="+Inf",model="m",version="1"} 3.0',
-            f"capamesh_node_first_token_seconds_count{{{of}}} 3.0",
-            f"capamesh_node_first_token_seconds_sum{{{of}}} 3.5",
-            'capamesh_node_token_gap_seconds_bucket{device="0",le="1.0",model="m",version="1"} 9.0',
-            'capamesh_node_token_gap_seconds_bucket{device="0",le="+Inf",model="m",version="1"} 9.0',
-            f"capamesh_node_token_gap_seconds_count{{{of}}} 9.0",
-            f"capamesh_node_token_gap_seconds_sum{{{of}}} 0.25",
-            f"capamesh_node_tokens_total{{{of}}} 12.0",
-            f"capamesh_node_prompt_tokens_total{{{of}}} 90.0",
-            f"capamesh_node_cached_tokens_total{{{of}}} 32.0",
-            f"capamesh_node_preemptions_total{{{of}}} 4.0",
-            f"capamesh_node_drafted_tokens_total{{{of}}} 30.0",
-            f"capamesh_node_accepted_tokens_total{{{of}}} 20.0",
-            f"capamesh_node_held_tokens{{{of}}} 70.0",
-            f"capamesh_node_most_held_tokens{{{of}}} 4096.0",
         ]
     )
 

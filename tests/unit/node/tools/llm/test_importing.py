@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import gguf_writer
-import numpy as np
 import pytest
 import tiny_llama
 from text_models import encoder
 
 from capamesh.node.repository import scan
-from capamesh.node.runtime.decoders.decoder_folder import decoder_of, read_decoder_folder
-from capamesh.node.tools.llm import genai_builder, importing
+from capamesh.node.runtime.decoders.decoder_folder import decoder_of
+from capamesh.node.tools.llm import genai_builder
 from capamesh.node.tools.llm.importing import STAGES, ImportOrder, import_llm
 from capamesh.node.tools.llm.quantising import WeightKind
 from capamesh.node.tools.llm.report import ImportReport
-from capamesh.node.tools.llm.scoring import loss
 from capamesh.protocol.errors import ConfigError, ModelInvalid
 
 
@@ -160,24 +158,6 @@ def test_source_may_be_called_anything(tmp_path: Path) -> None:
     done(ImportOrder(source, tmp_path / "models", name="a", is_compared=False))
     (model,) = scan(tmp_path / "models").models
     assert model.manifest.description.startswith('Imported from a "quoted" \N{GRINNING FACE}')
-
-
-@pytest.mark.full
-def test_folder_of_the_builder_is_taken_as_it_is(genai: Path, tmp_path: Path) -> None:
-    report, folder = done(ImportOrder(genai, tmp_path / "models"))
-    found = read_decoder_folder(folder)
-    assert found.config.onnx_file == "model.onnx"
-    assert (folder / "model.onnx").read_bytes() == (genai / "decoder.onnx").read_bytes()
-    assert (folder / "NOTICE").read_text() == "whatever lies beside it"
-    assert (report.name, report.weights, report.comparison) == ("tiny-onnx", "", None)
-    assert report.score.loss == pytest.approx(sample_loss(), abs=1e-3)
-    assert scan(tmp_path / "models").models[0].manifest.task.task == "chat"
-
-
-def sample_loss() -> float:
-    """Return the loss of the plain model on the sample text, by the plain loop."""
-    ids = tiny_llama.tokenizer().encode(importing.SAMPLE_TEXT).ids[:480]
-    return loss(tiny_llama.logits(tiny_llama.weights(), ids).astype(np.float32), ids)
 
 
 @pytest.mark.parametrize(

@@ -149,22 +149,6 @@ def test_model_batches_when_its_first_dimensions_are_open(
     assert read_structure(identity(tmp_path / "m.onnx", dim)).batching == batching
 
 
-def test_stateful_model_is_run_with_states_as_a_node_keeps_them(tmp_path: Path) -> None:
-    (tmp_path / "m/1").mkdir(parents=True)
-    write(
-        tmp_path / "m/1/model.onnx",
-        [node("Reshape", ["h", "shape"], ["h_next"]), node("Identity", ["x"], ["y"])],
-        [value("x", P.FLOAT, [1, 2]), value("h", P.FLOAT, ["layers", "n", 2])],
-        [value("y", P.FLOAT, [1, 2]), value("h_next", P.FLOAT, [2, 1, 2])],
-        [numpy_helper.from_array(np.array([2, 1, 2]), "shape")],
-    )
-    assert "runs on no generated inputs" in check(one_model(tmp_path / "m")).reason
-    (tmp_path / "m/capamesh.toml").write_text(
-        '[[sequence.state]]\ninput = "h"\noutput = "h_next"\naxis = 1\nshape = [2, 1, 2]\n'
-    )
-    assert check(one_model(tmp_path / "m")).is_good
-
-
 def test_model_that_cannot_be_loaded_carried_or_run_has_the_reason(tmp_path: Path) -> None:
     unknown = write(
         tmp_path / "unknown.onnx",
