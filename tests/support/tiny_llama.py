@@ -200,18 +200,25 @@ def write_decoder_folder(
     return read_decoder_folder(folder)
 
 
-def write_genai_folder(folder: Path, onnx_name: str = "decoder.onnx") -> None:
+def write_genai_folder(
+    folder: Path,
+    onnx_name: str = "decoder.onnx",
+    kind: str = "fp32",
+    *,
+    has_positions: bool = False,
+) -> None:
     """Write the model as onnxruntime-genai's builder does it: lengths are told by a mask, and all tokens have logits."""
-    write_decoder_folder(folder)
+    write_decoder_folder(folder, kind)
     made = onnx.load(folder / "model.onnx")
     graph, node = made.graph, helper.make_node
     told = {"seqlens_k", "total_sequence_length", "rows"}
     kept = [one for one in graph.input if one.name not in told]
-    mask = helper.make_tensor_value_info(
-        "attention_mask", TensorProto.INT64, ["sequences", "total"]
-    )
+    added = ["attention_mask", "position_ids"] if has_positions else ["attention_mask"]
     del graph.input[:]
-    graph.input.extend([*kept, mask])
+    graph.input.extend(kept)
+    for name in added:
+        shape = ["sequences", "total" if name == "attention_mask" else "tokens"]
+        graph.input.append(helper.make_tensor_value_info(name, TensorProto.INT64, shape))
     tokens = [one for one in graph.node if one.output[0] not in {"hidden_of_rows", "logits"}]
     (head,) = (one for one in graph.node if one.output[0] == "logits")
     head.input[0], head.output[0] = "hidden", "flat_logits"
@@ -241,7 +248,7 @@ def write_genai_folder(folder: Path, onnx_name: str = "decoder.onnx") -> None:
     decoder["filename"] = onnx_name
     for name in told:
         del decoder["inputs"][name]
-    decoder["inputs"]["attention_mask"] = "attention_mask"
+    decoder["inputs"] |= {name: name for name in added}
     (folder / "genai_config.json").write_text(json.dumps(config))
     (folder / "NOTICE").write_text("whatever lies beside it")
 

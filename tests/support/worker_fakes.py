@@ -70,9 +70,11 @@ class FakeModel:
     sees the first number of every row and may raise.
     """
 
-    def __init__(self, inputs: tuple[TensorSpec, ...] = SPEC) -> None:
+    def __init__(
+        self, inputs: tuple[TensorSpec, ...] = SPEC, outputs: tuple[TensorSpec, ...] = OUT
+    ) -> None:
         self.inputs = inputs
-        self.outputs = OUT
+        self.outputs = outputs
         self.provider = "CPUExecutionProvider"
         self.precision = "fp32"
         self.is_data_dependent = False
@@ -95,10 +97,13 @@ class FakeModel:
         assert self._started.acquire(timeout=LIMIT_S)
 
     def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
-        if [tensor.name for tensor in inputs] != ["x"] or not set(outputs) <= {"y"}:
-            raise InvalidRequest(f"{len(inputs)} inputs; the model takes x alone and gives y")
-        if problem := SPEC[0].accepts(inputs[0].datatype, inputs[0].shape):
-            raise InvalidRequest(problem)
+        specs = {spec.name: spec for spec in self.inputs}
+        known = {spec.name for spec in self.outputs}
+        if {tensor.name for tensor in inputs} != set(specs) or not set(outputs) <= known:
+            raise InvalidRequest(f"the model takes {', '.join(specs)} alone and gives {known}")
+        for tensor in inputs:
+            if problem := specs[tensor.name].accepts(tensor.datatype, tensor.shape):
+                raise InvalidRequest(problem)
 
     def run(
         self,

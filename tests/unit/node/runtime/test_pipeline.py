@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from typing_extensions import override
+from worker_fakes import FakeModel
 
 from capamesh.node.repository.rules import PipelineStep
 from capamesh.node.runtime.api import LoadedModel, StopSwitch
@@ -26,36 +28,20 @@ def tensor(name: str, *values: float) -> Tensor:
     return Tensor.from_numpy(name, np.array(values, np.float32))
 
 
-class Model:
-    """Stands in for a loaded model; `function` takes and gives arrays in declared order."""
+class Model(FakeModel):
+    """`function` takes and gives arrays in declared order."""
 
     def __init__(
         self,
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
         function: Callable[..., Sequence[Array]],
-        provider: str = "CPUExecutionProvider",
-        precision: str = "fp32",
     ) -> None:
-        self.inputs = tuple(inputs)
-        self.outputs = tuple(outputs)
+        super().__init__(tuple(inputs), tuple(outputs))
         self.function = function
-        self.provider = provider
-        self.precision = precision
-        self.is_data_dependent = False
-        self.notes: tuple[str, ...] = ()
         self.asked: list[tuple[str, ...]] = []
-        self.stops: list[StopSwitch | None] = []
-        self.keeps = True
-        self.taken: list[Tensor] = []
 
-    def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
-        del outputs
-        for spec, given in zip(self.inputs, inputs, strict=True):
-            assert spec.name == given.name
-            if reason := spec.accepts(given.datatype, given.shape):
-                raise InvalidRequest(reason)
-
+    @override
     def run(
         self,
         inputs: Sequence[Tensor],
@@ -63,8 +49,6 @@ class Model:
         stop: StopSwitch | None = None,
     ) -> list[Tensor]:
         self.asked.append(tuple(outputs))
-        self.stops.append(stop)
-        self.taken = list(inputs) if self.keeps else []
         results = self.function(*(given.to_numpy() for given in inputs))
         named = {
             spec.name: Tensor.from_numpy(spec.name, array)
@@ -72,9 +56,7 @@ class Model:
         }
         return [named[name] for name in outputs]
 
-    def give_back(self) -> None:
-        """Nothing is kept."""
-
+    @override
     def close(self) -> None:
         raise AssertionError("a pipeline must not close what it does not own")
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from typing_extensions import override
+from worker_fakes import FakeModel
 
 from capamesh.node.repository.declared import DeclaredIo, Reshape
 from capamesh.node.runtime.api import StopSwitch
@@ -16,27 +18,20 @@ from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 F32 = Datatype.FP32
 
 
-class Model:
+class Model(FakeModel):
     """Gives back its input as its output, in `out` where that is another shape."""
-
-    provider = "P"
-    precision = "fp32"
-    is_data_dependent = False
-    is_random = False
-    notes: tuple[str, ...] = ()
 
     def __init__(
         self, inner: tuple[int, ...], gives: tuple[int, ...], out: tuple[int, ...] = ()
     ) -> None:
-        self.inputs = (TensorSpec("x", F32, inner), TensorSpec("k", F32, (1,)))
-        self.outputs = (TensorSpec("y", F32, gives),)
+        super().__init__(
+            (TensorSpec("x", F32, inner), TensorSpec("k", F32, (1,))),
+            (TensorSpec("y", F32, gives),),
+        )
         self.seen: list[tuple[int, ...]] = []
         self.out = out
-        self.is_closed = False
 
-    def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
-        raise AssertionError("the callers' shapes are checked, not the model's")
-
+    @override
     def run(
         self,
         inputs: Sequence[Tensor],
@@ -45,9 +40,6 @@ class Model:
     ) -> list[Tensor]:
         self.seen.append(inputs[0].shape)
         return [Tensor("y", F32, self.out or inputs[0].shape, inputs[0].data)]
-
-    def close(self) -> None:
-        self.is_closed = True
 
 
 def inputs(*shape: int) -> list[Tensor]:

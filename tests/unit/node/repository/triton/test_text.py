@@ -132,42 +132,11 @@ def test_whole_numbers_of_every_base_are_read(number: int, form: str) -> None:
     assert read(text).integer("max_batch_size", -(2**31), 2**31 - 1) == number
 
 
+_NAMES = ["name", "input", "dims", "max_batch_size", "all", "version_policy", "x", "TYPE_FP32"]
+_VALUES = ["true", "'s'", '"t"', "1", "01", "0x1f", "1.5", " ", "\n", "# c\n"]
+_FIELDS = ["name: 'n'", "dims: [1, 2]", "input { dims: 1 }", "max_batch_size: 4"]
 _PIECES = st.sampled_from(
-    [
-        "name",
-        "input",
-        "dims",
-        "max_batch_size",
-        "all",
-        "version_policy",
-        "x",
-        "TYPE_FP32",
-        "true",
-        ":",
-        ",",
-        ";",
-        "{",
-        "}",
-        "[",
-        "]",
-        "<",
-        ">",
-        "-",
-        " ",
-        "\n",
-        "# c\n",
-        "'s'",
-        '"t"',
-        "1",
-        "01",
-        "0x1f",
-        "1.5",
-        "name: 'n'",
-        "dims: [1, 2]",
-        "input { dims: 1 }",
-        "max_batch_size: 4",
-        "input { data_type: TYPE_INT8 }",
-    ]
+    [*_NAMES, *":,;{}[]<>-", *_VALUES, *_FIELDS, "input { data_type: TYPE_INT8 }"]
 )
 
 

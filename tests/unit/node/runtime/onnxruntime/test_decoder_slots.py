@@ -4,7 +4,6 @@ import dataclasses
 import gc
 import os
 import random
-import shutil
 import sys
 import tracemalloc
 import weakref
@@ -12,17 +11,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import onnx
 import pytest
 import tiny_llama
 from generation_fakes import Desk
-from onnx import TensorProto, helper, numpy_helper
 
 from capamesh.node.generation import GenerationRequest, GenerationSettings, SamplingParameters
 from capamesh.node.generation.pace import TILE
 from capamesh.node.generation.sequence import Sequence
 from capamesh.node.runtime.api import OutOfMemory
-from capamesh.node.runtime.decoders.decoder_folder import DecoderFolder
+from capamesh.node.runtime.decoders.decoder_folder import DecoderFolder, read_decoder_folder
 from capamesh.node.runtime.onnxruntime.decoder_slots import (
     THE_CPU,
     DecoderDevice,
@@ -30,66 +27,6 @@ from capamesh.node.runtime.onnxruntime.decoder_slots import (
 )
 from capamesh.node.runtime.onnxruntime.slot_memory import HostMemory
 from capamesh.protocol.errors import ModelInvalid, RunFailed
-
-
-def in_genai_form(source: DecoderFolder, folder: Path, *, has_positions: bool) -> DecoderFolder:
-    """Write a copy of the decoder that is told its lengths by a mask, and gives logits in the shape [sequences, tokens, vocabulary]."""
-    shutil.copytree(source.path, folder)
-    model = onnx.load(source.onnx_file)
-    graph = model.graph
-    told = source.config.inputs
-    gone = {told.seqlens_k, told.total_sequence_length, told.rows}
-    kept = [each for each in graph.input if each.name not in gone]
-    mask = helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["B", "M"])
-    positions = helper.make_tensor_value_info("position_ids", TensorProto.INT64, ["B", "S"])
-    del graph.input[:]
-    graph.input.extend([*kept, mask, *([positions] if has_positions else [])])
-    for name, values in (("one_axis", [1]), ("one", 1), ("zero", 0), ("vocabulary_shape", [-1])):
-        graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
-    (logits,) = (
-        graph.output[:1]
-        if graph.output[0].name == "logits"
-        else [each for each in graph.output if each.name == "logits"]
-    )
-    for node in graph.node:
-        for place, name in enumerate(node.output):
-            if name == "logits":
-                node.output[place] = "flat_logits"
-    before = [
-        helper.make_node("ReduceSum", ["attention_mask", "one_axis"], ["sums"], keepdims=0),
-        helper.make_node("Sub", ["sums", "one"], ["lasts"]),
-        helper.make_node("Cast", ["lasts"], [told.seqlens_k], to=TensorProto.INT32),
-        helper.make_node("Shape", ["attention_mask"], ["mask_shape"], start=1, end=2),
-        helper.make_node(
-            "Cast", ["mask_shape"], [told.total_sequence_length], to=TensorProto.INT32
-        ),
-        helper.make_node("Shape", ["input_ids"], ["ids_shape"]),
-        helper.make_node("ReduceProd", ["ids_shape"], ["places"], keepdims=0),
-        helper.make_node("Range", ["zero", "places", "one"], [told.rows]),
-    ]
-    after = [
-        helper.make_node("Concat", ["ids_shape", "vocabulary_shape"], ["logits_shape"], axis=0),
-        helper.make_node("Reshape", ["flat_logits", "logits_shape"], ["logits"]),
-    ]
-    nodes = [*before, *graph.node, *after]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    kind = logits.type.tensor_type.elem_type
-    logits.CopyFrom(
-        helper.make_tensor_value_info("logits", kind, ["B", "S", source.config.vocabulary])
-    )
-    onnx.save(model, folder / source.config.onnx_file)
-    inputs = dataclasses.replace(
-        told,
-        attention_mask="attention_mask",
-        position_ids="position_ids" if has_positions else "",
-        seqlens_k="",
-        total_sequence_length="",
-        rows="",
-    )
-    config = dataclasses.replace(source.config, inputs=inputs)
-    return dataclasses.replace(source, path=folder, config=config)
-
 
 KINDS = ("fp32", "fp16", "q8", "w8a8", "q4")
 APART = DecoderDevice(is_apart=True)
@@ -103,8 +40,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DecoderFolder
     """The tiny decoder by what it is made of and told by."""
     base = tmp_path_factory.mktemp("decoders")
     made = {kind: tiny_llama.write_decoder_folder(base / kind, kind) for kind in KINDS}
-    made["mask"] = in_genai_form(made["q8"], base / "mask", has_positions=False)
-    made["positions"] = in_genai_form(made["fp32"], base / "positions", has_positions=True)
+    for name, kind in (("mask", "q8"), ("positions", "fp32")):
+        has_positions = name == "positions"
+        tiny_llama.write_genai_folder(base / name, kind=kind, has_positions=has_positions)
+        made[name] = read_decoder_folder(base / name)
     return made
 
 
