@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import random
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
@@ -20,6 +22,7 @@ from capamesh.node.generation import (
 )
 from capamesh.node.generation.sequence import Sequence as TokenSequence
 from capamesh.node.generation.slots import CacheBlock, Logits
+from capamesh.protocol.errors import CapameshError
 
 VOCABULARY = 32
 _ALONE, _TOGETHER = 1, 2
@@ -204,6 +207,64 @@ class Desk:
         if last is None:
             return None
         return last.finish or (last.error.code if last.error else None)
+
+
+@dataclasses.dataclass
+class Seen:
+    """What came of a schedule, in counts."""
+
+    compared: int
+    gave_way: int
+    bulk_gave_way: int
+    replayed: int
+    drafted: int
+    accepted: int
+
+
+def run_schedule(
+    rng: random.Random,
+    desk: Desk,
+    new_request: Callable[[], GenerationRequest],
+    alone: Callable[[GenerationRequest, int], list[int]],
+) -> Seen:
+    """Have requests come, go and give way by chance, and compare each answer with what `alone` says of its request."""
+    asked: list[tuple[GenerationRequest, list[int], TokenSequence]] = []
+    cancelled: set[TokenSequence] = set()
+    for _ in range(rng.randint(20, 60)):
+        desk.step_s = rng.choice([0.001, 0.02, 0.2])
+        action = rng.random()
+        if action < 0.25:
+            request = new_request()
+            whole = [alone(request, choice) for choice in range(request.choices)]
+            if (
+                request.choices == 1 and rng.random() < 0.2
+            ):  # its node was lost, it comes from there
+                had = whole[0][: rng.randrange(len(whole[0]))]
+                request = dataclasses.replace(request, resumed=tuple(had), is_replayed=True)
+            with contextlib.suppress(CapameshError):
+                made = desk.submit(request)
+                asked += [(request, *each) for each in zip(whole, made, strict=True)]
+        elif action < 0.3 and asked:
+            gone = rng.choice(asked)[2]
+            desk.engine.cancel(gone)
+            cancelled.add(gone)
+        else:
+            desk.step()
+    desk.run()
+    for request, expected, sequence in asked:
+        ids = [*request.resumed, *desk.ids(sequence)]
+        is_whole = sequence not in cancelled and desk.finish(sequence) in ("stop", "length")
+        assert ids == (expected if is_whole else expected[: len(ids)])
+    load = desk.engine.load()
+    assert (load.tokens_in_flight, load.waiting) == (0, 0)
+    return Seen(
+        len(asked),
+        load.preemptions,
+        sum(each.times_put_back for request, _, each in asked if request.is_bulk),
+        sum(bool(request.resumed) for request, _, _ in asked),
+        load.drafted_tokens,
+        load.accepted_tokens,
+    )
 
 
 def ids_alone(

@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +20,6 @@ from capamesh.node.agent.known_routers import MAX_ADDRESSES, MAX_ROUTERS, KnownR
 from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.agent.status import Routers, standing
 from capamesh.node.contract import messages
-from capamesh.node.contract.messages import Links, Sandboxed
 from capamesh.protocol.adverts import (
     KIND_GOODBYE,
     KIND_ROUTER,
@@ -34,7 +32,7 @@ from capamesh.protocol.adverts import (
     router_to_body,
     seal,
 )
-from capamesh.protocol.data_dir import DataDir, read_status
+from capamesh.protocol.data_dir import DataDir
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.membership_life import Ended
@@ -178,57 +176,6 @@ def test_node_that_drains_says_so_twice_and_goodbye(play: Callable[[Scenario], P
     assert published.times_s == [140, 143]
     assert all(said.is_draining for _, said in published.adverts)
     assert published.goodbyes == 1
-
-
-def test_status_tells_of_a_change_before_the_network(play: Callable[[Scenario], Published]) -> None:
-    said: list[tuple[int | None, str, int, list[str]]] = []
-    published_with: list[list[str]] = []
-
-    async def scenario(agent: NodeAgent, published: Published) -> None:
-        (worker,) = agent._workers
-
-        def status() -> tuple[int | None, str, int, list[str]]:
-            """Return a worker's process, what it is kept to, the links to it, and the states of its models."""
-            read = read_status(agent._settings.data_folder)
-            (one,), models = read["workers"], read["models"]
-            return one["pid"], one["sandbox"], read["links"], [model["state"] for model in models]
-
-        def start(pid: int) -> None:
-            worker._child._process = SimpleNamespace(pid=pid)
-            worker._opening()
-
-        def publish(topic: str, raw: bytes) -> bool:
-            published_with.append(status()[-1])
-            return published.take(topic, raw)
-
-        agent._mesh.publish = publish
-        published.adverts.clear()
-        start(11)
-        said.append(status())
-        for message in (Sandboxed("all"), device_offer("a:1"), Links(1)):
-            worker.heard(message)
-            said.append(status())
-        await asyncio.sleep(1)
-        worker._child._process = None
-        worker._down("killed by signal 9 (Killed)")
-        said.append(status())
-        await asyncio.sleep(5)
-        start(12)
-        said.append(status())
-        await asyncio.sleep(5)
-
-    published = play(scenario)
-    assert said == [
-        (11, "", 0, []),
-        (11, "all", 0, []),
-        (11, "all", 0, ["ready"]),
-        (11, "all", 1, ["ready"]),
-        (None, "", 0, ["loading"]),
-        (12, "", 0, ["loading"]),  # what the process before had is not said of the next one
-    ]
-    advertised = [[model.state.value for model in each.models] for _, each in published.adverts]
-    assert advertised[:2] == [["ready"], ["loading"]]
-    assert published_with == advertised
 
 
 UNTIL = datetime(2026, 3, 1, 20, 30, tzinfo=UTC)

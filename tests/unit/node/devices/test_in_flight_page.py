@@ -149,27 +149,6 @@ def page(tmp_path: Path) -> InFlightPage:
     return InFlightPage.create(tmp_path / "page")
 
 
-def test_run_is_marked_from_its_beginning_to_its_end(page: InFlightPage) -> None:
-    marks = InFlightJournal(page)
-    m, n = marks.number("m", "1", "sha256-chunks:a"), marks.number("n", "22", "")
-    assert m != n
-    loading = marks.begin(n, Phase.LOADING)
-    first, second = marks.begin(m, Phase.RUNNING), marks.begin(m, Phase.RUNNING)
-    assert sorted(page.marked(), key=repr) == sorted(
-        [
-            Marked("n", "22", Phase.LOADING),
-            Marked("m", "1", Phase.RUNNING, "sha256-chunks:a"),
-            Marked("m", "1", Phase.RUNNING, "sha256-chunks:a"),
-        ],
-        key=repr,
-    )
-    marks.end(loading)
-    marks.end(first)
-    assert page.marked() == [Marked("m", "1", Phase.RUNNING, "sha256-chunks:a")]
-    marks.end(second)
-    assert page.marked() == []
-
-
 def test_model_that_is_not_loaded_any_more_is_forgotten(page: InFlightPage) -> None:
     marks = InFlightJournal(page)
     kept = marks.number("n", "1", "")

@@ -23,12 +23,9 @@ from capamesh.node.models import eviction as room_module
 from capamesh.node.models import folder_watch, shortage
 from capamesh.node.models import lifecycle as lifecycle_module
 from capamesh.node.models.eviction import (
-    AGAIN_S,
     IDLE_LOADS,
     LEAST_IDLE_S,
     MOST_IDLE_S,
-    MOST_SHORT_S,
-    SHORT_S,
 )
 from capamesh.node.models.lifecycle import MAX_CHANGES, ModelLifecycle
 from capamesh.node.models.preparation import LoadResult
@@ -1062,30 +1059,6 @@ async def test_model_that_found_no_memory_is_away_until_more(rig: Rig, error: Ex
     del rig.device.errors["bad/1"]
     rig.device.total_bytes = 1_200_000
     await rig.ready("bad/1", "m/1")  # nobody had to ask
-
-
-async def test_request_has_a_model_tried_again_that_ran_out_of_memory_ever_more_rarely(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now_s = 0.0
-    monkeypatch.setattr(room_module, "time", SimpleNamespace(monotonic=lambda: now_s))
-    rig.has(source_of("bad"))
-    rig.device.errors["bad/1"] = MemoryError("unable to allocate")
-    rig.start()
-    await rig.until(lambda: rig.states(UNLOADED) == ["bad/1"])
-    tried_s: list[float] = []
-    while len(tried_s) < 3:
-        before = len(rig.device.loaded)
-        assert (await rig.want("bad")).startswith("overloaded: ")
-        assert rig.again_s == AGAIN_S
-        if len(rig.device.loaded) > before:
-            tried_s.append(now_s)
-        now_s += 10.0
-    assert tried_s == [SHORT_S, 3 * SHORT_S, 7 * SHORT_S]
-    del rig.device.errors["bad/1"]
-    now_s += MOST_SHORT_S
-    assert await rig.want("bad") == "done"
-    assert rig.states(READY) == ["bad/1"]
 
 
 @pytest.fixture

@@ -801,37 +801,6 @@ def test_streams_are_kept_where_they_do_as_much_as_runs_of_all_threads(bench: Be
     assert model.is_closed
 
 
-@pytest.mark.parametrize(
-    ("first_s", "then_s", "is_kept", "is_measured_again"),
-    [
-        (0.0222, 0.02, True, True),  # 0.9 of what all threads do, and all of it
-        (0.0222, 0.0222, False, True),
-        (0.03, 0.02, False, False),
-    ],
-)
-def test_streams_that_seem_to_do_a_little_less_are_measured_again_in_turns(
-    bench: Bench, first_s: float, then_s: float, is_kept: bool, is_measured_again: bool
-) -> None:
-    model = bench.timed(slow())
-    ran_before: list[int] = []
-
-    def seconds(rows: int) -> float:
-        """Return what a run takes before and after the model was measured beside it."""
-        ran_before.append(len(model.rows))
-        return (first_s if len(model.rows) == ran_before[0] else then_s) * rows
-
-    stream = bench.timed(seconds)
-    bench.streams, bench.stream = 2, stream
-    prepared = bench.prepare(model, ALONE)
-    assert (prepared.streams is not None) is is_kept
-    assert is_kept or stream.is_closed
-    if prepared.streams is not None:
-        assert prepared.streams.profile.points == ((1, pytest.approx(then_s)),)
-    else:
-        assert (prepared.stream, prepared.measured.stream_profile) == (None, None)
-    assert (len(model.rows) > ran_before[0]) is is_measured_again
-
-
 # short runs
 
 

@@ -12,26 +12,22 @@ from capamesh.node.models.refusals import keys_of
 from capamesh.node.models.registry import (
     HostedModel,
     ModelRegistry,
-    ready_offer,
 )
 from capamesh.node.profiling.profile_cache import Measured
 from capamesh.node.repository import Refused
-from capamesh.node.repository.rules import StateTensor
 from capamesh.node.scheduling import BatchPlan, PendingRequest
 from capamesh.node.scheduling.run_health import FAILED_REQUESTS
 from capamesh.node.scheduling.runner import ModelRunner
-from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
+from capamesh.node.scheduling.service_profile import ServiceProfile
 from capamesh.protocol.adverts import (
     MAX_MODELS,
-    ModelOffer,
     ModelState,
     NodeAdvert,
-    Scheduling,
     Sequence,
     advert_to_body,
 )
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.protocol.tensors import Datatype, TensorSpec
+from capamesh.protocol.tensors import TensorSpec
 
 M = ModelName("m")
 ANY = ModelVersion("")
@@ -57,10 +53,6 @@ def hosted(
 
 def key(name: str, version: str) -> tuple[ModelName, ModelVersion]:
     return ModelName(name), ModelVersion(version)
-
-
-def states(models: ModelRegistry) -> list[str]:
-    return [f"{one.name}/{one.version} {one.state}" for one in models.offers()]
 
 
 def check_advert(models: ModelRegistry) -> None:
@@ -129,39 +121,6 @@ def test_newest_ready_version_is_the_default_by_number() -> None:
     assert models.withdraw(key("m", "9")) is nine
     assert models.find(M, ANY) is None
     assert list(models) == []
-
-
-def test_offer_says_how_a_model_is_served() -> None:
-    state = TensorSpec("h", Datatype.FP32, (-1, 4))
-    following = TensorSpec("h_next", Datatype.FP32, (-1, 4))
-    plan = BatchPlan(
-        (*SPEC, state),
-        (*OUT, following),
-        is_batching=True,
-        batch_rows=4,
-        max_rows=16,
-        states=(StateTensor("h", "h_next"),),
-    )
-    profile = ServiceProfile((ProfilePoint(1, 0.001), ProfilePoint(4, 0.002)))
-    offer = ready_offer(
-        hosted(version="7", digest="d", plan=plan, profile=profile, memory_bytes=5_000)
-    )
-    assert offer == ModelOffer(
-        M,
-        ModelVersion("7"),
-        "sha256-chunks:" + "d".rjust(64, "0"),
-        ModelState.READY,
-        "",
-        SPEC,
-        OUT,
-        provider="CPUExecutionProvider",
-        precision="fp32",
-        best_rows=4,
-        row_us=500,
-        max_rows=16,
-        memory_bytes=5_000,
-        scheduling=Scheduling.SEQUENCE,
-    )
 
 
 def test_ready_models_are_kept_of_more_than_an_advert_holds() -> None:

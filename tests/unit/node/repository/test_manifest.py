@@ -106,32 +106,6 @@ files = {ids = "typical.npy"}
     )
 
 
-def test_steps_of_a_pipeline_are_read_in_their_order() -> None:
-    raw = b"""
-[[step]]
-model = "tokens"
-inputs = {text = "question"}
-outputs = {ids = "tokens"}
-
-[[step]]
-model = "encoder"
-version = 3
-inputs = {input_ids = "tokens"}
-outputs = {last = "vector", pooled = "summary"}
-"""
-    assert parse_manifest(raw, FILE, "chain").rules == Rules(
-        steps=(
-            PipelineStep("tokens", "", (("text", "question"),), (("ids", "tokens"),)),
-            PipelineStep(
-                "encoder",
-                "3",
-                (("input_ids", "tokens"),),
-                (("last", "vector"), ("pooled", "summary")),
-            ),
-        )
-    )
-
-
 def test_model_with_states_is_not_idempotent_unless_it_claims_so() -> None:
     sequence = b"[[sequence.state]]\ninput = 'h'\noutput = 'n'"
     assert not parse_manifest(sequence, FILE).rules.is_idempotent

@@ -211,12 +211,8 @@ def inline_tensor(name: str, count: int = 4) -> onnx.TensorProto:
     return helper.make_tensor(name, F32, [count], [1.0] * count)
 
 
-def make_model(graph: onnx.GraphProto) -> onnx.ModelProto:
-    return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
-
-
 def serialised(*initializers: onnx.TensorProto, nodes: tuple[onnx.NodeProto, ...] = ()) -> bytes:
-    return make_model(helper.make_graph(nodes, "g", [], [], initializers)).SerializeToString()
+    return model(*initializers, nodes=nodes).SerializeToString()
 
 
 def test_locations_are_found_wherever_a_tensor_can_hide() -> None:
@@ -236,19 +232,18 @@ def test_locations_are_found_wherever_a_tensor_can_hide() -> None:
         helper.make_node("X", [], ["z"], tensors=[external_tensor("t", "in-tensor-list")]),
         helper.make_node("X", [], ["z"], graphs=[body]),
     )
-    graph = helper.make_graph(nodes, "g", [], [], [external_tensor("w", "in-graph")])
+    proto = model(external_tensor("w", "in-graph"), nodes=nodes)
     sparse = helper.make_sparse_tensor(
         external_tensor("sv", "in-sparse-values"), inline_tensor("si"), [4]
     )
-    graph.sparse_initializer.append(sparse)
-    model = make_model(graph)
-    function = model.functions.add(name="f", domain="d")
+    proto.graph.sparse_initializer.append(sparse)
+    function = proto.functions.add(name="f", domain="d")
     function.node.append(
         helper.make_node("Constant", [], ["k"], value=external_tensor("c", "in-function"))
     )
-    training = model.training_info.add()
+    training = proto.training_info.add()
     training.algorithm.initializer.append(external_tensor("o", "in-training"))
-    assert external_locations(model.SerializeToString()) == {
+    assert external_locations(proto.SerializeToString()) == {
         "in-graph",
         "in-subgraph",
         "in-subgraph-constant",

@@ -271,28 +271,6 @@ def test_people_wait_for_the_bulk_run_that_has_begun_and_not_for_what_waits() ->
     assert desk.load().queue_us == 12_000 + 16_000
 
 
-def test_delay_of_people_s_requests_in_the_queue_is_told_and_passes() -> None:
-    desk = Desk(limit_rows=1000)
-    desk.submit(8, is_bulk=True)
-    running = desk.taken()
-    desk.submit()
-    desk.finish(running, 0.3)
-    assert desk.load().online_queue_us == 0
-    desk.finish(desk.taken(), 0.1)
-    assert desk.load().online_queue_us == 300_000
-    desk.submit(8, is_bulk=True)
-    desk.finish(desk.taken(), 0.5)  # a bulk run says nothing, and time goes by
-    assert desk.load().online_queue_us == pytest.approx(225_000, abs=1)
-    desk.submit()
-    desk.finish(desk.taken(), 0.0)
-    assert desk.load().online_queue_us == pytest.approx(
-        200_000, abs=1
-    )  # it found a free device, half a second later
-    desk.now_s += 5.0
-    desk.batcher.expire(desk.now_s)
-    assert desk.load().online_queue_us == 0
-
-
 def test_request_that_is_to_run_alone_shares_its_run_with_nothing() -> None:
     desk = Desk()
     before = desk.submit(is_bulk=True)

@@ -165,27 +165,6 @@ def test_queue_loses_doubles_and_reorders_nothing(steps: list[tuple[object, ...]
         assert {id(one) for one in queue} == {id(one) for one in waiting}
 
 
-def test_newcomer_gives_way_before_those_of_a_higher_priority() -> None:
-    queue = RequestQueue()
-    first, second = request(priority=5), request(priority=5)
-    put(queue, [first, second])
-    urgent = request(priority=1)
-
-    def gives_way() -> list[PendingRequest]:
-        found = queue.lesser_than(urgent, lambda _: True)
-        for one in found:
-            drop(queue, one)
-        return found
-
-    assert gives_way() == [second]
-    least, between = request(priority=9), request(priority=7)
-    put(queue, [least, between])
-    assert gives_way() == [least]
-    assert gives_way() == [between]
-    assert gives_way() == [first]
-    assert gives_way() == []
-
-
 def call(size: int, client: str = "", *, is_bulk: bool = False) -> Reading:
     request = PendingRequest((), (), unheard, arrived_s=0.0, is_bulk=is_bulk)
     return Reading(request, b"x" * size, client)

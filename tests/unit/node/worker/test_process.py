@@ -5,26 +5,18 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import os
-import time
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from fleet_fakes import NullLog
-from worker_fakes import LIMIT_S, source_of
+from worker_fakes import LIMIT_S
 
 from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.agent.worker_handle import start_of
 from capamesh.node.contract.settings import WorkerSettings
 from capamesh.node.devices.host import DeviceInfo
 from capamesh.node.devices.in_flight_page import InFlightPage, Marked, Phase
-from capamesh.node.models import shortage
-from capamesh.node.models.preparation import LoadResult
-from capamesh.node.models.registry import HostedModel
-from capamesh.node.profiling.profile_cache import Measured
 from capamesh.node.worker import process
 from capamesh.node.worker.opening import open_and_close
 from capamesh.node.worker.process import Worker
@@ -125,77 +117,6 @@ async def test_worker_that_has_lost_its_device_leaves_the_marks_and_ends_itself_
         {"type": "stuck", "reason": f"the device answers nothing any more: {loss}"}
     ]
     assert page.marked() == [Marked("m", "1", Phase.RUNNING)]
-
-
-class Idle:
-    """A model that nobody asks, and how often it and its stream were made to give back."""
-
-    def __init__(self, give_back: Callable[[], None]) -> None:
-        loaded = SimpleNamespace(give_back=give_back)
-        stream = SimpleNamespace(give_back=give_back)
-        plan: Any = None
-        self.batcher = SimpleNamespace(is_idle=True)
-        self.hosted = HostedModel(
-            source_of("m"),
-            LoadResult(loaded, plan, Measured(None, 0, is_batching=False), (), stream),
-            SimpleNamespace(scheduler=self.batcher, last_used_s=0.0),
-        )
-
-
-async def test_idle_models_give_back_with_their_streams_and_are_not_asked_again_in_vain(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    used = [900]
-    asked: list[int] = []
-    idle = Idle(lambda: asked.append(used[0]))
-    worker._budget.limit_bytes = 1_000
-    monkeypatch.setattr(worker._backend, "used_bytes", lambda: used[0])
-    monkeypatch.setattr(worker._idle_memory, "_models", [idle.hosted])
-    await worker._idle_memory.give_back()
-    assert asked == [900, 900]
-    await worker._idle_memory.give_back()
-    assert len(asked) == 2  # it has not run since
-    idle.hosted.runner.last_used_s = time.monotonic()
-    await worker._idle_memory.give_back()
-    assert len(asked) == 2  # what is there did not come back
-    used[0] = 1_200
-    await worker._idle_memory.give_back()
-    assert len(asked) == 4
-
-
-class Dialing:
-    """Has no memory the first times."""
-
-    def __init__(self, times: int) -> None:
-        self.times = times
-        self.seen: list[object] = []
-
-    def update(self, routers: object) -> None:
-        if self.times:
-            self.times -= 1
-            raise MemoryError("unable to allocate")
-        self.seen.append(routers)
-
-
-@pytest.mark.parametrize("times", [1, shortage.TRIES])
-async def test_no_message_of_the_agent_is_lost_for_want_of_memory_or_the_worker_ends(
-    worker: Worker, channel: Channel, monkeypatch: pytest.MonkeyPatch, times: int
-) -> None:
-    async def messages() -> AsyncIterator[Message]:
-        for name in ("r1", "r2"):
-            yield {"type": "routers", "routers": {name: ["h:1"]}}
-        yield {"type": "stop"}
-        raise AssertionError("read on")
-
-    monkeypatch.setattr(shortage, "PAUSE_S", 0.0)
-    monkeypatch.setattr(channel, "messages", messages, raising=False)
-    ended: list[str] = []
-    monkeypatch.setattr(worker, "_stuck", ended.append)
-    dialing = Dialing(times)
-    await worker._listen_to_agent(dialing, lambda: None)
-    is_lost = times == shortage.TRIES
-    assert dialing.seen == [{name: ("h:1",)} for name in (["r2"] if is_lost else ["r1", "r2"])]
-    assert [reason[:26] for reason in ended] == ["no memory to obey 'routers"] * is_lost
 
 
 async def test_worker_that_may_not_read_the_folder_that_lies_there_now_says_goodbye_and_ends_itself(

@@ -3,11 +3,10 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
-from fleet_fakes import SPEC, NullLog, call, fp32
+from fleet_fakes import NullLog, call, fp32
 from worker_fakes import (
     LIMIT_S,
     LONG,
@@ -24,9 +23,6 @@ from capamesh.node.models.lifecycle import Changed
 from capamesh.node.models.preparation import LoadResult
 from capamesh.node.models.registry import HostedModel, ModelRegistry
 from capamesh.node.profiling.profile_cache import Measured
-from capamesh.node.repository.task_rules import FileRules
-from capamesh.node.runtime.tasks.contents import FileTask
-from capamesh.node.scheduling import DynamicBatcher
 from capamesh.node.scheduling.runner import ModelRunner
 from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.adverts import ModelState
@@ -42,7 +38,6 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import (
-    TELL_S,
     ControlAction,
     ControlCall,
     InferAnswer,
@@ -50,7 +45,6 @@ from capamesh.protocol.links.calls import (
     LoadReport,
     decode_answer,
     decode_load,
-    decode_told_load,
     encode_call,
     encode_control,
     encode_done,
@@ -60,7 +54,7 @@ from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.protocol.links.transport import MAX_LINKS_OF_PEER
 from capamesh.protocol.network import Member, Membership, NetworkOwner, NetworkTrust, Role
-from capamesh.protocol.tensors import Datatype, Limits, Tensor, join_elements
+from capamesh.protocol.tensors import Datatype, Limits, Tensor
 
 pytestmark = pytest.mark.pure
 
@@ -80,9 +74,9 @@ class FakeLink:
         self.answers: dict[int, InferAnswer | CapameshError | None] = {}
         """None: a change that was made."""
         self.goaways: list[str] = []
-        self.told: list[bytes] = []
         self.closed: list[str] = []
-        self.membership_error: NotMember | None = None
+        self.goaway, self.close = self.goaways.append, self.closed.append
+        self.recheck: Callable[[], None] = lambda: None
         self._answered = asyncio.Event()
 
     def respond(self, stream: int, meta: bytes, body: Sequence[bytes]) -> bool:
@@ -98,19 +92,6 @@ class FakeLink:
         self.answers[stream] = error
         self._answered.set()
         return True
-
-    def tell_load(self, meta: bytes) -> None:
-        self.told.append(meta)
-
-    def goaway(self, reason: str) -> None:
-        self.goaways.append(reason)
-
-    def close(self, reason: str) -> None:
-        self.closed.append(reason)
-
-    def recheck(self) -> None:
-        if self.membership_error is not None:
-            raise self.membership_error
 
     async def answer(self, stream: int = 1) -> InferAnswer | CapameshError | None:
         """Wait for the answer on `stream`."""
@@ -143,13 +124,12 @@ class Rig:
         self.log = NullLog()
         self.asked: list[tuple[ControlCall, Changed]] = []
         self.control_error: CapameshError | None = None
-        self.later: list[tuple[float, Callable[[], None]]] = []
         self.service = WorkerService(
             self.models,
             NetworkTrust(OWNER.ca_der),
             control=self._control,
             clock=self.clock,
-            later=lambda *what: self.later.append(what),
+            later=lambda *_: None,
             limits=Limits(),
             log=self.log,
             bulk_refused_s=bulk_refused_s,
@@ -205,9 +185,6 @@ class Rig:
         self.service.request_received(to, stream, meta, memoryview(body))
         # what is received in one turn of the loop stands for what came in one read
         asyncio.get_running_loop().call_soon(self.service.read_ended, to)
-
-    def cancel(self, stream: int) -> None:
-        self.service.request_cancelled(self.link, stream)
 
     def probe(self, model: str = "", version: str = "") -> LoadReport:
         meta = encode_probe(ModelName(model), ModelVersion(version)) if model else b""
@@ -444,73 +421,7 @@ async def test_request_that_breaks_harms_no_link(rig: Rig, monkeypatch: pytest.M
 # who has left
 
 
-async def test_routers_are_told_of_what_was_withdrawn_all_at_once_and_each_of_them(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = await rig.hold()
-    for stream in range(1, 9):
-        rig.ask(stream)
-    assert rig.probe("m").in_flight == 9
-    for stream in range(1, 9):
-        rig.cancel(stream)
-    ((delay_s, tell),) = rig.later
-    assert delay_s == TELL_S
-    monkeypatch.setattr(DynamicBatcher, "is_report_current", False)
-    tell()  # once the model counts them no more
-    assert rig.link.told == []
-    monkeypatch.undo()
-    rig.later.pop()[1]()
-    ((model, version, load),) = map(decode_told_load, rig.link.told)
-    assert (model, version, load.in_flight, load.queued) == ("m", "3", 1, 0)
-    assert other.told == rig.link.told
-    told = len(rig.later)
-    rig.ask(9)
-    rig.cancel(9)
-    assert len(rig.later) == told + 1
-    await rig.idle()
-
-
 # tasks
-
-
-def file_call(*files: bytes, **more: Any) -> InferCall:
-    raw = Tensor("file", Datatype.BYTES, (len(files),), join_elements(files))
-    return call().replace(inputs=(raw,), **more)
-
-
-@pytest.fixture
-def file_rig(rig: Rig) -> Rig:
-    """A rig whose model is for files, of which it takes the first two bytes."""
-    task = FileTask(SPEC[0], FileRules(begin_bytes=2, end_bytes=0))
-    rig.hosted.prepared = replace(rig.hosted.prepared, task=task)
-    return rig
-
-
-async def test_call_of_a_task_is_run_with_what_its_files_become(file_rig: Rig) -> None:
-    rig = file_rig
-    rig.ask(1, file_call(b"ab", b"c"))
-    assert not rig.service.is_quiet
-    answer = await rig.link.answer(1)
-    assert isinstance(answer, InferAnswer)
-    assert answer.outputs[0].to_numpy().tolist() == [[194, 196], [198, 512]]
-    await rig.idle()
-    assert rig.service.is_quiet
-    await rig.answer(2)  # its tensors are taken as before
-    rig.ask(3, file_call(b"ab", outputs=("y",), classes=(1,)))
-    answer = await rig.link.answer(3)
-    assert isinstance(answer, InferAnswer)
-    assert answer.outputs[0].to_numpy().tolist() == [[b"196.000000:1"]]
-    rig.ask(4, file_call(b""))
-    refused = await rig.link.answer(4)
-    assert isinstance(refused, InvalidRequest)
-    assert refused.message == "file 0 is empty; a type is of what a file has"
-    assert refused.load is not None
-    rig.ask(5, file_call(b"a", outputs=("z",)))  # refused once its inputs are made
-    assert isinstance(await rig.link.answer(5), InvalidRequest)
-    rig.hosted.prepared = replace(rig.hosted.prepared, task=None)
-    rig.ask(6, file_call(b"ab"))
-    assert isinstance(rig.link.answers[6], InvalidRequest)
-    await rig.idle()
 
 
 # loads and changes
@@ -582,7 +493,7 @@ async def test_everything_under_way_is_answered_before_a_process_ends(rig: Rig) 
 
 async def test_recheck_ends_the_links_of_those_who_are_no_members_any_more(rig: Rig) -> None:
     other = rig.add_link()
-    other.membership_error = NotMember("revoked peer")
+    other.recheck = lambda: fail(NotMember("revoked peer"))
     rig.service.recheck_members()
     assert rig.link.closed == []
     assert other.closed == ["not_member: revoked peer"]

@@ -108,32 +108,6 @@ def test_counts_of_workers_are_reported_with_the_models_labels() -> None:
     )
 
 
-def test_loops_of_the_agent_and_of_each_worker_are_reported_as_a_router_tells_of_its_own() -> None:
-    worker = WorkerSample(1, is_up=True, starts=1, models={}, loop=LOOP)
-    agent = LoopFigures(delay_s=Histogram({0.1: 9, math.inf: 0}, 0.25), busy_s=LOOP.busy_s)
-    text = NodeTelemetry(lambda: [worker], agent_readings(agent)).exposition()
-    of_worker, of_agent = 'device="1",{}process="worker"', 'device="",{}process="agent"'
-    delay, busy = "capamesh_event_loop_delay_seconds", "capamesh_event_loop_busy_seconds"
-
-    def reported(name: str, of: str, at_most: tuple[int, int], total: float) -> list[str]:
-        first, last = (of.format(f'le="{bound}",') for bound in ("0.1", "+Inf"))
-        return [
-            f"{name}_bucket{{{first}}} {at_most[0]}.0",
-            f"{name}_bucket{{{last}}} {at_most[1]}.0",
-            f"{name}_count{{{of.format('')}}} {at_most[1]}.0",
-            f"{name}_sum{{{of.format('')}}} {total}",
-        ]
-
-    assert sorted(lines(text, "capamesh_event_loop_")) == sorted(
-        [
-            *reported(delay, of_worker, (7, 8), 0.75),
-            *reported(delay, of_agent, (9, 9), 0.25),
-            *reported(busy, of_worker, (8, 8), 0.5),
-            *reported(busy, of_agent, (8, 8), 0.5),
-        ]
-    )
-
-
 def test_membership_clock_disk_and_version_of_the_agent_are_reported() -> None:
     found = lines(NodeTelemetry(list, agent_readings(LOOP)).exposition(), "capamesh_")
     values = dict(line.rsplit(" ", 1) for line in found)

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capamesh.node.agent.metrics.totals import Histogram, WorkerFigures
-from capamesh.node.contract.loop_meter import LoopMeter
 
 INF = math.inf
 M = ("m", "1")
@@ -34,28 +33,6 @@ def reported(ok: int = 0, name: str = "m", load: int = 1, **changed: Any) -> dic
         "limit": 9,
         **changed,
     }
-
-
-def test_loop_counts_of_a_worker_are_summed_over_its_lives() -> None:
-    worker, meter = WorkerFigures(), LoopMeter()
-    assert worker.loop().delay_s.count == 0
-    meter.beat(0.3, 0.03)
-    worker.loop_reported(meter.snapshot())
-    meter.beat(0.0, 0.2)
-    worker.loop_reported(meter.snapshot())
-    worker.ended()
-    worker.ended()  # as one that told nothing
-    meter = LoopMeter()
-    meter.beat(9.0, 0.1)
-    worker.loop_reported(meter.snapshot())
-
-    def some(histogram: Histogram) -> dict[float, int]:
-        return {bound: count for bound, count in histogram.counts.items() if count}
-
-    loop = worker.loop()
-    assert some(loop.delay_s) == {0.001: 1, 0.5: 1, INF: 1}
-    assert some(loop.busy_s) == {0.03: 1, 0.1: 1, 0.25: 1}
-    assert (loop.delay_s.sum, loop.busy_s.sum) == (pytest.approx(9.3), pytest.approx(0.33))
 
 
 def test_requests_of_a_replaced_model_are_counted_with_the_new_one() -> None:

@@ -552,33 +552,6 @@ def test_state_whose_output_is_declared_is_shown_to_callers() -> None:
     assert one.is_shown
 
 
-@pytest.mark.parametrize(
-    ("strategy", "delay_us", "notes"),
-    [
-        ("direct { max_queue_delay_microseconds: 9 }", 0, []),
-        (
-            "direct { max_queue_delay_microseconds: 9 minimum_slot_utilization: 0.5 }",
-            9,
-            ["sequence_batching.direct.minimum_slot_utilization is ignored: a batch waits"],
-        ),
-        (
-            "oldest { max_candidate_sequences: 4 preferred_batch_size: [2] max_queue_delay_microseconds: 9 }",
-            9,
-            [
-                "sequence_batching.oldest.max_candidate_sequences is ignored: sequences are bounded",
-                "sequence_batching.oldest.preferred_batch_size is ignored: a batch takes what waits",
-            ],
-        ),
-    ],
-)
-def test_delay_of_a_strategy_is_kept(strategy: str, delay_us: int, notes: list[str]) -> None:
-    config = parsed(sequence(f"{strategy} {state()}"))
-    assert config.manifest.rules.batching.max_delay_us == delay_us
-    assert len(config.notes) == len(notes)
-    for note, start in zip(config.notes, notes, strict=True):
-        assert note.startswith(start)
-
-
 START = "kind: CONTROL_SEQUENCE_START int32_false_true: [0, 1]"
 
 

@@ -13,11 +13,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tiny_llama
-from generation_fakes import Desk
+from generation_fakes import Desk, Seen, run_schedule
 
 from capamesh.node.generation import GenerationRequest, GenerationSettings, SamplingParameters
 from capamesh.node.generation.pace import TILE
-from capamesh.node.generation.sequence import Sequence
 from capamesh.node.runtime.api import OutOfMemory
 from capamesh.node.runtime.decoders.decoder_folder import DecoderFolder, read_decoder_folder
 from capamesh.node.runtime.onnxruntime.decoder_slots import (
@@ -183,20 +182,8 @@ def test_file_that_cannot_be_loaded_is_the_models_fault(
         slots_of(folders["fp32"], length=513)
 
 
-@dataclasses.dataclass
-class Seen:
-    """What came of a schedule, in counts."""
-
-    compared: int
-    bulk_gave_way: int
-    accepted: int
-    """Of the tokens that were guessed."""
-
-
-def run_schedule(
-    slots: DecoderSlots, alone: DecoderSlots, seed: int, lookup_tokens: int = 0
-) -> Seen:
-    """Run a random schedule on `slots`; compare each answer with the same request's on `alone`.
+def schedule(slots: DecoderSlots, alone: DecoderSlots, seed: int, lookup_tokens: int = 0) -> Seen:
+    """Run a random schedule on `slots`, beside one request at a time on `alone`.
 
     Where any tokens are guessed, answers are of few, so that they repeat themselves.
     """
@@ -211,52 +198,25 @@ def run_schedule(
         prefix_bytes=rng.choice([0, 2**20]),
         lookup_tokens=lookup_tokens,
     )
-    desk = Desk(slots, settings)
     few: list[int] = rng.sample(range(tiny_llama.VOCABULARY), 3) if lookup_tokens else []
+    stem = rng.choices(few or range(tiny_llama.VOCABULARY), k=70)
     bias = dict.fromkeys(few, 50.0)
-    stem = [
-        few[rng.randrange(3)] if few else rng.randrange(tiny_llama.VOCABULARY) for _ in range(70)
-    ]
-    asked: list[tuple[GenerationRequest, list[int], Sequence]] = []
-    for _ in range(rng.randint(15, 40)):
-        desk.step_s = rng.choice([0.001, 0.05])
-        action = rng.random()
-        if action < 0.25:
-            prompt = stem[: rng.randint(1, 70)] + [rng.randrange(500)] * rng.choice([0, 1, 2])
-            sampling = SamplingParameters(
-                rng.choice([0.0, 1.0]), top_p=0.9, seed=seed, logit_bias=bias
-            )
-            request = GenerationRequest(
-                tuple(prompt), rng.randint(1, 14), sampling, is_bulk=rng.random() < 0.3
-            )
-            expected = ids_alone(alone, request, lookup_tokens)
-            if rng.random() < 0.2:  # its node was lost, and it comes from there
-                had = expected[: rng.randrange(len(expected))]
-                request = dataclasses.replace(request, resumed=tuple(had), is_replayed=True)
-            asked.append((request, expected, desk.submit(request)[0]))
-        elif action < 0.3 and asked:
-            desk.engine.cancel(rng.choice(asked)[2])
-        else:
-            desk.step()
-    desk.run()
-    for request, expected, sequence in asked:
-        ids = [*request.resumed, *desk.ids(sequence)]
-        assert ids == expected[: len(ids)], seed
-        assert desk.finish(sequence) is None or len(ids) == request.max_tokens
-    return Seen(
-        len(asked),
-        sum(each.times_put_back for request, _, each in asked if request.is_bulk),
-        desk.engine.load().accepted_tokens,
-    )
 
+    def new_request() -> GenerationRequest:
+        prompt = stem[: rng.randint(1, 70)] + [rng.randrange(500)] * rng.choice([0, 1, 2])
+        sampling = SamplingParameters(rng.choice([0.0, 1.0]), top_p=0.9, seed=seed, logit_bias=bias)
+        return GenerationRequest(
+            tuple(prompt), rng.randint(1, 14), sampling, is_bulk=rng.random() < 0.3
+        )
 
-def ids_alone(slots: DecoderSlots, request: GenerationRequest, lookup_tokens: int) -> list[int]:
-    """Return the tokens of a request of which nobody else is on `slots`."""
-    slots.truncate(0, 0)
-    desk = Desk(slots, GenerationSettings(prefix_bytes=0, lookup_tokens=lookup_tokens))
-    (sequence,) = desk.submit(request)
-    desk.run()
-    return desk.ids(sequence)
+    def ids_alone(request: GenerationRequest, _: int) -> list[int]:
+        alone.truncate(0, 0)
+        desk = Desk(alone, GenerationSettings(prefix_bytes=0, lookup_tokens=lookup_tokens))
+        (sequence,) = desk.submit(request)
+        desk.run()
+        return desk.ids(sequence)
+
+    return run_schedule(rng, Desk(slots, settings), new_request, ids_alone)
 
 
 @pytest.mark.full
@@ -275,7 +235,7 @@ def test_answers_of_random_schedules_are_those_of_requests_alone(
     folders: dict[str, DecoderFolder], kind: str, schedules: int, device: DecoderDevice
 ) -> None:
     slots, alone = slots_of(folders[kind], device=device), slots_of(folders[kind], 1)
-    runs = [run_schedule(slots, alone, seed) for seed in range(schedules)]
+    runs = [schedule(slots, alone, seed) for seed in range(schedules)]
     assert sum(each.compared for each in runs) > 4 * schedules
     assert sum(each.bulk_gave_way for each in runs) > schedules // 10
 
@@ -287,7 +247,7 @@ def test_guessed_answers_of_schedules_are_exact(
     folders: dict[str, DecoderFolder], kind: str
 ) -> None:
     slots, alone = slots_of(folders[kind]), slots_of(folders[kind], 1)
-    runs = [run_schedule(slots, alone, seed, 1 + seed % 15) for seed in range(50)]
+    runs = [schedule(slots, alone, seed, 1 + seed % 15) for seed in range(50)]
     assert sum(each.accepted for each in runs) > 50
 
 
@@ -295,7 +255,7 @@ def test_guessed_answers_of_schedules_are_exact(
 def test_answers_of_ten_thousand_schedules_are_exact(folders: dict[str, DecoderFolder]) -> None:
     slots, alone = slots_of(folders["q8"]), slots_of(folders["q8"], 1)
     for seed in range(10_000):
-        run_schedule(slots, alone, seed)
+        schedule(slots, alone, seed)
 
 
 def resident_bytes() -> int:

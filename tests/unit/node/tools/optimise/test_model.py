@@ -319,26 +319,6 @@ def test_model_of_tokens_that_is_ruined_is_not_written(tmp_path: Path) -> None:
     assert files(tmp_path) == ["m.onnx"]
 
 
-def test_too_few_decisions_for_the_bound_pass_nothing(tmp_path: Path) -> None:
-    nodes = [node("MatMul", ["x", "w"], ["h"]), node("ReduceMax", ["h", "axes"], ["y"], keepdims=0)]
-    weights = [weight("w", 64, 10), numpy_helper.from_array(np.array([0]), "axes")]
-    graph = helper.make_graph(
-        nodes, "g", [value("x", P.FLOAT, ["n", 64])], [value("y", P.FLOAT, [10])], weights
-    )
-    path = tmp_path / "m.onnx"
-    opsets = [helper.make_opsetid("", 21)]
-    onnx.save_model(helper.make_model(graph, ir_version=10, opset_imports=opsets), path)
-    # 256 rows in runs of 1 and then 16, each of which gives 10 decisions.
-    with pytest.raises(ModelInvalid) as caught:
-        made(path, Conversion.FP16, min_agreement=0.996)
-    assert caught.value.message == (
-        "nothing was written: generated inputs give 170 decisions of output 'y', and a bound of 0.996 needs "
-        "250; give real inputs with --inputs FILE.npz"
-    )
-    report, _ = made(path, Conversion.FP16, min_agreement=0.99)
-    assert report.outputs[0].decisions == 170
-
-
 @pytest.mark.parametrize("place", ["net.onnx", "onnx/net.onnx", "model.onnx/model.onnx"])
 def test_model_whose_file_is_called_otherwise_keeps_the_name(tmp_path: Path, place: str) -> None:
     def save(model: onnx.ModelProto, path: Path) -> None:

@@ -149,34 +149,6 @@ def test_model_batches_when_its_first_dimensions_are_open(
     assert read_structure(identity(tmp_path / "m.onnx", dim)).batching == batching
 
 
-def test_model_that_cannot_be_loaded_carried_or_run_has_the_reason(tmp_path: Path) -> None:
-    unknown = write(
-        tmp_path / "unknown.onnx",
-        [node("Bogus", ["x"], ["y"])],
-        [value("x", P.FLOAT, [1])],
-        [value("y", P.FLOAT, [1])],
-    )
-    assert "ONNX Runtime cannot load it" in check(one_model(unknown)).reason
-    long_name = "n" * 10_000
-    unspeakable = write(
-        tmp_path / "unspeakable.onnx",
-        [node("Identity", [long_name], ["y"])],
-        [value(long_name, P.FLOAT, [1])],
-        [value("y", P.FLOAT, [1])],
-    )
-    assert "name" in check(one_model(unspeakable)).reason
-    failing = write(
-        tmp_path / "failing.onnx",
-        [node("Reshape", ["x", "shape"], ["y"])],
-        [value("x", P.FLOAT, ["n", 3])],
-        [value("y", P.FLOAT, [None, None])],
-        [numpy_helper.from_array(np.array([7, 7]), "shape")],
-    )
-    verdict = check(one_model(failing))
-    assert "runs on no generated inputs" in verdict.reason
-    assert verdict.provider == "CPUExecutionProvider"
-
-
 def test_pipeline_is_checked_with_the_models_of_its_steps(tmp_path: Path) -> None:
     def chain(name: str, model: str) -> Path:
         folder = tmp_path / name
