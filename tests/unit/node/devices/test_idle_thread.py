@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from capamesh.node.devices.idle_thread import be_nice, can_give_way, give_way
+from capamesh.node.devices.idle_thread import be_nice, give_way
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such threads")
@@ -33,13 +33,6 @@ def test_thread_that_may_not_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
     assert not give_way()
-
-
-def test_right_to_give_way_is_tried_in_a_thread_of_its_own() -> None:
-    can_give_way.cache_clear()
-    assert can_give_way() is (sys.platform == "linux")
-    if sys.platform == "linux":
-        assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")

@@ -42,16 +42,6 @@ def test_prompt_beside_sequences_that_generate_is_run_in_chunks_between_their_st
     assert slots.extended == [4, 8, 8, 7, 2]  # and never a last chunk of one token
 
 
-def test_stop_string_over_tokens_ends_the_answer_before_it() -> None:
-    ids = ids_alone(request(max_tokens=8))
-    letters = "".join(LetterText().push(token) for token in ids)
-    desk = Desk(FakeSlots())
-    (sequence,) = desk.submit(request(max_tokens=8, stop_strings=(letters[3:6],)))
-    desk.run()
-    assert desk.text(sequence) == letters[:3]
-    assert desk.finish(sequence) == "stop"
-
-
 def test_deadline_ends_who_waits_who_fills_and_who_generates() -> None:
     desk = Desk(FakeSlots(2, length=64), GenerationSettings(max_chunk=4, target_gap_s=0.015))
     (generating,) = desk.submit(request(4, max_tokens=40, deadline_s=0.055))

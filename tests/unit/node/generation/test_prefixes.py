@@ -83,12 +83,3 @@ def test_bytes_are_bounded_and_the_least_used_goes_first_its_end_before_its_begi
     assert prefixes.size_bytes <= 4 * BLOCK_BYTES
     assert kept(prefixes, prompts[0]) == prompts[0]
     assert kept(prefixes, prompts[1]) == prompts[1][:16]
-
-
-def test_prompt_longer_than_all_room_is_kept_from_its_beginning() -> None:
-    prefixes = Prefixes(2 * BLOCK_BYTES, 24)
-    prefixes.save("", TOKENS, filled(TOKENS), 0)
-    assert kept(prefixes, TOKENS) == TOKENS[:32]
-    nothing = Prefixes(0, 24)
-    nothing.save("", TOKENS, filled(TOKENS), 0)
-    assert len(nothing) == nothing.size_bytes == 0

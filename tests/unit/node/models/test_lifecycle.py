@@ -21,7 +21,6 @@ from capamesh.node.devices.in_flight_journal import InFlightJournal
 from capamesh.node.devices.in_flight_page import InFlightPage, Marked, Phase
 from capamesh.node.models import eviction as room_module
 from capamesh.node.models import folder_watch, shortage
-from capamesh.node.models import lifecycle as lifecycle_module
 from capamesh.node.models.eviction import (
     IDLE_LOADS,
     LEAST_IDLE_S,
@@ -738,23 +737,6 @@ async def test_held_model_says_why_and_is_loaded_once_its_files_change(rig: Rig)
     await rig.ready("m/1", "n/1")  # what ended a worker once is no reason for ever
 
 
-async def test_model_that_is_held_back_is_tried_again_when_its_time_ends_though_many_changes_wait(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lifecycle_module, "TRY_AGAIN_S", 0.0)
-    rig.has(source_of("m"), source_of("n"))
-    rig.start(is_controllable=False, verdicts=[held("m", held_s=60.0), held("n", held_s=0.01)])
-    await rig.ready("n/1")
-    assert rig.states(FAILED) == ["m/1"]
-    for _ in range(MAX_CHANGES):
-        rig.lifecycle.change(
-            ControlCall(ControlAction.WANT, ModelName("none"), ANY), lambda _: None
-        )
-    ((key, source),) = rig.lifecycle._changes.held.items()
-    rig.lifecycle._try_again(key, source)
-    await rig.ready("m/1", "n/1")
-
-
 # memory
 
 
@@ -1079,16 +1061,3 @@ async def test_run_without_memory_is_repeated_without_the_reserve(reserve: Reser
 
     await reserve.lasting(run)
     assert held == [True, False, False]
-
-
-async def test_task_group_that_finds_no_memory_is_run_again_too(reserve: Reserve) -> None:
-    count = 0
-
-    async def run() -> None:
-        nonlocal count
-        count += 1
-        if count == 1:
-            raise ExceptionGroup("tasks", [MemoryError()])
-
-    await reserve.lasting(run)
-    assert count == 2

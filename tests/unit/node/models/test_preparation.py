@@ -21,7 +21,6 @@ from typing_extensions import override
 from worker_fakes import LIMIT_S, FakeClock, FakeModel, FakeSwitch, source_of
 
 from capamesh.node.models.preparation import LoadResult, Preparation
-from capamesh.node.profiling import measuring
 from capamesh.node.profiling.measuring import (
     BUDGET_S,
     MAX_BATCH_ROWS,
@@ -33,18 +32,15 @@ from capamesh.node.profiling.profile_cache import Measured, ProfileCache
 from capamesh.node.repository import Manifest, ModelSource, scan
 from capamesh.node.repository.rules import (
     BatchingRules,
-    PipelineStep,
     RaggedInput,
     Rules,
     WarmUp,
 )
 from capamesh.node.runtime.api import LoadedModel, StopSwitch
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
-from capamesh.node.runtime.pipeline import PipelineModel
 from capamesh.node.runtime.text_generation.loaded_decoder import LoadedDecoder
 from capamesh.node.scheduling import BatchPlan, PendingRequest
 from capamesh.node.scheduling.run_need import RunNeed
-from capamesh.node.scheduling.runner import SHORT_S
 from capamesh.protocol.errors import InvalidRequest, ModelInvalid, RunFailed
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 
@@ -744,18 +740,6 @@ def test_second_start_measures_only_what_is_another(bench: Bench, tmp_path: Path
     assert not is_measured()
 
 
-def test_pipeline_is_measured_each_time_for_its_models_may_be_others(bench: Bench) -> None:
-    steps = (PipelineStep("m", "", (("x", "x"),), (("y", "y"),)),)
-    for _ in range(2):
-        member = bench.timed()
-        chain = PipelineModel(
-            source_of("p").name, source_of("p").version, steps, lambda *_, member=member: member
-        )
-        prepared = bench.prepare(chain, Rules(steps=steps))
-        assert len(member.rows) > 10
-        assert prepared.plan.is_batching
-
-
 # memory of a load
 
 
@@ -806,23 +790,6 @@ def test_streams_are_kept_where_they_do_as_much_as_runs_of_all_threads(bench: Be
 
 def quick(rows: int) -> float:
     return 1e-5 + 1e-6 * rows
-
-
-@pytest.mark.parametrize("why", ["instances", "one thread", "no memory", "too large", "neither"])
-def test_no_stream_is_tried_where_it_cannot_help(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, why: str
-) -> None:
-    bench.streams, bench.stream = 1 if why == "one thread" else 2, bench.timed(slow(0.001))
-    if why == "no memory":
-        bench.free = 100
-    if why == "too large":
-        monkeypatch.setattr(measuring, "ONE_THREAD_BYTES", -1)
-    rules = Rules(instances=1 if why == "instances" else 0)
-    times = {"neither": (slow(1.01 * SHORT_S),), "too large": (quick,), "instances": (slow(),)}
-    for number, seconds in enumerate(times.get(why, (slow(), quick))):
-        model = bench.timed(seconds)
-        prepared = bench.prepare(model, rules, digest=str(number))
-        assert (prepared.loaded, prepared.streams, bench.stream_loads) == (model, None, 0)
 
 
 @pytest.mark.parametrize("times", [0.5, 1.24, 1.26])

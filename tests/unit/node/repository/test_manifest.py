@@ -215,22 +215,6 @@ def warm(one: WarmUp) -> Rules:
 
 
 @pytest.mark.parametrize(
-    "rules",
-    [
-        Rules(),
-        ragged(RaggedInput("a", mask="m", outputs=("y",)), RaggedInput("b", 2, outputs=("y",))),
-        ragged(RaggedInput("a", buckets=(1, 2, 3))),
-        states(StateTensor("h", "hn", 1, (2, 1, 3)), StateTensor("c", "cn")),
-        warm(WarmUp((("y", (1,)),), (("x", "typical input-1.npy"),))),
-        Rules(steps=(FIRST, SECOND)),
-        Rules(steps=(FIRST, replace(FIRST, outputs=(("y", "again"),)))),
-    ],
-)
-def test_rules_that_agree_have_no_problem(rules: Rules) -> None:
-    assert rules_problem(rules, "m") == ""
-
-
-@pytest.mark.parametrize(
     ("rules", "problem"),
     [
         (ragged(RaggedInput("a"), RaggedInput("a", 2)), "batching.ragged: input 'a' is there"),

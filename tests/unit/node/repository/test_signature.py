@@ -92,15 +92,3 @@ def test_all_publishers_signatures_are_advertised_and_verified_once_for_a_file(
     monkeypatch.setattr(signature, "read_signatures", unasked)
     (again,) = [each for each in scan(models, before=first).models if each.name == "digits"]
     assert again == source
-
-
-def test_signature_of_an_older_kind_of_digest_is_told(models: Path, tmp_path: Path) -> None:
-    sign(models, tmp_path / "publisher.key", "--create-key")
-    file = models / "digits/capamesh.sig"
-    (source,) = [each for each in scan(models).models if each.name == "digits"]
-    file.write_text(file.read_text().replace(source.digest, "sha256:" + "0a" * 32))
-    assert signed(models, "digits") == (
-        b"",
-        "capamesh.sig signs version 1 by sha256:0a0a0a0a0a0a…, a digest of another version of Capamesh: sign it again"
-        " with `capamesh model sign`",
-    )

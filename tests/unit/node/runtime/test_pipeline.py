@@ -121,24 +121,6 @@ def test_steps_and_outputs_are_computed_only_where_asked_for() -> None:
     assert (first.asked, second.asked, third.asked) == ([("high",)], [], [("y",)])
 
 
-def test_name_that_several_steps_take_from_outside_has_the_narrowest_shape() -> None:
-    def taking(shape: tuple[int, ...]) -> Model:
-        return Model([fp32("x", shape)], [fp32("y", shape)], lambda x: [x])
-
-    chain = pipeline(
-        [
-            step("wide", {"x": "in"}, {"y": "a"}),
-            step("any", {"x": "in"}, {"y": "b"}),
-            step("narrow", {"x": "in"}, {"y": "c"}),
-        ],
-        wide=taking((-1, 4)),
-        any=taking(()),
-        narrow=taking((2, -1)),
-    )
-    assert chain.inputs == (fp32("in", (2, 4)),)
-    assert [spec.shape for spec in chain.outputs] == [(-1, 4), (), (2, -1)]
-
-
 @pytest.mark.parametrize(
     ("steps", "complaint"),
     [

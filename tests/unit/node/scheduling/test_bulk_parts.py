@@ -97,18 +97,6 @@ def test_part_that_fails_fails_the_request_once() -> None:
     assert desk.batcher._requests.bulk_rows == 0
 
 
-def test_output_that_has_not_the_rows_of_its_part_is_an_error() -> None:
-    desk = beside_people()
-    numbered(desk, 8)
-    wrong = Tensor.from_numpy("y", np.zeros((1, 1), np.float32))
-    desk.finish(desk.taken(), results=[[wrong]])
-    _, result = desk.answers[-1]
-    assert isinstance(result, RunFailed)
-    assert result.message == (
-        "output 'y' of shape [1, 1] cannot be joined: 2 rows were run and its axis 0 is not their number"
-    )
-
-
 def test_request_that_is_to_run_alone_and_those_of_people_are_never_cut() -> None:
     desk = beside_people()
     numbered(desk, 8, is_alone=True)

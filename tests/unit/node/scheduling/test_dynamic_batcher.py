@@ -15,7 +15,6 @@ from capamesh.node.scheduling.dynamic_batcher import AHEAD_S
 from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.node.scheduling.run_health import FAILED_REQUESTS, RunHealth
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
-from capamesh.node.scheduling.shedding import EXPIRE_EVERY_S
 from capamesh.protocol.errors import (
     DeadlineExceeded,
     Overloaded,
@@ -45,20 +44,6 @@ def test_wait_for_company_leaves_time_to_run_before_the_deadline() -> None:
     assert 0.020 < desk.batcher.next_event_s() < 0.030  # a run takes 10 to 15 ms
     desk.now_s = desk.batcher.next_event_s()
     assert sorted(desk.take(), key=requests.index) == requests
-
-
-def test_deadlines_that_pass_one_after_the_other_are_looked_at_together() -> None:
-    desk = Desk(batch_rows=1)
-    desk.submit()
-    desk.taken()
-    for left_s in (0.0100, 0.0101, 0.0108, 0.2):
-        desk.submit(left_s=left_s)
-    times_s = []
-    while (due_s := desk.batcher.next_event_s()) < 0.1:
-        times_s.append(due_s)
-        desk.batcher.expire(due_s)
-    assert times_s == [0.01, 0.01 + EXPIRE_EVERY_S]
-    assert desk.outcomes() == ["deadline_exceeded"] * 3
 
 
 @pytest.mark.parametrize(("slower", "is_taken"), [(1.0, True), (10.0, False)])
@@ -195,16 +180,6 @@ def test_requests_that_all_can_start_now_are_not_late_if_their_runs_end_in_time(
     desk = Desk(batch_rows=1, rules=Rules(instances=2))
     requests = [desk.submit(left_s=0.018) for _ in range(2)]
     assert [desk.take(), desk.take()] == [requests[:1], requests[1:]]
-
-
-def test_requests_at_the_edge_are_late_where_not_all_can_start_now() -> None:
-    desk = Desk()
-    for _ in range(9):
-        desk.submit(left_s=0.018)
-    assert len(desk.take()) == 1
-    (_, refusal) = desk.answers[0]
-    assert isinstance(refusal, DeadlineExceeded)
-    assert refusal.message == "18.0 ms are left, too few where 9 wait and a run takes 10.0 ms"
 
 
 # what may wait

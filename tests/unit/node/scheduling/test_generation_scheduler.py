@@ -8,17 +8,16 @@ import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytest
-from generation_fakes import VOCABULARY, FakeSlots, LetterText, ids_alone
+from generation_fakes import FakeSlots, LetterText, ids_alone
 from worker_fakes import FakeSwitch
 
-from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
+from capamesh.node.devices.in_flight_journal import InFlightJournal
+from capamesh.node.devices.in_flight_page import InFlightPage, Marked, Phase
 from capamesh.node.generation import (
-    Constraint,
     GenerationRequest,
     GenerationSettings,
     SamplingParameters,
@@ -57,7 +56,6 @@ class Text:
         self.gate = threading.Event()
         self.gate.set()
         self.read_raws: list[bytes] = []
-        self.threads: set[str] = set()
 
     def token_text(self, token: int) -> str:
         return str(token)
@@ -81,33 +79,7 @@ class Text:
             is_replayed="so_far" in fields,
             is_bulk=is_bulk,
         )
-        grammar = (lambda: EvenTokens(self.threads)) if "even" in fields else None
-        return ReadCall((request,), LetterText, grammar, "", 7)
-
-
-class EvenTokens(Constraint):
-    """A grammar of even tokens, complete after four, which remembers where its masks were made."""
-
-    def __init__(self, threads: set[str]) -> None:
-        self._threads = threads
-        self._count = 0
-        self._mask: npt.NDArray[np.bool_] | None = None
-
-    def prepare(self) -> None:
-        self._threads.add(threading.current_thread().name.partition("_")[0])
-        self._mask = np.arange(VOCABULARY) % 2 == 0
-
-    def mask(self) -> npt.NDArray[np.bool_]:
-        assert self._mask is not None
-        return self._mask
-
-    def accept(self, token: int) -> None:
-        self._mask = None
-        self._count += 1
-
-    @property
-    def is_complete(self) -> bool:
-        return self._count == 4
+        return ReadCall((request,), LetterText, None, "", 7)
 
 
 class GatedSlots(FakeSlots):
@@ -128,29 +100,14 @@ class GatedSlots(FakeSlots):
         return super().decode(tokens)
 
 
-class Marks(InFlightJournal):
-    def __init__(self) -> None:
-        super().__init__(None)
-        self.open = 0
-        self.blamed: list[tuple[int, Phase]] = []
-
-    def begin(self, number: int, phase: Phase) -> int:
-        self.open += 1
-        return 3
-
-    def end(self, slot: int) -> None:
-        assert slot == 3
-        self.open -= 1
-
-    def blame(self, number: int, phase: Phase, request: bytes = b"", large_bytes: int = 0) -> None:
-        self.blamed.append((number, phase))
-
-
 class Desk:
     """A model runner with a language model's scheduler."""
 
-    def __init__(self, most_in_flight: int = 16) -> None:
-        self.slots, self.text, self.marks = GatedSlots(), Text(), Marks()
+    def __init__(self, folder: Path, most_in_flight: int = 16) -> None:
+        self.slots, self.text = GatedSlots(), Text()
+        self.page = InFlightPage.create(folder / "page")
+        marks = InFlightJournal(self.page)
+        number = marks.number("m", "1", "")
         self.now_s: float | None = None
         self.stuck: list[str] = []
         meter = Meter()
@@ -159,12 +116,12 @@ class Desk:
             meter=meter,
             most_in_flight=most_in_flight,
             clock=self.clock,
-            marks=self.marks,
-            number=9,
+            marks=marks,
+            number=number,
             watchdog_s=60.0,
             on_stuck=self.stuck.append,
         )
-        watched = WatchedSlots(self.slots, meter, self.marks, 9, self.clock)
+        watched = WatchedSlots(self.slots, meter, marks, number, self.clock)
         self.generation = GenerationRunner(
             watched, GenerationSettings(), clock=self.clock, on_broken=self.stuck.append
         )
@@ -175,14 +132,19 @@ class Desk:
             may_run_here=False,
             clock=self.clock,
             switch=FakeSwitch,
-            marks=self.marks,
-            number=9,
+            marks=marks,
+            number=number,
             watchdog_s=60.0,
             on_stuck=self.stuck.append,
         )
 
     def clock(self) -> float:
         return time.monotonic() if self.now_s is None else self.now_s
+
+    async def read(self) -> None:
+        """Wait until all calls have been read."""
+        calls = self.scheduler._live
+        await until(lambda: all(call.answer is not None for call in calls.values()))
 
     def ask(self, *, is_parted: bool = False, **fields: Any) -> Asked:
         """Ask; `is_bulk` is the request's own, as `deadline_s` and `sequence` are."""
@@ -259,8 +221,8 @@ async def until(is_true: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-async def desk() -> AsyncIterator[Desk]:
-    desk = Desk()
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    desk = Desk(tmp_path)
     yield desk
     desk.slots.is_open = True
     desk.slots.gate.release(1000)
@@ -278,7 +240,7 @@ async def test_whole_answer_has_all_pieces_merged(desk: Desk) -> None:
         assert len(each["x"]) == 5
     assert (first["s"], second["u"]) == (7, [3, 0, 10])
     assert desk.scheduler.meter.requests == {"ok": 1}
-    assert desk.marks.open == 0
+    assert desk.page.marked() == []
 
 
 async def test_parts_are_merged_while_the_reader_takes_none(desk: Desk) -> None:
@@ -325,8 +287,8 @@ async def test_refusals_are_told_and_leave_nothing(desk: Desk) -> None:
     assert ids_of(await desk.ask(prompt=[1, 2], max_tokens=3).pieces()) == alone([1, 2], 3)
 
 
-async def test_client_that_has_all_places_gives_one_to_another() -> None:
-    desk = Desk(most_in_flight=6)
+async def test_client_that_has_all_places_gives_one_to_another(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, most_in_flight=6)
     desk.slots.is_open = False
     crowd = [
         desk.ask(prompt=[1, 2], max_tokens=50, share="crowd", is_parted=True) for _ in range(6)
@@ -373,7 +335,7 @@ async def test_step_that_hangs_is_blamed_and_a_long_answer_is_not(desk: Desk) ->
     for _ in range(2):
         desk.scheduler.expire(210.1)
     assert len(desk.stuck) == 1
-    assert desk.marks.blamed == [(9, Phase.RUNNING)]
+    assert desk.page.marked() == [Marked("m", "1", Phase.RUNNING)]
     desk.slots.gate.release(10)
 
 
@@ -384,7 +346,7 @@ async def test_reader_of_an_answer_that_goes_on_hears_that_it_is_under_way(desk:
     gone_on = desk.ask(is_parted=True, prompt=[1, 2, 3], max_tokens=6, so_far=ids[:4])
     await until(lambda: desk.generation.run_since_s is not None)
     new = desk.ask(is_parted=True, prompt=[1, 2], max_tokens=9)
-    await until(lambda: all(call.answer is not None for call in desk.scheduler._live.values()))
+    await desk.read()
     assert (gone_on.parts, new.parts) == ([[]], [])  # as soon as it is read
     for _ in range(2):
         desk.scheduler.expire(desk.clock())
@@ -405,12 +367,12 @@ async def test_bulk_requests_give_a_slot_to_people_and_are_told_of_in_no_wait(de
         desk.ask(is_bulk=True, is_parted=True, prompt=[first, 2], max_tokens=20)
         for first in range(4)
     ]
-    await until(lambda: all(call.answer is not None for call in desk.scheduler._live.values()))
+    await desk.read()
     desk.slots.gate.release(4)  # steps between which their prompts run
     await until(lambda: all(each.parts for each in bulk))
     assert desk.scheduler.load_report(free_bytes=0, device_in_flight=0).latency_us == 0
     person = desk.ask(prompt=[9, 9], max_tokens=3)
-    await until(lambda: all(call.answer is not None for call in desk.scheduler._live.values()))
+    await desk.read()
     desk.slots.gate.release(4)  # of the bulk's answers none is near its end
     assert ids_of(await person.pieces()) == alone([9, 9], 3)
     assert not any(each.end.done() for each in bulk)
@@ -481,11 +443,3 @@ async def test_closing_ends_all_requests_with_the_reason(desk: Desk) -> None:
         error = await each.error()
         assert isinstance(error, ModelUnavailable)
         assert "unloaded" in error.message
-
-
-async def test_masks_of_grammars_are_made_in_another_thread(desk: Desk) -> None:
-    (piece,) = await desk.ask(prompt=[1, 2, 3, 4], max_tokens=6, even=True).pieces()
-    assert len(piece["t"]) == 4
-    assert all(token % 2 == 0 for token in piece["t"])
-    assert piece["f"] == "stop"
-    assert desk.text.threads == {"generation-masks"}

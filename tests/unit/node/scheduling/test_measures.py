@@ -115,26 +115,6 @@ def test_limit_starts_from_what_the_device_runs_in_its_time_by_the_profile() -> 
     assert ConcurrencyLimit(full_rows=1, row_s=0.0).rows == STOCK_BATCHES
 
 
-def test_slow_models_stock_of_batches_is_as_much_work_on_a_slower_device() -> None:
-    limit = ConcurrencyLimit(full_rows=1, row_s=4.0)
-    assert limit.rows == 8
-    for at in range(20):
-        limit.ran(2.0, 8.0, 8.0 * at)
-    assert limit.rows == 4
-    for at in range(40):
-        limit.ran(0.5, 2.0, 200 + 2.0 * at)
-    assert limit.rows == 8
-
-
-def test_model_without_a_profile_goes_by_what_its_runs_take() -> None:
-    limit = ConcurrencyLimit(full_rows=2, row_s=0.0)
-    assert limit.rows == 16
-    limit.learnt(0.01)
-    assert limit.rows == 200
-    limit.learnt(0.1)
-    assert limit.rows == 20
-
-
 @given(
     st.integers(1, 4096),
     st.just(0.0) | st.floats(1e-9, 10),

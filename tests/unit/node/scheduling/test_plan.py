@@ -74,13 +74,6 @@ def stateful(axis: int = 0) -> BatchPlan:
     )
 
 
-def test_request_alone_gets_outputs_that_are_not_by_rows() -> None:
-    one = request(tensor("x", [[1, 2], [3, 4]]))
-    PLAIN.prepare(one)
-    boxes = tensor("y", [1, 2, 3, 4, 5])
-    assert PLAIN.split([one], [boxes], one.inputs) == [[boxes]]
-
-
 @pytest.mark.parametrize("shape", [(), (2, 3)])
 def test_outputs_that_are_not_by_rows_cannot_be_divided(shape: tuple[int, ...]) -> None:
     requests = prepared(
@@ -146,20 +139,6 @@ def test_mask_of_another_length_than_its_input_is_refused(mask: Any) -> None:
     plan = ragged(mask="mask")
     with pytest.raises(InvalidRequest, match="must have the length 3"):
         plan.prepare(request(tensor("ids", [[5, 6, 7]], np.int64), tensor("mask", mask, np.int64)))
-
-
-@pytest.mark.parametrize(
-    ("datatype", "one"), [(Datatype.BF16, b"\x80\x3f"), (Datatype.BOOL, b"\x01")]
-)
-def test_mask_is_one_in_its_own_datatype(datatype: Datatype, one: bytes) -> None:
-    plan = BatchPlan(
-        (TensorSpec("x", datatype, (-1, -1)), TensorSpec("m", datatype, (-1, -1))),
-        (),
-        is_batching=True,
-        ragged=(RaggedInput("x", mask="m"),),
-    )
-    x = Tensor("x", datatype, (1, 2), one * 2)
-    assert plan.completed((x,))[1].data == one * 2
 
 
 def test_bfloat16_is_padded_with_the_number_and_not_with_its_bits() -> None:

@@ -49,18 +49,6 @@ def test_requests_of_a_replaced_model_are_counted_with_the_new_one() -> None:
     assert worker.models()[M].requests == {"ok": 10}
 
 
-def test_answers_of_a_model_whose_files_are_gone_are_not_counted() -> None:
-    worker = WorkerFigures()
-    worker.reported([reported(5), reported(1, "n", load=2)])
-    worker.keep({("n", "1")})
-    worker.reported([reported(6), reported(2, "n", load=2)])
-    worker.reported([reported(2, "n", load=2)])
-    assert {key: one.requests for key, one in worker.models().items()} == {("n", "1"): {"ok": 2}}
-    worker.keep({M, ("n", "1")})
-    worker.reported([reported(3, load=3), reported(2, "n", load=2)])
-    assert worker.models()[M].requests == {"ok": 3}
-
-
 @pytest.mark.parametrize(
     ("counts", "part", "value"),
     [

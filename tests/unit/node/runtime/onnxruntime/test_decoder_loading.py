@@ -10,9 +10,6 @@ import tiny_llama
 from capamesh.node.repository import ModelSource, scan
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.node.runtime.onnxruntime.binding import ort
-from capamesh.node.runtime.onnxruntime.decoder_loading import load_decoder
-from capamesh.node.runtime.onnxruntime.decoder_slots import DecoderDevice
-from capamesh.node.runtime.text_generation.loaded_decoder import LoadedDecoder
 from capamesh.protocol.errors import ModelInvalid
 
 CPU = "CPUExecutionProvider"
@@ -53,14 +50,3 @@ def test_decoder_of_another_provider_than_cuda_is_refused(models: Path) -> None:
     source = source_of(models, providers='["TensorrtExecutionProvider"]')
     with pytest.raises(ModelInvalid, match="decoders run on CUDAExecutionProvider and CPU"):
         OnnxBackend("cuda").load(source)
-
-
-def test_decoder_on_a_device_keeps_no_prefixes_on_the_host(models: Path) -> None:
-    source = source_of(models)
-    found: list[LoadedDecoder] = [
-        load_decoder(source, threads=1, free_bytes=2**30, device=DecoderDevice(is_apart=is_apart))
-        for is_apart in (False, True)
-    ]
-    assert [each.slots.count for each in found] == [8, 32]
-    assert found[0].prefix_bytes > 0
-    assert found[1].prefix_bytes == 0

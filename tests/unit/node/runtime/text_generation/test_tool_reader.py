@@ -104,19 +104,6 @@ def test_pieces_given_out_depend_on_the_text_so_far_alone(
         assert read(form, [text[:end]], ends=False) == read(form, list(text[:end]), ends=False)
 
 
-def test_arguments_come_as_they_are_written() -> None:
-    reader = ToolCallReader(HERMES, NAMES)
-    assert reader.push('Yes <tool_call>\n{"name": "weather", "argu') == ("Yes ", [])
-    (begun, first) = reader.push('ments": {"city"')[1]
-    assert (begun.index, begun.name, begun.arguments) == (0, "weather", "")
-    assert begun.id.startswith("call_")
-    assert (first.id, first.name, first.arguments) == ("", "", '{"city"')
-    (second,) = reader.push(': "R')[1]
-    assert second.arguments == ': "R'
-    (third,) = reader.push('"}}\n</tool_call>')[1]
-    assert third.arguments == '"}'
-
-
 def test_calls_and_what_stands_before_their_arguments_are_bounded() -> None:
     many = read(HERMES, [HERMES_CALL * (MAX_CALLS + 5)], ends=True)
     assert many == ("", [ROME] * MAX_CALLS)
