@@ -311,30 +311,6 @@ def test_file_that_holds_no_array_of_the_model_s_shape_is_refused(tmp_path: Path
         assert "allow_pickle" not in refusal.value.message
 
 
-@pytest.mark.parametrize(
-    ("given", "datatype", "expected"),
-    [
-        (np.array([2**24 + 1], np.int64), Datatype.FP32, [2**24]),
-        (np.array([1, -2], np.int32), Datatype.BF16, [0x3F80, 0xC000]),
-        (np.array([65_504.0]), Datatype.FP16, [65_504.0]),
-        (np.array([2.0, 1.5]), Datatype.INT64, "1.5 cannot be cast to INT64"),
-        (np.array(["1"]), Datatype.FP32, "BYTES cannot be cast to FP32"),
-        (np.array([1]), Datatype.BYTES, "INT64 cannot be cast to BYTES"),
-    ],
-)
-def test_cast_keeps_what_the_other_dtype_can_hold_and_is_refused_otherwise(
-    tmp_path: Path, given: np.ndarray, datatype: Datatype, expected: list[object] | str
-) -> None:
-    np.save(tmp_path / "x.npy", given)
-    wanted = model(TensorSpec("X", datatype, (-1,)))
-    if isinstance(expected, str):
-        with pytest.raises(InvalidRequest, match=rf"x\.npy: {expected}"):
-            parse_inputs([f"X=@{tmp_path}/x.npy"], wanted, is_cast=True)
-        return
-    tensor = parse_inputs([f"X=@{tmp_path}/x.npy"], wanted, is_cast=True)["X"]
-    assert (tensor.datatype, tensor.to_numpy().tolist()) == (datatype, expected)
-
-
 def test_parameter_is_what_json_says_or_else_text() -> None:
     values = {
         "7": 7,

@@ -43,41 +43,6 @@ def advert(
     )
 
 
-def test_silent_member_is_suspected_once_then_expires() -> None:
-    fleet = FleetMembership()
-    fleet.heard(advert(A, 1), 100.0)
-    assert fleet.due_s() == 122.0
-    assert fleet.tick(121.9) == []
-    assert fleet.tick(122.0) == [Suspected(A)]
-    assert fleet.is_suspected(A)
-    assert fleet.summary() == "1 members, 1 suspected, 0 tombstones"
-    assert A in fleet.members()
-    assert fleet.due_s() == 135.0
-    assert fleet.tick(134.9) == []
-    assert fleet.tick(135.0) == [Left(A, LeftReason.EXPIRED)]
-    assert fleet.members() == {}
-    assert fleet.summary() == "0 members, 0 suspected, 1 tombstones"
-    assert fleet.due_s() == 1335.0
-    assert fleet.tick(1335.0) == []
-    assert fleet.due_s() is None
-    assert fleet.summary() == "0 members, 0 suspected, 0 tombstones"
-
-
-def test_shorter_interval_does_not_hurry_those_that_have_not_reported_it() -> None:
-    fleet = FleetMembership()
-    for counter, peer in enumerate((A, B, C), 1):
-        fleet.heard(advert(peer, counter, interval_s=120), 0.0)
-    fleet.heard(advert(D, 1, interval_s=10), 1.0)
-    for now_s in (11.0, 21.0, 31.0, 41.0):
-        fleet.heard(advert(D, round(now_s), interval_s=10), now_s)
-        assert fleet.tick(now_s) == []
-    assert fleet.heard(advert(A, 9, interval_s=10), 120.0) == []
-    assert fleet.tick(131.9) == [Left(D, LeftReason.EXPIRED)]
-    assert fleet.tick(142.0) == [Suspected(A)]
-    assert fleet.tick(263.9) == [Left(A, LeftReason.EXPIRED)]
-    assert fleet.tick(264.1) == [Suspected(B), Suspected(C)]
-
-
 @pytest.mark.parametrize(
     ("limits", "named"),
     [

@@ -13,7 +13,6 @@ from capamesh.protocol.member_status import (
     NOT_RUNNING,
     READY,
     STALE_S,
-    age_s,
     believable,
     verdict,
 )
@@ -55,12 +54,6 @@ def test_member_is_ready_only_if_it_says_so_now(
     found = verdict(status, NOW)
     assert (found.state, found.exit_status) == (state, exit_status)
     assert bool(found.reason) == (state not in {"ready", "starting", "draining"})
-
-
-def test_reason_says_how_old_the_status_is() -> None:
-    assert verdict(said(90), NOW).reason == (
-        "it last said that it was ready, 90 s ago, and says so every 5 s: it is frozen, or cannot write its folder"
-    )
 
 
 NODE = {
@@ -108,8 +101,3 @@ def test_model_of_a_node_whose_status_is_stale_is_not_known_to_be_ready() -> Non
     assert believable(status, verdict(status, NOW)) == status
     status = said(is_running=False, nodes=3)  # of a router
     assert believable(status, verdict(status, NOW)) == {**status, "nodes": 0}
-
-
-def test_age_of_a_status_is_told() -> None:
-    assert age_s(said(90), NOW) == 90.0
-    assert age_s(said(updated_at=None), NOW) is None

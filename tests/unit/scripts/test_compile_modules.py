@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import ast
-import importlib.metadata
 import json
-import os
 import re
 import sys
-import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -104,12 +101,6 @@ def test_folder_is_its_modules_but_those_that_are_left_out(checkout: Path) -> No
     assert list(compile_modules.listed()) == [ONE]
 
 
-def test_module_that_is_left_out_of_no_folder_is_named(checkout: Path) -> None:
-    write_list(checkout, ONE, left_out=[TWO])
-    with pytest.raises(CannotCompileError, match=f"leaves out {TWO}, which is in no folder"):
-        compile_modules.listed()
-
-
 @pytest.mark.parametrize("name", ["capamesh.router.rooms.three", "capamesh.nothing", "capamesh"])
 @pytest.mark.parametrize(("options", "status"), [([], 1), (["--if-possible"], 0)])
 def test_module_that_does_not_exist_is_named(
@@ -146,26 +137,6 @@ def test_missing_compiler_is_named(
     )
     assert ("pure Python" in said.out) == (status == 0)
     assert files_in(checkout) == before
-
-
-def test_missing_headers_are_named(
-    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CC", "sh")  # a command that is there
-    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path / "none")})
-    with pytest.raises(CannotCompileError, match=r"headers are missing here: install python3-dev"):
-        compile_modules.compiled()
-    assert not (checkout / "build").exists()
-
-
-def test_missing_mypy_is_named(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def version(name: str) -> str:
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(compile_modules, "version", version)
-    with pytest.raises(CannotCompileError, match=r"^mypy is not installed here: run `make demo`"):
-        compile_modules.compiled()
-    assert not (checkout / "build").exists()
 
 
 GENERATED = """\
@@ -206,37 +177,6 @@ def test_generated_classes_without_a_known_line_are_refused(
     path.write_text("".join(lines))
     with pytest.raises(CannotCompileError, match=re.escape(f"in another way: {found} lines")):
         compile_modules.leave_out_weak_references([path])
-
-
-def test_digest_tells_sources_names_and_compilers_apart(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CC", "sh")
-    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(checkout)})
-    (checkout / "Python.h").touch()
-
-    def digest() -> str:
-        return compile_modules._digest(compile_modules.listed().values())
-
-    seen = [digest()]
-    one = checkout / compile_modules.source_of(ONE)
-    os.utime(one, (1, 1))
-    assert digest() == seen[0], "when a source was written is no matter"
-    one.write_text(one.read_text() + "# more\n")
-    seen.append(digest())
-    write_list(checkout, ONE, TWO)
-    seen.append(digest())
-    monkeypatch.setenv("CC", "sh -O0")
-    seen.append(digest())
-    monkeypatch.setattr(compile_modules, "version", lambda name: f"{name} of tomorrow")
-    seen.append(digest())
-    assert len(set(seen)) == len(seen)
-
-
-def test_result_that_is_there_is_taken(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compile_modules, "_digest", lambda _: "digest")
-    made = result_in(checkout / "build" / "compiled" / "digest")
-    assert compile_modules.compiled() == made
 
 
 def test_modules_are_put_beside_their_sources_with_a_record_of_these(checkout: Path) -> None:
@@ -286,39 +226,3 @@ def test_removing_leaves_sources_results_and_foreign_libraries(checkout: Path) -
 
     assert files_in(checkout) == before
     assert compile_modules.main(["--remove"]) == 0, "twice does no harm"
-
-
-def test_removing_takes_the_record_first_and_the_shared_library_last(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compile_modules.put_beside_sources(result_in(checkout / "build" / "compiled" / "digest"))
-    order: list[str] = []
-    unlink = Path.unlink
-
-    def noted(path: Path, missing_ok: bool = False) -> None:
-        order.append(path.name)
-        unlink(path, missing_ok)
-
-    monkeypatch.setattr(Path, "unlink", noted)
-    compile_modules.remove()
-    assert len(order) == 5
-    assert (order[0], order[-1]) == ("compiled.json", f"capamesh__mypyc{SUFFIX}")
-
-
-def test_wheel_has_a_record_without_states(checkout: Path, tmp_path: Path) -> None:
-    built = result_in(checkout / "build" / "compiled" / "digest")
-    into = tmp_path / "into"
-    compile_modules.put_into(built, into)
-    assert files_in(into) == files_in(built)
-    assert json.loads((into / RECORD).read_text()) == {ONE: None, ROOM: None, TWO: None}
-
-
-def test_results_stay_while_they_are_among_the_last(checkout: Path) -> None:
-    cache = checkout / "build" / "compiled"
-    for age, name in enumerate(("e", "d", "c", "b", "a")):
-        (cache / name).mkdir(parents=True)
-        os.utime(cache / name, (age, age))
-    (cache / "work-1").mkdir()
-    os.utime(cache / "work-1", (0, 0))
-    compile_modules._forget_old_results()
-    assert {path.name for path in cache.iterdir()} == {"a", "b", "c", "work-1"}

@@ -33,15 +33,6 @@ def test_new_router_hears_a_hundred_nodes_a_second_and_all_within_an_interval(
     assert newcomer_spread_s(nodes) == spread_s
 
 
-@given(st.integers(0, 2**63 - 1))
-def test_fleet_of_up_to_1200_nodes_keeps_to_ten_adverts_a_second(nodes: int) -> None:
-    interval_s = advert_interval_s(nodes)
-    assert 10 <= interval_s <= 120
-    assert interval_s <= advert_interval_s(nodes + 1)
-    if nodes <= 1_200:
-        assert nodes / interval_s <= 10
-
-
 def test_number_that_is_not_reported_again_is_forgotten_within_ten_minutes() -> None:
     reported = FleetSize()
     reported.reported(1_000, 1.0)

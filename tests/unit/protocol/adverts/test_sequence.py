@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capamesh.protocol.adverts import Sequence, SequenceSource, boot_ns_after, is_acceptable
+from capamesh.protocol.adverts import Sequence, boot_ns_after, is_acceptable
 
 MINUTE_NS = 60 * 10**9
 NOW_NS = 1_790_000_000 * 10**9
@@ -26,11 +26,6 @@ def test_sequence_is_acceptable_only_if_newer(
     known: Sequence | None, new: Sequence, expected: bool
 ) -> None:
     assert is_acceptable(known, new) is expected
-
-
-def test_source_counts_up_within_its_boot() -> None:
-    source = SequenceSource(boot_ns=7)
-    assert [source.next(), source.next()] == [Sequence(7, 1), Sequence(7, 2)]
 
 
 @pytest.mark.parametrize(

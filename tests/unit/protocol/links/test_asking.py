@@ -25,7 +25,6 @@ from capamesh.protocol.links.events import (
     ProbeReceived,
     RequestCancelled,
     RequestReceived,
-    ResponseReceived,
 )
 from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.handlers import PartsHandler
@@ -110,16 +109,6 @@ async def test_lone_request_is_written_at_once_and_those_beside_it_together() ->
     ends.link.ask(b"", [], ResponseHandler())
     assert ends.read() == []
     assert len(await ends.reads()) == 2
-
-
-async def test_last_answer_is_written_at_once_and_those_before_it_with_it() -> None:
-    ends = Ends()
-    streams = [ends.peer.ask(b""), ends.peer.ask(b"")]
-    ends.deliver()
-    ends.link.respond(streams[0], b"", [])
-    assert ends.read() == []
-    ends.link.respond(streams[1], b"", [])
-    assert [event.stream for event in ends.read() if isinstance(event, ResponseReceived)] == streams
 
 
 async def test_asker_may_ask_and_withdraw_in_the_very_call_in_which_it_is_reported() -> None:
@@ -372,30 +361,3 @@ async def test_request_withdrawn_before_it_is_written_never_reaches_the_peer() -
     assert [event.stream for event in asked] == [first]
     ends.link.withdraw(first)
     assert ends.is_idle
-
-
-async def test_parts_that_are_released_may_come_without_end() -> None:
-    ends, reader = Ends(limits(part_window_bytes=10 * PART_BYTES)), Reader()
-    stream = ends.link.ask(b"", [], reader)
-    await ends.reads()
-    for _ in range(50):
-        assert ends.peer.has_part_room(stream)
-        ends.peer.respond(stream, b"meta", [bytes(4 * PART_BYTES)], is_final=False)
-        ends.deliver()
-        part = reader.news.pop()
-        assert isinstance(part, Answer)
-        ends.link.release(stream, part)
-        await ends.reads()
-    ends.peer.respond(stream, b"end", [])
-    ends.deliver()
-    assert reader.news == [(b"end", b"")]
-    assert ends.link._core._streams.parts.size_bytes == 0
-
-
-async def test_owner_hears_of_the_end_only_after_all_who_asked() -> None:
-    ends = Ends()
-    asker = ResponseHandler()
-    ends.owner.on_down = lambda: asker.news.append("owner")
-    ends.link.ask(b"", [], asker)
-    ends.lose()
-    assert [type(news) for news in asker.news] == [LinkLost, str]

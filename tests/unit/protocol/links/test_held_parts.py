@@ -23,32 +23,3 @@ def test_part_that_is_released_and_of_which_the_peer_was_not_told_counts_against
     assert parts.release(1, 0) == 4 * PART_BYTES
     assert [parts.take(1, 0) for _ in range(4)] == [""] * 4
     assert parts.take(1, 0) != ""
-
-
-def test_released_parts_make_room_and_an_ended_request_leaves_nothing() -> None:
-    parts = HeldParts(3 * PART_BYTES, 100 * PART_BYTES)
-    for _ in range(100):
-        assert parts.take(1, PART_BYTES) == ""
-        assert parts.release(1, PART_BYTES) == 2 * PART_BYTES
-    assert parts.size_bytes == 0
-    assert parts.take(1, 5) == ""
-    parts.end(1)
-    assert (parts.size_bytes, bool(parts)) == (0, False)
-    assert parts.release(1, 5) == 0  # a reader that comes late
-    parts.end(1)
-    assert parts.size_bytes == 0
-
-
-def test_peer_is_told_of_released_parts_in_quarters_of_a_window() -> None:
-    parts = HeldParts(16 * PART_BYTES, 100 * PART_BYTES)
-    for _ in range(8):
-        parts.take(1, 0)
-    assert [parts.release(1, 0) // PART_BYTES for _ in range(8)] == [0, 0, 0, 4, 0, 0, 0, 4]
-
-
-def test_releasing_more_than_is_held_does_not_make_room_for_others() -> None:
-    parts = HeldParts(10 * PART_BYTES, 10 * PART_BYTES)
-    parts.take(1, 0)
-    parts.take(2, 0)
-    assert parts.release(1, 10**9) == 0
-    assert parts.size_bytes == PART_BYTES

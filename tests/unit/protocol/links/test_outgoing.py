@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capamesh.protocol.links.frames import END, FINAL, HEADER, FrameKind
-from capamesh.protocol.links.outgoing import RECORD_BYTES, SMALL_BYTES, Outgoing
+from capamesh.protocol.links.frames import END, HEADER, FrameKind
+from capamesh.protocol.links.outgoing import SMALL_BYTES, Outgoing
 
 CHUNK = 1000
 ASK = FrameKind.REQUEST
@@ -28,43 +28,6 @@ def frames(data: bytes) -> list[tuple[int, int, int, bytes, bytes]]:
 
 def sent(outgoing: Outgoing, budget: int = 1 << 30) -> list[tuple[int, int, int, bytes, bytes]]:
     return frames(b"".join(outgoing.take(budget)))
-
-
-def test_small_messages_and_frames_leave_as_one_buffer_in_order() -> None:
-    outgoing = Outgoing(CHUNK)
-    outgoing.message(ASK, 1, b"m", [b"ab", bytearray(b"c"), memoryview(b"")], 3, FINAL, 99)
-    outgoing.frame(HEADER.pack(0, 0, 0, 0, FrameKind.PING, 0, 0))
-    assert outgoing.queued_bytes == 2 * HEADER.size + 4
-    (buffer,) = outgoing.take(0)
-    assert frames(bytes(buffer)) == [
-        (ASK, 1, FINAL | END, b"m", b"abc"),
-        (FrameKind.PING, 0, 0, b"", b""),
-    ]
-    assert outgoing.queued_bytes == 0
-
-
-def test_large_bodies_are_views_of_what_was_given() -> None:
-    outgoing = Outgoing(CHUNK)
-    body = bytearray(BIG)
-    outgoing.message(ASK, 1, b"m", [body], len(body), 0, BIG)
-    first = outgoing.take(1)
-    body[0] = 7
-    assert first[1][0] == 7
-
-
-def test_message_over_its_credit_waits_for_a_grant_even_if_it_is_small() -> None:
-    outgoing = Outgoing(CHUNK)
-    outgoing.message(ASK, 1, b"m", [b"abcdef"], 6, FINAL, 4)
-    assert sent(outgoing) == [(ASK, 1, 0, b"m", b"abcd")]
-    assert not outgoing
-    assert outgoing.queued_bytes == 2
-    outgoing.grant(2, 100)
-    assert not outgoing
-    outgoing.grant(1, 1)
-    assert sent(outgoing) == [(FrameKind.CHUNK, 1, 0, b"", b"e")]
-    outgoing.grant(1, 1)
-    assert sent(outgoing) == [(FrameKind.CHUNK, 1, FINAL | END, b"", b"f")]
-    assert (bool(outgoing), outgoing.queued_bytes) == (False, 0)
 
 
 @pytest.mark.parametrize("taken", [0, 1])
@@ -124,13 +87,3 @@ def test_every_body_arrives_whole_within_its_credit(
                 outgoing.grant(stream, rng.randint(1, 10_000))
     assert got == expected
     assert (bool(outgoing), outgoing.queued_bytes) == (False, 0)
-
-
-def test_large_bodies_are_cut_so_that_frames_end_with_a_record() -> None:
-    outgoing = Outgoing(16 * RECORD_BYTES)
-    body = random.Random(3).randbytes(600_000)
-    outgoing.message(ASK, 1, b"metadata", [body], len(body), FINAL, len(body))
-    data = b"".join(outgoing.take(1 << 30))
-    sizes = [HEADER.size + len(meta) + len(part) for _, _, _, meta, part in frames(data)]
-    assert sizes == [16 * RECORD_BYTES, 16 * RECORD_BYTES, len(data) - 32 * RECORD_BYTES]
-    assert b"".join(part for *_, part in frames(data)) == body

@@ -59,14 +59,3 @@ async def test_peer_that_reads_nothing_is_given_up_when_too_much_waits() -> None
     writing.writer.flush()
     (reason,) = writing.reasons
     assert reason.endswith("bytes wait that the peer does not read")
-
-
-async def test_writer_writes_nothing_after_its_end_nor_to_a_socket_that_closes() -> None:
-    ended, closing = Writing(), Writing()
-    ended.writer.end()
-    closing.transport.close()
-    for writing in (ended, closing):
-        writing.core.ping(1)
-        writing.writer.flush()
-        assert await writing.written() == 0
-        assert writing.core.has_output()

@@ -102,12 +102,6 @@ def test_bad_messages_silence_a_peer_and_a_reconnect_does_not_clear_it(
     assert router.allows(PEER, TOPIC)
 
 
-def test_many_peers_on_one_address_are_not_punished(router: MeshGossipSub) -> None:
-    for number in range(100):
-        router.scorer.add_peer_ip(ID(bytes([number])), "192.0.2.1")
-    assert router.allows(ID(bytes([7])), TOPIC)
-
-
 @pytest.mark.parametrize(
     ("prefix", "found"),
     [

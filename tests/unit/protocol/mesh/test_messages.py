@@ -6,11 +6,8 @@ from hypothesis import strategies as st
 
 from capamesh.protocol.channel.framing import Decoder, encode
 from capamesh.protocol.errors import ProtocolViolation
-from capamesh.protocol.ids import NetworkId
 from capamesh.protocol.mesh.gossip import (
     PayloadKind,
-    adverts_topic,
-    demand_topic,
     unwrap,
     wrap,
 )
@@ -94,8 +91,3 @@ def test_start_that_does_not_fit_does_not_tell_its_key_and_another_message_is_na
         from_wire(to_wire(start) | {"private_key": "s3cret"})
     with pytest.raises(ProtocolViolation, match="unknown mesh message 'new'"):
         from_wire({"type": "new"})
-
-
-def test_topics_carry_the_network_id() -> None:
-    assert adverts_topic(NetworkId("cm-1")) == "capamesh/cm-1/adverts"
-    assert demand_topic(NetworkId("cm-1")) == "capamesh/cm-1/demand"

@@ -115,10 +115,3 @@ def test_connection_over_the_rate_or_that_cannot_be_upgraded_is_closed() -> None
                 wire.ended.set()
 
     in_virtual_time(test)
-
-
-def test_limits_fit_what_the_process_may_have() -> None:
-    assert limits_for_mesh(1024).connections == 896
-    assert limits_for_mesh(1_048_576).connections == 4096
-    few = limits_for_mesh(256)
-    assert (few.connections, few.unproven, few.unproven_of_address) == (128, 32, 16)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import stat
-from datetime import timedelta, timezone
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -84,13 +84,3 @@ def test_missing_damaged_and_mixed_files_are_named(
         f"the certificate of {stranger.owner.network_id}; restore",
     ):
         NetworkOwner.load(tmp_path)
-
-
-def test_expiry_in_another_time_zone_and_with_a_fraction_is_the_same_second(
-    home: Network,
-) -> None:
-    expires_at = (home.now + DAY + timedelta(milliseconds=900)).astimezone(
-        timezone(timedelta(hours=-7))
-    )
-    token = home.owner.invite(Role.NODE, expires_at=expires_at, bootstrap=(), now=home.now)
-    assert token.expires_at == home.now + DAY

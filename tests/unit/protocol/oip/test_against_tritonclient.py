@@ -111,24 +111,6 @@ def test_request_of_the_client_is_understood_and_ours_means_the_same(
     assert again.is_binary_default is is_binary
 
 
-def test_clients_mixed_request_is_understood_in_order() -> None:
-    arrays = {
-        "a": np.arange(3, dtype=np.int64),
-        "b": np.array([b"x", b"yz"], dtype=object),
-        "c": np.arange(2, dtype=np.float32),
-    }
-    inputs = []
-    for name, array in arrays.items():
-        datatype = Datatype.of_numpy(array.dtype)
-        inputs.append(triton.InferInput(name, list(array.shape), datatype.value))
-        inputs[-1].set_data_from_numpy(array, binary_data=name != "a")
-    body, header_length = triton.InferenceServerClient.generate_request_body(inputs)
-    decoded = decode_request("m", "", body, header_length).inputs
-    assert [tensor.name for tensor in decoded] == list(arrays)
-    for tensor in decoded:
-        np.testing.assert_array_equal(tensor.to_numpy(), arrays[tensor.name])
-
-
 @pytest.mark.parametrize("shape", _SHAPES, ids=str)
 @pytest.mark.parametrize("is_binary", [True, False], ids=["binary", "json"])
 @pytest.mark.parametrize("datatype", list(Datatype))

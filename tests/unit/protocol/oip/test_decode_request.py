@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import sys
 
-import numpy as np
 import pytest
 
 from capamesh.protocol.errors import InvalidRequest, TooLarge
@@ -11,7 +10,6 @@ from capamesh.protocol.oip import (
     InferRequest,
     RequestedOutput,
     decode_request,
-    encode_request,
     parse_header_length,
 )
 from capamesh.protocol.tensors import Datatype, Limits, Tensor
@@ -72,26 +70,6 @@ def test_null_stands_for_an_absent_optional_key_and_unknown_keys_are_ignored() -
     assert (request.id, request.outputs, dict(request.parameters)) == ("", (), {})
 
 
-@pytest.mark.parametrize("datatype", list(Datatype))
-def test_scalar_and_empty_tensors_arrive_in_json_and_in_binary(datatype: Datatype) -> None:
-    size = datatype.itemsize_bytes or 4
-    value = "" if datatype is Datatype.BYTES else 0
-    fields = {"datatype": datatype.value}
-    inputs = [
-        _given(name="a", shape=[], data=[value], **fields),
-        _given(name="b", shape=[], data=value, **fields),
-        _given(name="c", shape=[0], data=[], **fields),
-        _given(name="d", shape=[2, 0], data=[], **fields),
-        _given(name="e", shape=[2, 0], data=[[], []], **fields),
-        _binary(size, name="f", shape=[], **fields),
-        _binary(0, name="g", shape=[3, 0], **fields),
-    ]
-    tensors = _decoded({"inputs": inputs}, bytes(size)).inputs
-    shapes = [(), (), (0,), (2, 0), (2, 0), (), (3, 0)]
-    assert [tensor.to_numpy().shape for tensor in tensors] == shapes
-    assert [tensor.size_bytes for tensor in tensors] == [size, size, 0, 0, 0, size, 0]
-
-
 @pytest.mark.parametrize(
     ("text", "error"),
     [
@@ -131,15 +109,6 @@ def test_limits_are_errors_that_name_them() -> None:
         _decoded({"inputs": []}, max_json_bytes=13)
     with pytest.raises(InvalidRequest, match="has 1 dimensions; the limit is 0"):
         _decoded({"inputs": [_given()]}, max_dims=0)
-
-
-def test_ten_thousand_inputs_arrive_in_order() -> None:
-    columns = [
-        Tensor.from_numpy(f"c{index}", np.array([[index]], np.int32)) for index in range(10_000)
-    ]
-    for is_binary in (True, False):
-        buffers, header_length = encode_request(columns, is_binary=is_binary)
-        assert list(decode_request("m", "", b"".join(buffers), header_length).inputs) == columns
 
 
 def test_error_stays_short_however_long_the_value_is() -> None:

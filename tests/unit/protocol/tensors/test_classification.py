@@ -35,13 +35,6 @@ def test_equal_scores_keep_their_order_and_nan_counts_as_minus_infinity() -> Non
     ]
 
 
-def test_floats_of_16_bits_are_read_as_numbers() -> None:
-    scores = np.array([[1.5, -2.0]], np.float32)
-    expected = [[b"1.500000:0", b"-2.000000:1"]]
-    assert texts(scores.astype(np.float16), 2) == expected
-    assert texts(scores, 2, datatype=Datatype.BF16) == expected
-
-
 def test_all_dimensions_after_the_rows_are_the_scores_of_a_row() -> None:
     scores = np.arange(8, dtype=np.int32).reshape(2, 2, 2)
     assert texts(scores, 1) == [[b"3:3"], [b"7:3"]]

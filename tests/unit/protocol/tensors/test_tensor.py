@@ -118,8 +118,3 @@ def test_elements_are_split_from_a_slice_of_a_larger_buffer() -> None:
     raw = join_elements([b"", b"ab", b"\0"])
     assert raw == b"\0\0\0\0\x02\0\0\0ab\x01\0\0\0\0"
     assert split_elements(memoryview(b"xx" + raw)[2:], 3) == [b"", b"ab", b"\0"]
-
-
-def test_size_of_a_view_is_in_bytes_whatever_its_items_are() -> None:
-    view = np.zeros((2, 3), np.float64).data
-    assert Tensor("x", Datatype.FP64, (2, 3), view).size_bytes == 48
