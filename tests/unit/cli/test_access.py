@@ -1,20 +1,27 @@
-"""The options that get a command through a proxy, and that a key among them is shown nowhere."""
+"""The options that get a command through a proxy and a member into a network, and that no secret among them is shown."""
 
 from __future__ import annotations
 
-import datetime as dt
+import io
+import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer
 
-from capamesh.cli.__main__ import run
+from capamesh.cli import services
 from capamesh.cli.access import HEADERS_VARIABLE, access
+from capamesh.cli.options import read_token
 from capamesh.client import Client
 from capamesh.client.retries import DEFAULT_RETRIES
-from capamesh.protocol.network import NetworkOwner
+from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.private_files import is_exposed
 from capamesh.router.access.operator_key import OperatorKey
+
+if TYPE_CHECKING:
+    from .conftest import Cli, Owner
 
 PEER = "12D3KooWNorcHZHZSYheRM7kF1KVrQkqNEvpm7DhDokG9RWbgrEY"
 
@@ -27,77 +34,21 @@ def test_headers_are_those_of_the_variable_and_of_the_options_which_count(
     monkeypatch.setenv(HEADERS_VARIABLE, "Authorization: Bearer a\n\nX-Team:b:c \n")
     assert access(None, None)["headers"] == {"Authorization": "Bearer a", "X-Team": "b:c"}
     found = access(["authorization:Bearer z"], Path("ca.pem"))
-    assert found == {
-        "headers": {"X-Team": "b:c", "authorization": "Bearer z"},
-        "ca": Path("ca.pem"),
-    }
+    headers = {"X-Team": "b:c", "authorization": "Bearer z"}
+    assert found == {"headers": headers, "ca": Path("ca.pem")}
 
 
 @pytest.mark.parametrize("text", ["s3cret", ": s3cret", "", "  "])
-def test_text_that_is_no_header_is_a_usage_error_without_it(
-    monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
-    monkeypatch.delenv(HEADERS_VARIABLE, raising=False)
+def test_text_that_is_no_header_is_a_usage_error_without_it(text: str) -> None:
     with pytest.raises(typer.BadParameter) as caught:
         access([text], None)
-    assert caught.value.message == (
-        "a header is 'NAME: VALUE', for example 'Authorization: Bearer KEY'"
-    )
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["nodes"],
-        ["models"],
-        ["explain", "m"],
-        ["infer", "m", "-i", "X=1"],
-        ["network", "show", "--dir", "owner", "--router", "http://10.0.0.5"],
-        ["network", "revoke", PEER, "--dir", "owner", "--router", "http://10.0.0.5"],
-        ["network", "rotate-key", "--dir", "owner", "--router", "http://10.0.0.5"],
-        ["node", "drain", PEER, "--dir", "owner"],
-        ["node", "enable", PEER, "--dir", "owner"],
-        ["circuit", PEER, "open", "--data", "owner"],
-    ],
-    ids=lambda command: " ".join(command[:2]),
-)
-def test_command_hands_its_headers_and_authority_to_the_client(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    command: list[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    NetworkOwner.create("home", dt.datetime.now(dt.UTC)).save(tmp_path / "owner")
-    OperatorKey.create(tmp_path / "owner")
-    made: list[dict[str, Any]] = []
-
-    def init(_: Client, url: object, **given: Any) -> None:
-        made.append(given)
-        raise typer.Exit(9)
-
-    monkeypatch.setattr(Client, "__init__", init)
-    assert run([*command, "--header", "Authorization: Bearer s3cret", "--ca", "ca.pem"]) == 9
-    (given,) = made
-    assert given.pop("retries", DEFAULT_RETRIES) == DEFAULT_RETRIES
-    assert given == {"headers": {"Authorization": "Bearer s3cret"}, "ca": Path("ca.pem")}
-    said = capsys.readouterr()
-    assert "s3cret" not in said.out + said.err
-
-
-def test_header_that_cannot_be_sent_is_an_error_without_its_value(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert run(["nodes", "--header", "X-Key: s3cr\u00e9t"]) == 1
-    said = capsys.readouterr()
-    assert "the value of the header 'X-Key' is no printable ASCII text" in said.err
-    assert "s3cr" not in said.out + said.err
+    said = "a header is 'NAME: VALUE', for example 'Authorization: Bearer KEY'"
+    assert caught.value.message == said
 
 
 def test_key_and_certificate_are_those_of_the_options_or_the_variable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert {"key", "cert"}.isdisjoint(access(None, None))
     monkeypatch.setenv("CAPAMESH_KEY", " cm_of_variable \n")
     assert access(None, None)["key"] == "cm_of_variable"
     assert access(None, None, "cm_of_option")["key"] == "cm_of_option"
@@ -106,3 +57,112 @@ def test_key_and_certificate_are_those_of_the_options_or_the_variable(
     assert access(None, None, cert=own, cert_key=key)["cert"] == (own, key)
     with pytest.raises(typer.BadParameter, match="give --cert, too"):
         access(None, None, cert_key=key)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nodes",
+        "models",
+        "explain m",
+        "infer m -i X=1",
+        "network show --dir owner --router http://10.0.0.5",
+        f"network revoke {PEER} --dir owner --router http://10.0.0.5",
+        "network rotate-key --dir owner --router http://10.0.0.5",
+        f"node drain {PEER} --dir owner",
+        f"node enable {PEER} --dir owner",
+        f"circuit {PEER} open --data owner",
+    ],
+    ids=lambda line: " ".join(line.split()[:2]),
+)
+def test_command_hands_its_headers_and_authority_to_the_client(
+    monkeypatch: pytest.MonkeyPatch, owner: Owner, cli: Cli, line: str
+) -> None:
+    monkeypatch.chdir(owner.folder.parent)
+    OperatorKey.create(owner.folder)
+    made: list[dict[str, Any]] = []
+
+    def init(_: Client, url: object, **given: Any) -> None:
+        made.append(given)
+        raise typer.Exit(9)
+
+    monkeypatch.setattr(Client, "__init__", init)
+    header = "Authorization: Bearer s3cret"
+    said = cli(line, "--header", header, "--ca", "ca.pem", status=9)
+    (given,) = made
+    assert given.pop("retries", DEFAULT_RETRIES) == DEFAULT_RETRIES
+    assert given == {"headers": {"Authorization": "Bearer s3cret"}, "ca": Path("ca.pem")}
+    assert "s3cret" not in said.out + said.err
+
+
+def test_header_that_cannot_be_sent_is_an_error_without_its_value(cli: Cli) -> None:
+    said = cli("nodes --header", "X-Key: s3cr\u00e9t", status=1)
+    assert "the value of the header 'X-Key' is no printable ASCII text" in said.err
+    assert "s3cr" not in said.out + said.err
+
+
+# the join token
+
+
+def test_pipe_is_not_exposed_whatever_its_mode(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "pipe").chmod(0o644)
+    with os.fdopen(os.open(tmp_path / "pipe", os.O_RDWR), "rb", buffering=0) as pipe:
+        assert not is_exposed(pipe)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o640, 0o604])
+def test_token_file_that_others_can_read_is_used_with_one_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: int
+) -> None:
+    file = tmp_path / "my token"
+    file.write_text("secret\n")
+    file.chmod(mode)
+    assert read_token(None, str(file)) == "secret\n"
+    warning = (
+        f"capamesh: warning: other users of this machine can read the join token in {file}; "
+        f"keep them out: chmod 600 '{file}'\n"
+    )
+    assert capsys.readouterr() == ("", "" if mode == 0o600 else warning)
+
+
+def test_token_is_that_of_the_line_with_a_warning_or_of_the_variable_or_of_standard_input(
+    monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    tokens: list[str | None] = []
+    for role, more in (("node", "--models m"), ("router", "")):
+        monkeypatch.setattr(
+            services, f"run_{role}", lambda settings, _: tokens.append(settings.token)
+        )
+        line = f"{role} run --data d {more}"
+        monkeypatch.setenv("CAPAMESH_TOKEN", "other")  # which does not hide the warning
+        said = cli(f"{line} --token secret")
+        assert (said.out, said.err.count("\n")) == ("", 1)
+        assert "can read the join token in the list of processes" in said.err
+        for value in ("other", ""):
+            monkeypatch.setenv("CAPAMESH_TOKEN", value)
+            assert cli(line).err == ""
+            assert "CAPAMESH_TOKEN" not in os.environ
+        monkeypatch.setattr(sys, "stdin", io.StringIO("from-input\n"))
+        cli(f"{line} --token-file -")
+    assert tokens == ["secret", "other", None, "from-input\n"] * 2
+
+
+def test_token_file_that_holds_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty, binary = tmp_path / "empty", tmp_path / "binary"
+    for file, content in ((empty, b" \n"), (binary, b"\xff\xfe")):
+        file.write_bytes(content)
+        file.chmod(0o600)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    for source, said in (
+        (str(tmp_path), f"cannot read the join token from {tmp_path}: Is a directory; write one"),
+        ("/absent", "cannot read the join token from /absent"),
+        (str(empty), f"{empty} is empty, where a join token was expected"),
+        ("-", "standard input is empty, where a join token was expected"),
+        (str(binary), "holds no join token, which is one line of ASCII text"),
+    ):
+        with pytest.raises(ConfigError) as refusal:
+            read_token(None, source)
+        assert said in refusal.value.message

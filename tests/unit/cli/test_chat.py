@@ -1,22 +1,35 @@
-"""`capamesh chat`: its messages and commands, what is told of answers, and what programs get."""
+"""`capamesh chat` and `bench-llm`: what they ask and tell, in a terminal and for programs, and how they measure."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import Any, cast
+import re
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from capamesh.cli.__main__ import run
 from capamesh.cli.chat_session import ChatSession, command_of, model_for_chat, shown, summary
 from capamesh.cli.chat_terminal import ChatTerminal
-from capamesh.cli.operator_client import OperatorClient, read_tasks
+from capamesh.cli.llm_load.measures import Level, Sample, Spread, level_of
+from capamesh.cli.llm_load.prompts import LONG, SHORT, Gauge, prompt
+from capamesh.cli.llm_load.report import COLUMNS, bar, drawing, table_rows
+from capamesh.cli.operator_client import AsyncOperatorClient, OperatorClient, read_tasks
 from capamesh.client import Choice, Generation, TextPiece, TextStream, TokenUsage
-from capamesh.protocol.errors import CapameshError, InvalidRequest, ModelNotFound, TooLarge
+from capamesh.protocol.errors import (
+    CapameshError,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    TooLarge,
+    Unauthenticated,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+    from pathlib import Path
+
+    from .conftest import Cli
 
 TASKS = {"digits": "", "small": "chat", "large": "chat", "words": "text-embedding"}
 Given = str | type[BaseException] | CapameshError
@@ -28,22 +41,18 @@ def answer_of(text: str, tokens: int = 3, finish: str = "stop") -> Generation:
 
 
 class Stream:
-    """A stream of the pieces of one answer, in place of which an error may come."""
+    """A stream of the pieces of one answer, in place of which an error may come, for callers of either kind."""
 
-    def __init__(self, pieces: Sequence[Given]) -> None:
+    def __init__(self, pieces: Sequence[Given], answer: Generation | None = None) -> None:
         self._left = list(pieces)
+        self._answer = answer
         self.is_closed = False
         self.text = ""
 
     def __enter__(self) -> Stream:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.is_closed = True
 
     def __iter__(self) -> Iterator[TextPiece]:
@@ -53,9 +62,19 @@ class Stream:
             self.text += piece
             yield TextPiece(piece)
 
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.is_closed = True
+
+    async def __aiter__(self) -> AsyncIterator[TextPiece]:
+        for piece in self:
+            yield piece
+
     @property
     def answer(self) -> Generation:
-        return answer_of(self.text)
+        return self._answer or answer_of(self.text)
 
 
 class Person:
@@ -88,7 +107,9 @@ class Person:
         self.now_s += 0.5
         return self.now_s
 
-    def talk(self, session: ChatSession) -> None:
+    def talk(self, system: str = "") -> list[dict[str, object]]:
+        """Talk until the end; return the messages that are kept then."""
+        session = ChatSession(system)
         ChatTerminal(
             session,
             self.begin,
@@ -99,50 +120,36 @@ class Person:
             clock=self.clock,
         ).run()
         assert all(stream.is_closed for stream in self.streams)
+        return session.messages
 
 
-def said(*texts: str) -> list[dict[str, object]]:
+def said(*texts: str, system: str = "") -> list[dict[str, object]]:
     roles = ("user", "assistant")
-    return [{"role": roles[at % 2], "content": text} for at, text in enumerate(texts)]
+    first: list[dict[str, object]] = [{"role": "system", "content": system}] if system else []
+    return first + [{"role": roles[at % 2], "content": text} for at, text in enumerate(texts)]
 
 
 def test_each_question_goes_with_all_before_it() -> None:
     person = Person("Hi", "", "And?", answers=[["Hel", "lo"], ["", "Bye"]])
-    session = ChatSession("Be kind")
-    person.talk(session)
-    system: list[dict[str, object]] = [{"role": "system", "content": "Be kind"}]
-    assert person.asked == [system + said("Hi"), system + said("Hi", "Hello", "And?")]
-    assert session.messages == system + said("Hi", "Hello", "And?", "Bye")
+    kind = "Be kind"
+    assert person.talk(kind) == said("Hi", "Hello", "And?", "Bye", system=kind)
+    assert person.asked == [said("Hi", system=kind), said("Hi", "Hello", "And?", system=kind)]
     assert person.seen == "Hello\nBye\n"
     assert person.hints[0] == "(3 tokens, 4.0 tokens/s, 0.50 s to the first token, by gpu-1)"
 
 
 def test_commands_do_what_help_says(tmp_path: Path) -> None:
     file = tmp_path / "chat.json"
-    lines = [
-        "/help",
-        "/system Be brief",
-        "Hi",
-        f"/save {file}",
-        "/clear",
-        "Who?",
-        "/system",
-        "/bye",
-    ]
-    person = Person(*lines, "never", answers=[["A"], ["B"]])
-    session = ChatSession()
-    person.talk(session)
-    system: list[dict[str, object]] = [{"role": "system", "content": "Be brief"}]
-    assert person.asked == [system + said("Hi"), system + said("Who?")]
-    assert json.loads(file.read_text("utf-8")) == system + said("Hi", "A")
-    assert session.messages == said("Who?", "B")
+    lines = ["/help", "/system Be brief", "Hi", f"/save {file}", "/clear", "Who?", "/system"]
+    person = Person(*lines, "/bye", "never", answers=[["A"], ["B"]])
+    assert person.talk() == said("Who?", "B")
+    brief = "Be brief"
+    assert person.asked == [said("Hi", system=brief), said("Who?", system=brief)]
+    assert json.loads(file.read_text("utf-8")) == said("Hi", "A", system=brief)
     assert person.lines == ["never"]
     assert "/clear" in person.hints[0]
-
-
-def test_commands_that_cannot_be_done_are_told(tmp_path: Path) -> None:
     person = Person("/nonesuch", "/save", f"/save {tmp_path}/no/such")
-    person.talk(ChatSession())
+    person.talk()
     assert person.hints[0].startswith("there is no command /nonesuch\n/system")
     assert person.hints[1] == "/save FILE: name the file"
     assert person.hints[2].startswith("error: cannot write ")
@@ -150,9 +157,7 @@ def test_commands_that_cannot_be_done_are_told(tmp_path: Path) -> None:
 
 def test_texts_of_several_lines_stand_between_quotes() -> None:
     person = Person('"""def f():', "    pass", '"""', '"""one"""', answers=[["A"], ["B"]])
-    session = ChatSession()
-    person.talk(session)
-    assert session.messages == said("def f():\n    pass", "A", "one", "B")
+    assert person.talk() == said("def f():\n    pass", "A", "one", "B")
 
 
 @pytest.mark.parametrize(
@@ -163,22 +168,21 @@ def test_interrupt_ends_the_answer_and_not_the_chat(
     pieces: tuple[Given, ...], kept: list[dict[str, object]]
 ) -> None:
     person = Person("Hi", KeyboardInterrupt, "And?", answers=[pieces, ["Bye"]])
-    person.talk(ChatSession())
+    person.talk()
     assert person.asked[1] == [*kept, *said("And?")]
-    assert person.hints[0] == "(ended: the model goes on from what there is)"
-    assert person.hints[1] == "\nCtrl-D or /bye ends the chat"
+    assert person.hints[:2] == [
+        "(ended: the model goes on from what there is)",
+        "\nCtrl-D or /bye ends the chat",
+    ]
 
 
 def test_error_is_told_and_its_question_forgotten() -> None:
     errors = [[ModelNotFound("gone")], [TooLarge("9 tokens, of 8")], ["A"]]
     person = Person("Hi", "Hi", "Hi", answers=errors)
-    person.talk(ChatSession())
+    person.talk()
     assert person.asked == [said("Hi")] * 3
-    assert person.hints[:3] == [
-        "error: gone",
-        "error: 9 tokens, of 8",
-        "/clear begins a new chat",
-    ]
+    clear = "/clear begins a new chat"
+    assert person.hints[:3] == ["error: gone", "error: 9 tokens, of 8", clear]
 
 
 @pytest.mark.parametrize(
@@ -208,10 +212,6 @@ def test_model_is_the_one_for_chat_or_those_are_told(
         model_for_chat(asked, tasks)
 
 
-class Piped(io.StringIO):
-    """A standard input that is no terminal."""
-
-
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Answer each chat with "Hello", and return what is asked."""
@@ -228,21 +228,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_piped_input_is_one_question(
-    asked: list[dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, cli: Cli
 ) -> None:
-    monkeypatch.setattr("sys.stdin", Piped("Hi\nthere\n"))
-    line = "chat --system Kind --max-tokens 5 --temperature 0 --seed 7 --timeout 2s"
-    assert run(line.split()) == 0
-    told = capsys.readouterr()
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hi\nthere\n"))
+    told = cli("chat --system Kind --max-tokens 5 --temperature 0 --seed 7 --timeout 2s")
     assert told.out == "Hello\x1b\n"  # a file gets what the model says
     assert told.err.startswith("(3 tokens, ")
     assert "by node of 12D3" in told.err
     assert asked == [
         {
             "model": "small",
-            "messages": [{"role": "system", "content": "Kind"}, *said("Hi\nthere")],
+            "messages": said("Hi\nthere", system="Kind"),
             "timeout_s": 2.0,
             "max_tokens": 5,
             "temperature": 0.0,
@@ -252,11 +248,8 @@ def test_piped_input_is_one_question(
     ]
 
 
-def test_programs_get_one_object(
-    asked: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["chat", "small", "--text", "Hi", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+def test_programs_get_one_object(asked: list[dict[str, Any]], cli: Cli) -> None:
+    told = cli("chat small --text Hi --json").json
     assert (told["text"], told["finish"], told["nodes"]) == ("Hello\x1b", "stop", ["12D3"])
     assert told["usage"] == {"prompt_tokens": 9, "cached_tokens": 4, "completion_tokens": 3}
     assert told["tokens_per_s"] > 0
@@ -266,26 +259,21 @@ def test_programs_get_one_object(
 @pytest.mark.parametrize(
     ("line", "given", "told"),
     [
-        (
-            ["chat", "nonesuch", "-t", "Hi"],
-            "",
-            "no model 'nonesuch' here; those for chat are: small",
-        ),
-        (["chat"], " \n", "standard input is empty; pipe a question in, or give --text"),
-        (["chat"], "x" * (2**20 + 1), "standard input has more than 1048576 characters"),
+        ("chat nonesuch -t Hi", "", "no model 'nonesuch' here; those for chat are: small"),
+        ("chat", " \n", "standard input is empty; pipe a question in, or give --text"),
+        ("chat", "x" * (2**20 + 1), "standard input has more than 1048576 characters"),
     ],
 )
 def test_question_that_cannot_be_asked_is_told(
     asked: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    line: list[str],
+    cli: Cli,
+    line: str,
     given: str,
     told: str,
 ) -> None:
-    monkeypatch.setattr("sys.stdin", Piped(given))
-    assert run(line) == 1
-    assert told in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO(given))
+    assert told in cli(line, status=1).err
     assert asked == []
 
 
@@ -295,6 +283,169 @@ def test_texts_of_others_are_read_and_shown_with_care() -> None:
     assert read_tasks({}) == {}
     assert shown("a\x1b[2J\tb\n\u202ec\u200d\ud800") == "a\ufffd[2J\tb\n\ufffdc\u200d\ufffd"
     assert [command_of(each) for each in ("/System a  b ", "/etc/x")] == [("system", "a  b"), None]
-    assert summary(answer_of("a", 0, "length"), 0.25, 1.0, "") == (
-        "0.25 s to the first token, cut off at the most tokens"
-    )
+    cut = summary(answer_of("a", 0, "length"), 0.25, 1.0, "")
+    assert cut == "0.25 s to the first token, cut off at the most tokens"
+
+
+# bench-llm
+
+SAMPLE = Sample(1.0, 3.0, (1.5, 2.0, 2.25), 10, 4)
+
+
+def test_prompts_are_the_same_for_a_seed_and_no_two_begin_alike() -> None:
+    first = prompt(1, 50, "measured", 4, 0, 0)
+    assert first == prompt(1, 50, "measured", 4, 0, 0)
+    assert len(first.split()) == 50
+    others = [prompt(1, 50, "measured", 4, 0, at) for at in range(1, 200)]
+    others += [prompt(2, 50, "measured", 4, 0, 0), prompt(1, 50, "warm-up", 4, 0, 0)]
+    assert len({" ".join(each.split()[:8]) for each in (first, *others)}) == len(others) + 1
+
+
+@pytest.mark.parametrize(
+    ("short", "long", "words"),
+    [
+        (SHORT + 20, LONG + 20, 108),  # a token a word, behind a template of 20
+        (2 * SHORT, 2 * LONG, 64),
+        (0, 0, 128),  # the server does not count
+        (SHORT + 200, LONG + 200, 1),
+    ],
+)
+def test_prompts_have_about_the_tokens_that_are_asked_for(
+    short: int, long: int, words: int
+) -> None:
+    assert Gauge.of(short, long).words(128) == words
+
+
+def test_times_are_as_vllm_and_genai_perf_define_them() -> None:
+    assert (SAMPLE.first_token_s, SAMPLE.total_s, SAMPLE.gaps_s) == (0.5, 2.0, [0.5, 0.25])
+    assert SAMPLE.token_s == 0.5  # 1.5 s behind the first of four tokens
+    assert Sample(0.0, 1.0, (1.0,), 1, 1).token_s is None
+
+
+def test_level_counts_tokens_of_its_whole_time_and_failures_apart() -> None:
+    other = Sample(2.0, 5.0, (3.0, 4.0), 20, 2)
+    failed = [Sample(0.0, 1.0, error=text) for text in ("b", "a", "a")]
+    level = level_of(2, [SAMPLE, *failed, other])
+    assert (level.callers, level.requests, level.error_count) == (2, 2, 3)
+    assert list(level.errors.items()) == [("a", 2), ("b", 1)]
+    assert (level.duration_s, level.tokens_per_s, level.requests_per_s) == (5.0, 1.2, 0.4)
+    assert (level.prompt_tokens, level.completion_tokens) == (15.0, 3.0)
+    assert level.first_token_s == Spread(0.75, 0.75, pytest.approx(0.95), pytest.approx(0.995), 1.0)
+    assert level.total_s is not None
+    assert level.gap_s is not None
+    assert (level.total_s.most, level.gap_s.p50, level.gap_s.most) == (3.0, 0.5, 1.0)
+    assert json.loads(json.dumps(level.as_json()))["total_s"]["mean"] == 2.5
+    level = level_of(1, failed[:1])
+    assert (level.first_token_s, level.token_s, level.tokens_per_s) == (None, None, 0.0)
+    assert level_of(1, []).requests_per_s == 0.0
+    assert table_rows([level])[0][2:5] == ("", "0.00", "-")
+
+
+def test_table_and_drawing_have_each_level() -> None:
+    levels = [level_of(callers, [SAMPLE] * callers) for callers in (1, 2)]
+    rows = table_rows(levels)
+    assert [len(row) for row in rows] == [len(COLUMNS)] * 2
+    assert rows[0] == (
+        1, "2.0", "█" * 8, "0.50", "500 ms", "500 ms", "500 ms", "500 ms", "498 ms", "2 s", 0
+    )  # fmt: skip
+    assert (bar(0.51, 1.0), bar(1.0, 0.0)) == ("█" * 8 + "▏", "")
+    drawn = drawing("a <model>", levels)
+    assert "a &lt;model&gt;" in drawn
+    lines = re.findall(r'polyline points="([^"]+)"', drawn)
+    assert [len(points.split()) for points in lines] == [2] * 5
+
+
+Load = list[tuple[str, dict[str, Any]]]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Answer every question, but for each tenth, and return what is asked."""
+    found: Load = []
+
+    def stream(_: object, model: str, text: str, **options: Any) -> Stream:
+        assert model == "small"
+        found.append((text, options))
+        if len(found) % 10 == 0:
+            raise Overloaded("full", 1.0)
+        usage = TokenUsage(20 + len(text.split()), 3)
+        return Stream("abc", Generation((Choice("abc", "length"),), usage, "small"))
+
+    async def tasks(_: object) -> dict[str, str]:
+        return {"small": "chat", "digits": ""}
+
+    monkeypatch.setattr(AsyncOperatorClient, "tasks", tasks)
+    monkeypatch.setattr(AsyncOperatorClient, "chat_stream", stream)
+    monkeypatch.setattr(AsyncOperatorClient, "complete_stream", stream)
+    return found
+
+
+LINE = "bench-llm --concurrency 1,3 --input-tokens 60 --output-tokens 3 --requests 2 --json"
+
+
+def test_each_level_has_its_callers_requests_and_failures(
+    load: Load, cli: Cli, tmp_path: Path
+) -> None:
+    plot = tmp_path / "load.svg"
+    told = cli(f"{LINE} --router http://r:1/v1/ --plot", plot, status=3).json
+    assert (told["url"], told["model"]) == ("http://r:1", "small")
+    assert [(each["callers"], each["requests"], each["errors"]) for each in told["levels"]] == [
+        (1, 2, {}),
+        (3, 5, {"overloaded: full": 1}),
+    ]
+    first = told["levels"][0]
+    assert (first["prompt_tokens"], first["completion_tokens"]) == (60.0, 3.0)
+    # two to gauge, and for each caller one to warm up and two that count
+    assert len(load) == len({text for text, _ in load}) == 2 + 3 + 9
+    assert [options["max_tokens"] for _, options in load] == [1, 1] + [3] * 12
+    assert all(options["ignore_eos"] is True for _, options in load)
+    assert plot.read_text("utf-8").startswith("<svg ")
+
+
+def test_people_get_a_table(load: Load, cli: Cli) -> None:
+    line = "bench-llm small --concurrency 1 --warm-up 0 --requests 8 --completions --may-end"
+    told = cli(line, status=3)
+    header, row = told.lines
+    assert header.startswith("CALLERS TOKENS/S ")
+    assert row.endswith(" 1")
+    assert told.err.endswith("1 times: overloaded: full\n")
+    assert all(options["ignore_eos"] is None for _, options in load)
+
+
+@pytest.mark.usefixtures("load")
+def test_interrupt_tells_what_was_measured(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def level(callers: int, samples: list[Sample]) -> Level:
+        if callers == 3:
+            raise KeyboardInterrupt
+        return level_of(callers, samples)
+
+    monkeypatch.setattr("capamesh.cli.llm_load.load.level_of", level)
+    levels = cli(LINE, status=130).json["levels"]
+    assert [each["callers"] for each in levels] == [1]
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "told"),
+    [
+        ("--concurrency 0", 2, "give up to 16 numbers from 1 to 1024"),
+        ("--plot a.png", 2, "only .svg is written"),
+        ("digits", 1, "'digits' is for something else; those for chat are: small"),
+    ],
+)
+def test_load_that_cannot_be_measured_is_told(
+    load: Load, cli: Cli, line: str, status: int, told: str
+) -> None:
+    assert told in cli(f"bench-llm {line}", status=status).err
+    assert load == []
+
+
+def test_server_without_a_list_of_models_is_asked_for_one_that_is_named(
+    load: Load, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(_: object) -> dict[str, str]:
+        raise Unauthenticated("no key")
+
+    monkeypatch.setattr(AsyncOperatorClient, "tasks", refused)
+    assert "no key" in cli("bench-llm --requests 1", status=1).err
+    cli("bench-llm small --concurrency 1 --requests 1 --json")
+    assert len(load) == 4

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from capamesh.cli.__main__ import run
 from capamesh.cli.operator_client import OperatorClient
 from capamesh.client import HeldList
 from capamesh.protocol.errors import InvalidRequest, LinkLost
 from capamesh.protocol.identity import peer_id_of
-from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import DRAINS_FILE, DrainOrder, NetworkOwner, NetworkTrust
+
+if TYPE_CHECKING:
+    from capamesh.protocol.ids import PeerId
+
+    from .conftest import Cli, Owner, Said
 
 NOW = dt.datetime.now(dt.UTC)
 HOUR = dt.timedelta(hours=1)
-ONE, OTHER = peer_id_of(b"\x01" * 32), peer_id_of(b"\x02" * 32)
+ONE, OTHER, THIRD = (peer_id_of(bytes([number]) * 32) for number in (1, 2, 3))
 
 
-class Router:
+class Fleet:
     """A router as the command sees it: it takes orders as routers do."""
 
-    def __init__(self, owner: NetworkOwner) -> None:
-        self.owner = owner
-        self.trust = NetworkTrust(owner.ca_der)
+    def __init__(self, owner: Owner, cli: Cli) -> None:
+        self._cli = cli
+        self.folder = owner.folder
+        self.owner = NetworkOwner.load(owner.folder)
+        self.trust = NetworkTrust(self.owner.ca_der)
         self.nodes = [self._node(ONE, "gpu-1", "a", "b"), self._node(OTHER, "gpu-2", "b")]
         self.is_kept = True
         self.before_taking: Callable[[], None] = lambda: None
@@ -38,6 +41,9 @@ class Router:
     def _node(peer: PeerId, name: str, *models: str) -> dict[str, Any]:
         ready = [{"name": model, "version": "1", "state": "ready"} for model in models]
         return {"peer_id": peer, "name": name, "models": ready, "is_draining": False}
+
+    def command(self, line: str, *words: str, status: int = 0) -> Said:
+        return self._cli(f"node {line}", *words, "--dir", self.folder, status=status)
 
     def take(self, encoded: bytes) -> HeldList:
         self.before_taking()
@@ -60,107 +66,69 @@ class Router:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    NetworkOwner.create("home", NOW).save(tmp_path / "owner")
-    return tmp_path / "owner"
-
-
-@pytest.fixture
-def router(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Router:
-    found = Router(NetworkOwner.load(folder))
+def fleet(owner: Owner, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Fleet:
+    found = Fleet(owner, cli)
     monkeypatch.setattr(OperatorClient, "nodes", lambda _: found.nodes)
     monkeypatch.setattr(OperatorClient, "drain_order", lambda _: found.trust.encoded_drains)
     monkeypatch.setattr(OperatorClient, "drain", lambda _, encoded: found.take(encoded))
     return found
 
 
-@pytest.fixture
-def command(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    def given(*words: str) -> tuple[int, str, str]:
-        status = run(["node", *words, "--dir", str(folder)])
-        shown = capsys.readouterr()
-        return status, shown.out, shown.err
-
-    return given
-
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-def test_each_order_keeps_the_drains_of_other_nodes_with_their_ends(
-    router: Router, command: Command
-) -> None:
-    assert command("drain", "gpu-1", "--for", "2h")[0] == 0
-    first = router.trust.drains.peers[ONE]
-    assert command("drain", OTHER[-8:], "--for", "10m")[0] == 0
-    assert router.drained == {ONE, OTHER}
-    assert router.trust.drains.peers[ONE] == first
-    status, out, _ = command("enable", "gpu-1", "--json")
-    assert (status, router.drained) == (0, {OTHER})
-    reported = json.loads(out)
+def test_each_order_keeps_the_drains_of_other_nodes_with_their_ends(fleet: Fleet) -> None:
+    fleet.command("drain gpu-1 --for 2h")
+    first = fleet.trust.drains.peers[ONE]
+    fleet.command("drain", OTHER[-8:], "--for", "10m")
+    assert (fleet.drained, fleet.trust.drains.peers[ONE]) == ({ONE, OTHER}, first)
+    reported = fleet.command("enable gpu-1 --json").json
+    assert fleet.drained == {OTHER}
     assert (reported["version"], reported["until"], list(reported["drained"])) == (3, None, [OTHER])
-    status, out, _ = command("enable", "gpu-1")
-    assert (status, "is not drained; nothing was changed" in out) == (0, True)
-    assert router.trust.drains.version == 3
+    assert "is not drained; nothing was changed" in fleet.command("enable gpu-1").out
+    assert fleet.trust.drains.version == 3
 
 
-@pytest.mark.parametrize("words", [("drain", "gpu-1"), ("enable", "gpu-2")])
+@pytest.mark.parametrize(
+    ("line", "drained"),
+    [("drain gpu-1", {ONE, OTHER, THIRD}), ("enable gpu-2", {THIRD})],
+)
 def test_order_that_was_signed_meanwhile_is_not_undone(
-    router: Router, command: Command, words: tuple[str, str]
+    fleet: Fleet, line: str, drained: set[PeerId]
 ) -> None:
-    router.other_operator_drains(OTHER)
-    router.before_taking = lambda: router.other_operator_drains(OTHER, peer_id_of(b"\x03" * 32))
-    status, _, said = command(*words)
-    assert (status, "give the same command again" in said) == (1, True)
-    assert router.drained == {OTHER, peer_id_of(b"\x03" * 32)}
-    router.before_taking = lambda: None
-    assert command(*words)[0] == 0  # from the other's order, not from the one that was refused
-    kept = {peer_id_of(b"\x03" * 32)}
-    assert router.drained == (kept | {ONE, OTHER} if words[0] == "drain" else kept)
+    fleet.other_operator_drains(OTHER)
+    fleet.before_taking = lambda: fleet.other_operator_drains(OTHER, THIRD)
+    assert "give the same command again" in fleet.command(line, status=1).err
+    assert fleet.drained == {OTHER, THIRD}
+    fleet.before_taking = lambda: None
+    fleet.command(line)  # from the other's order, not from the one that was refused
+    assert fleet.drained == drained
 
 
-def test_order_that_could_not_be_handed_over_is_in_the_next_one(
-    router: Router, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_order_that_could_not_be_handed_over_is_in_the_next_one(fleet: Fleet) -> None:
     def lost() -> None:
         raise LinkLost("the router hung up")
 
-    router.before_taking = lost
-    status, _, said = command("drain", "gpu-1")
-    assert status == 1
+    fleet.before_taking = lost
+    said = fleet.command("drain gpu-1", status=1).err
     assert "version 1, is saved in" in said
     assert "the router hung up; give the same command again" in said
-    router.before_taking = lambda: None
-    assert command("drain", "gpu-2")[0] == 0
-    assert router.drained == {ONE, OTHER}
+    fleet.before_taking = lambda: None
+    fleet.command("drain gpu-2")
+    assert fleet.drained == {ONE, OTHER}
 
 
-def test_folder_of_another_network_is_told_as_such(
-    router: Router, command: Command, folder: Path
-) -> None:
-    router.other_operator_drains(ONE)
+def test_order_of_another_network_or_a_damaged_one_is_told_with_what_to_do(fleet: Fleet) -> None:
+    (fleet.folder / DRAINS_FILE).write_bytes(b"damaged")
+    said = fleet.command("drain gpu-1", status=1).err
+    assert "remove it: the router has the newest order" in said
+    assert fleet.drained == set()
+    (fleet.folder / DRAINS_FILE).unlink()
     other = NetworkOwner.create("other", NOW)
-    router.trust = NetworkTrust(other.ca_der)
-    router.trust.adopt_drains(
-        other.drain(DrainOrder.empty(other.network_id), {ONE: NOW + HOUR}, now=NOW)
-    )
-    status, _, said = command("drain", "gpu-1")
-    assert status == 1
+    order = other.drain(DrainOrder.empty(other.network_id), {ONE: NOW + HOUR}, now=NOW)
+    fleet.trust = NetworkTrust(other.ca_der)
+    fleet.trust.adopt_drains(order)
+    said = fleet.command("drain gpu-1", status=1).err
     assert "is not of the owner in" in said
     assert "give that network's --dir" in said
-    assert not (folder / DRAINS_FILE).exists()
-
-
-def test_damaged_order_in_the_folder_is_told_with_what_to_do(
-    router: Router, command: Command, folder: Path
-) -> None:
-    (folder / DRAINS_FILE).write_bytes(b"damaged")
-    status, _, said = command("drain", "gpu-1")
-    assert status == 1
-    assert "remove it: the router has the newest order" in said
-    assert router.drained == set()
+    assert not (fleet.folder / DRAINS_FILE).exists()
 
 
 @pytest.mark.parametrize(
@@ -172,32 +140,25 @@ def test_damaged_order_in_the_folder_is_told_with_what_to_do(
     ],
 )
 def test_drain_that_cannot_be_signed_is_refused(
-    router: Router, command: Command, words: tuple[str, ...], status: int, text: str
+    fleet: Fleet, words: tuple[str, ...], status: int, text: str
 ) -> None:
-    found, _, said = command(*words)
-    assert (found, text in said) == (status, True)
-    assert "\x1b[2J" not in said
-    assert router.trust.drains.version == 0
+    said = fleet.command(*words, status=status).err
+    assert (text in said, "\x1b[2J" in said) == (True, False)
+    assert fleet.trust.drains.version == 0
 
 
-def test_models_that_no_other_node_has_and_a_disk_that_refuses_are_told(
-    router: Router, command: Command
-) -> None:
-    router.is_kept = False
-    status, _, said = command("drain", "gpu-1")
-    assert (status, "could not write it to its disk" in said) == (0, True)
+def test_models_that_no_other_node_has_and_a_disk_that_refuses_are_told(fleet: Fleet) -> None:
+    fleet.is_kept = False
+    said = fleet.command("drain gpu-1").err
+    assert "could not write it to its disk" in said
     assert "requests for them fail until one has: a/1\n" in said
-    _, _, said = command("drain", "gpu-2")
+    said = fleet.command("drain gpu-2").err
     assert "until one has: b/1\n" in said  # gpu-1 is drained already
 
 
-def test_drains_that_are_over_are_left_out_of_the_next_order(
-    router: Router, command: Command
-) -> None:
+def test_drains_that_are_over_are_left_out_of_the_next_order(fleet: Fleet) -> None:
     long_ago = NOW - dt.timedelta(days=2)
-    over = router.owner.drain(
-        DrainOrder.empty(router.owner.network_id), {OTHER: long_ago + HOUR}, now=long_ago
-    )
-    router.trust.adopt_drains(over)
-    assert command("drain", "gpu-1")[0] == 0
-    assert (router.drained, router.trust.drains.version) == ({ONE}, 2)
+    empty = DrainOrder.empty(fleet.owner.network_id)
+    fleet.trust.adopt_drains(fleet.owner.drain(empty, {OTHER: long_ago + HOUR}, now=long_ago))
+    fleet.command("drain gpu-1")
+    assert (fleet.drained, fleet.trust.drains.version) == ({ONE}, 2)

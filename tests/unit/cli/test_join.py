@@ -1,4 +1,4 @@
-"""`capamesh join`: which tokens it takes, what it says of others, and as what it goes on."""
+"""`capamesh join` and the token of `capamesh up` for it: which tokens are taken, what is said of others, and as what it goes on."""
 
 from __future__ import annotations
 
@@ -6,16 +6,25 @@ import datetime as dt
 import fcntl
 import os
 import socket
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from capamesh.cli import routers_reached
-from capamesh.cli.__main__ import run
 from capamesh.cli.checkup.network import Reach
+from capamesh.cli.cluster_session import joining_lines
 from capamesh.cli.home import SETTINGS_FILE, recall
+from capamesh.cli.local_cluster import JOINING, JOINING_LABEL, OWNER_FOLDER, LocalCluster
+from capamesh.protocol.advertised_address import dialled_multiaddr
 from capamesh.protocol.data_dir import LOCK_FILE, DataDir
+from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import NetworkOwner, Role
+from capamesh.protocol.network.book import Invited, read_book
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .conftest import Cli, Said
 
 NOW = dt.datetime.now(dt.UTC)
 DAY = dt.timedelta(days=1)
@@ -24,61 +33,52 @@ PEER = "12D3KooWNorcHZHZSYheRM7kF1KVrQkqNEvpm7DhDokG9RWbgrEY"
 ADDRESS = f"/ip4/10.0.0.5/tcp/4001/p2p/{PEER}"
 
 
-class BecameAnotherError(Exception):
-    """The process went on as another program."""
-
-
 class Machine:
     """A machine on which somebody gives the command; no process is started and nobody is dialled."""
 
-    def __init__(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, home: Path, cli: Cli) -> None:
         self.home = home
         self.answers = {"10.0.0.5": ""}
         """Why no connection to a host comes about; empty: one does."""
         self.dialled: list[str] = []
-        self._capsys = capsys
+        self.became: list[str] = []
+        """The arguments of the node that it has become."""
+        self._cli = cli
 
     def reach(self, host: str, port: int) -> Reach:
         self.dialled.append(f"{host}:{port}")
         return Reach(f"{host}:{port}", self.answers.get(host, "Name or service not known"))
 
-    def joins(self, token: str, *more: str) -> list[str]:
-        """Return the arguments of the node that it becomes."""
-        with pytest.raises(BecameAnotherError) as became:
-            run(["join", token, "--home", str(self.home), *more])
-        return list(became.value.args[0])
+    def become(self, _: str, arguments: tuple[str, ...]) -> None:
+        self.became = list(arguments[arguments.index("node") :])
+        raise KeyboardInterrupt
 
-    def refused(self, token: str, *more: str) -> str:
+    def joins(self, token: str, *more: str) -> Said:
+        return self._cli("join", token, "--home", self.home, *more, status=130)
+
+    def refused(self, token: str) -> str:
         """Return what it says instead of joining."""
-        self._capsys.readouterr()
-        assert run(["join", token, "--home", str(self.home), *more]) == 1
-        (line,) = self._capsys.readouterr().err.splitlines()
+        (line,) = self._cli("join", token, "--home", self.home, status=1).err.splitlines()
         return line
 
-    def said(self) -> str:
-        return self._capsys.readouterr().err
+    def option(self, name: str) -> str:
+        return self.became[self.became.index(name) + 1]
 
     def folder(self, owner: NetworkOwner = OWNER) -> Path:
         return self.home / owner.network_id
 
 
 @pytest.fixture
-def machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Machine:
-    found = Machine(tmp_path / "home", capsys)
-
-    def become(_: str, arguments: tuple[str, ...]) -> None:
-        raise BecameAnotherError(arguments[arguments.index("node") :])
-
-    monkeypatch.setattr(os, "execv", become)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> Machine:
+    found = Machine(tmp_path / "home", cli)
+    monkeypatch.setattr(os, "execv", found.become)
     monkeypatch.setattr(routers_reached, "reach", found.reach)
     return found
 
 
 def token(
-    owner: NetworkOwner = OWNER,
     *addresses: str,
+    owner: NetworkOwner = OWNER,
     ends: dt.datetime = NOW + DAY,
     made: dt.datetime = NOW,
 ) -> str:
@@ -86,78 +86,83 @@ def token(
     return owner.invite(Role.NODE, expires_at=ends, bootstrap=bootstrap, now=made).encode()
 
 
-def value(arguments: list[str], option: str) -> str:
-    return arguments[arguments.index(option) + 1]
-
-
-def test_expired_token_is_refused_with_its_end_and_whom_to_ask(machine: Machine) -> None:
-    line = machine.refused(token(ends=NOW - DAY, made=NOW - 2 * DAY))
-    assert f"the join token expired at {NOW - DAY:%Y-%m-%dT%H:%M:%SZ}" in line
-    assert "ask the network's owner for a new one" in line
-    assert not machine.home.exists()
-
-
-def test_token_of_which_a_part_is_missing_is_refused_as_such(machine: Machine) -> None:
-    whole = token()
-    line = machine.refused(whole[:-3])
-    assert "the join token is cut short or mistyped" in line
-    assert "copy the whole of it again" in line
-    assert whole[20:60] not in line
-    assert not machine.home.exists()
-
-
-def test_router_that_does_not_answer_is_told_with_its_address_the_time_and_what_to_check(
-    machine: Machine,
+@pytest.mark.parametrize(
+    ("text", "answers", "said"),
+    [
+        (
+            token(ends=NOW - DAY, made=NOW - 2 * DAY),
+            {},
+            [
+                f"the join token expired at {NOW - DAY:%Y-%m-%dT%H:%M:%SZ}",
+                "ask the network's owner for a new one",
+            ],
+        ),
+        (
+            token()[:-3],
+            {},
+            ["the join token is cut short or mistyped", "copy the whole of it again"],
+        ),
+        (
+            token(ADDRESS, ADDRESS.replace("0.5", "0.6")),
+            {"10.0.0.5": "timed out", "10.0.0.6": "Connection refused"},
+            [
+                f"no router of {OWNER.network_id} answers within 3 s: 10.0.0.5:4001 (timed out), "
+                "10.0.0.6:4001 (Connection refused). Check that `capamesh up` runs there",
+                "firewall",
+                "prints a new line",
+            ],
+        ),
+        (
+            token(f"/ip4/10.0.0.5/udp/4001/quic-v1/p2p/{PEER}"),
+            {},
+            ["this token names no router's address"],
+        ),
+    ],
+    ids=["expired", "cut", "no answer", "no address"],
+)
+def test_token_that_leads_nowhere_is_refused_with_what_to_do_and_not_repeated(
+    machine: Machine, text: str, answers: dict[str, str], said: list[str]
 ) -> None:
-    machine.answers = {"10.0.0.5": "timed out", "10.0.0.6": "Connection refused"}
-    line = machine.refused(token(OWNER, ADDRESS, ADDRESS.replace("0.5", "0.6")))
-    assert (
-        f"no router of {OWNER.network_id} answers within 3 s: 10.0.0.5:4001 (timed out), 10.0.0.6:4001 (Connection refused). "
-        "Check that `capamesh up` runs there"
-    ) in line
-    assert "firewall" in line
-    assert "prints a new line" in line
+    machine.answers |= answers
+    line = machine.refused(text)
+    for each in said:
+        assert each in line
+    assert text[20:60] not in line
     assert not machine.home.exists()
-    line = machine.refused(token(OWNER, f"/ip4/10.0.0.5/udp/4001/quic-v1/p2p/{PEER}"))
-    assert "this token names no router's address" in line
 
 
 def test_one_router_that_answers_is_enough_and_a_node_that_only_dials_needs_no_port(
     machine: Machine,
 ) -> None:
-    other = ADDRESS.replace("/ip4/10.0.0.5", "/dns4/gone.example")
-    assert machine.joins(token(OWNER, other, ADDRESS))[:2] == ["node", "run"]
+    machine.joins(token(ADDRESS.replace("/ip4/10.0.0.5", "/dns4/gone.example"), ADDRESS))
+    assert machine.became[:2] == ["node", "run"]
     assert sorted(machine.dialled) == ["10.0.0.5:4001", "gone.example:4001"]
-    arguments = machine.joins(token(OTHER), "--dial-only")
-    assert ("--dial-only" in arguments, "--port" in arguments) == (True, False)
+    machine.joins(token(owner=OTHER), "--dial-only")
+    assert ("--dial-only" in machine.became, "--port" in machine.became) == (True, False)
     assert recall(machine.folder(OTHER)).ports == {}
 
 
 def test_joining_again_with_the_same_token_resumes_the_same_node(machine: Machine) -> None:
-    first = machine.joins(token := _kept(machine), "--name", "gpu-1")
-    assert value(first, "--data") == str(machine.folder() / "node")
-    assert value(first, "--name") == "gpu-1"
-    assert (machine.folder() / "node.token").read_text() == f"{token}\n"
+    same = token()
+    machine.joins(same, "--port", "0")  # the usual ones may be in use
+    machine.joins(same, "--name", "gpu-1")
+    assert machine.option("--data") == str(machine.folder() / "node")
+    assert machine.option("--name") == "gpu-1"
+    assert (machine.folder() / "node.token").read_text() == f"{same}\n"
     machine.answers = {}  # the router's machine is off: the node waits for it
     (machine.folder() / "node").mkdir()
-    machine.said()
-    assert machine.joins(token) == first
-    said = machine.said()
+    first = machine.became
+    said = machine.joins(same).err
+    assert machine.became == first
     assert "no router of" in said
     assert "The node goes on dialling until one answers." in said
-
-
-def _kept(machine: Machine) -> str:
-    """Return a token, on a machine whose usual ports may be in use."""
-    found = token()
-    machine.joins(found, "--port", "0")
-    return found
 
 
 def test_port_that_was_kept_and_is_taken_is_told_before_anything_is_written(
     machine: Machine,
 ) -> None:
-    kept = _kept(machine)
+    kept = token()
+    machine.joins(kept, "--port", "0")
     port = recall(machine.folder()).ports["node_links"]
     before = (machine.folder() / SETTINGS_FILE).read_bytes()
     with socket.socket() as listener:
@@ -168,20 +173,89 @@ def test_port_that_was_kept_and_is_taken_is_told_before_anything_is_written(
         assert f"the port {port} cannot be listened on" in line
         assert "--port" in line
         assert (machine.folder() / SETTINGS_FILE).read_bytes() == before
-        assert value(machine.joins(kept, "--port", "0"), "--port") != str(port)
+        machine.joins(kept, "--port", "0")
+        assert machine.option("--port") != str(port)
 
 
-def test_node_that_runs_takes_the_token_whatever_its_ports_and_routers(machine: Machine) -> None:
+def test_node_that_runs_takes_the_token_whatever_its_ports_and_routers(
+    machine: Machine, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
     newer = token(ends=NOW + 2 * DAY)
     home = DataDir(machine.folder() / "node")
     home.folder.mkdir(parents=True)
     home.write_status({"role": "node"})
-    machine.answers = {}
     with (home.folder / LOCK_FILE).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(SystemExit) as ended:
-            run(["join", newer, "--home", str(machine.home)])
+            cli("join", newer, "--home", machine.home)
     assert ended.value.code == 0
-    assert "takes this token over within seconds" in machine.said()
+    assert "takes this token over within seconds" in capsys.readouterr().err
     assert (machine.folder() / "node.token").read_text() == f"{newer}\n"
     assert machine.dialled == []
+
+
+# the token that `capamesh up` prints
+
+
+class Cluster(LocalCluster):
+    """A cluster whose router's mesh would be reached at `address`; none of it runs."""
+
+    address = ADDRESS
+
+    def _mesh_addresses(self) -> tuple[str, ...]:
+        return (self.address,)
+
+    @property
+    def invites(self) -> tuple[Invited, ...]:
+        return read_book(self.folder / OWNER_FOLDER).invites
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    return Cluster(tmp_path, tmp_path / "models")
+
+
+def test_tokens_are_those_of_before_and_once_in_the_owner_s_book(cluster: Cluster) -> None:
+    joining = cluster.join_token()
+    assert cluster.join_token() == joining
+    own = cluster._node_token()
+    assert cluster._token_file("node-1", own).read_text() == f"{own.encode()}\n"
+    assert [
+        (entry.label, entry.role, entry.members, entry.addresses, entry.expires_at)
+        for entry in cluster.invites
+    ] == [
+        (JOINING_LABEL, "node", JOINING, (ADDRESS,), joining.expires_at),
+        ("node-1 of this machine", "node", 64, own.bootstrap, own.expires_at),
+    ]
+
+
+def test_token_that_was_revoked_or_whose_key_was_retired_is_not_given_out_again(
+    cluster: Cluster, cli: Cli
+) -> None:
+    first = cluster.join_token()
+    owner = cluster.folder / OWNER_FOLDER
+    cli("network revoke", cluster.invites[0].invite, "--dir", owner)
+    second = cluster.join_token()
+    assert second != first
+    cli("network rotate-key --dir", owner)
+    assert cluster.join_token() == second
+    cli("network rotate-key --retire --dir", owner)
+    assert cluster.join_token() != second
+    assert [entry.key for entry in cluster.invites] == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("host", "is_warned"),
+    [("10.0.0.5", False), ("gpu.example.org", False), ("127.0.0.1", True), ("::1", True)],
+)
+def test_line_for_other_machines_warns_of_an_address_that_none_of_them_reaches(
+    cluster: Cluster, host: str, is_warned: bool
+) -> None:
+    cluster.address = dialled_multiaddr(host, 4001, PeerId(PEER))
+    made = cluster.join_token()
+    line, *warning = joining_lines(made)
+    assert line == f"  capamesh join {made.encode()}"
+    assert len(warning) == is_warned
+    for each in warning:
+        assert f"reaches this one at {host}, " in each
+        assert "--advertise ADDRESS" in each

@@ -1,0 +1,211 @@
+"""`capamesh up` and its kin: where its members live, how they end, and what is told from the first model that can be asked to the last."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from capamesh.cli import cluster_session, local_cluster
+from capamesh.cli.example_requests import Example
+from capamesh.cli.home import SETTINGS_FILE, Settings, default_home, hold, keep, recall
+from capamesh.cli.local_cluster import LocalCluster, is_routable
+from capamesh.cli.member import LOG_FILE, Member
+from capamesh.protocol.errors import ConfigError
+
+URL = "http://127.0.0.1:8000"
+
+
+def node(**states: str) -> dict[str, Any]:
+    models = [{"name": name, "state": state} for name, state in states.items()]
+    return {"models": models, "links": [{"is_usable": False}, {"is_usable": True}]}
+
+
+EARLY, LATE = node(small="ready", large="loading"), node(small="ready", large="ready")
+NEITHER = node(small="loading", large="loading")
+
+
+@pytest.mark.parametrize(
+    ("row", "models", "may_load", "expected"),
+    [
+        (EARLY, ["small"], False, True),
+        (EARLY, ["small", "large"], False, False),
+        (EARLY, None, False, False),
+        (EARLY, None, True, True),
+        (NEITHER, None, True, False),
+        (LATE, None, False, True),
+        (node(), None, False, False),
+        ({**LATE, "links": [{"is_usable": False}]}, ["small"], False, False),
+        ({**LATE, "is_draining": True}, ["small"], False, False),
+    ],
+)
+def test_node_is_routable_with_a_usable_link_and_its_models_ready(
+    row: dict[str, Any], models: list[str] | None, may_load: bool, expected: bool
+) -> None:
+    assert is_routable(row, models, may_load=may_load) is expected
+
+
+class Answers:
+    """A router that answers one fleet after the other, and the last one again."""
+
+    def __init__(self, *fleets: dict[str, Any]) -> None:
+        self.left = list(fleets)
+
+    def __call__(self, url: str, *, headers: dict[str, str]) -> Answers:
+        assert (url, headers) == (URL, {})
+        return self
+
+    async def __aenter__(self) -> Answers:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def nodes(self) -> list[dict[str, Any]]:
+        fleet, *self.left = self.left if len(self.left) > 1 else self.left * 2
+        return [fleet]
+
+
+class Cluster(LocalCluster):
+    """A cluster with a router at `URL` and one node, none of which are processes."""
+
+    http_url = URL
+
+    def __init__(self, router: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(Path("/cluster"), Path("/models"))
+        member = SimpleNamespace(is_running=True, data_folder=Path("/cluster/router"))
+        self.nodes = [cast("Any", member)]
+        self._router = cast("Any", member)
+        monkeypatch.setattr(local_cluster, "AsyncClient", router)
+        monkeypatch.setattr(local_cluster, "POLL_S", 0.0)
+        monkeypatch.setattr(cluster_session, "AsyncOperatorClient", router)
+
+
+def example(model: str, refusal: str = "") -> Example:
+    return Example(model, f"--input X=@{model}.npy", Path(f"{model}.json"), (), refusal=refusal)
+
+
+async def test_wait_ends_with_the_first_model_where_there_is_no_patience(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    router = Answers(node(small="loading"), EARLY, EARLY, LATE)
+    await Cluster(router, monkeypatch).wait_routable(1, patience_s=0.0)
+    assert router.left == [EARLY, LATE]
+
+
+async def test_models_that_load_are_told_of_when_they_are_ready(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    router = Answers(EARLY, EARLY, LATE)
+    cluster = Cluster(router, monkeypatch)
+    asked: list[set[str]] = []
+
+    async def write(_: LocalCluster, told: set[str]) -> list[Example]:
+        asked.append(told)
+        return [example("large"), example("odd", "it is odd")]
+
+    monkeypatch.setattr(cluster_session, "_write_examples", write)
+    assert await cluster_session._loading(cluster) == ["large"]
+    await cluster_session._tell_of_others(cluster, {"small"})
+    assert (router.left, asked) == ([LATE], [{"small"}])
+    assert capsys.readouterr().out.splitlines() == [
+        "",
+        "Ready as well:",
+        "  capamesh infer large --input X=@large.npy",
+        f"  curl {URL}/v2/models/large/infer -d @large.json",
+        "No example of odd: it is odd",
+    ]
+
+
+async def test_dead_node_ends_the_telling(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Cluster(Answers(EARLY), monkeypatch)
+    dead = SimpleNamespace(is_running=False, exit_report=lambda: "node-1 ended")
+    cluster.nodes = [cast("Any", dead)]
+    monkeypatch.setattr(cluster_session, "_write_examples", pytest.fail)
+    async with asyncio.timeout(60):
+        await cluster_session._tell_of_others(cluster, set())
+    assert capsys.readouterr().out == ""
+
+
+ERROR = "capamesh: error: "
+
+
+@pytest.mark.parametrize(
+    ("code", "log", "said"),
+    [
+        (
+            1,
+            f'{{"event": "mesh_ready"}}\n{ERROR}the port is taken\n{ERROR}and another thing\n',
+            " exit status 1: the port is taken; and another thing",
+        ),
+        (-9, f"{ERROR}of the run before", " signal 9; its log, {log}, ends with:\n"),
+        (0, f"{ERROR}of the run before", " exit status 0; its log, {log}, ends with:\n"),
+        (
+            1,
+            f"{ERROR}of the run before\nTraceback: a bug",
+            " exit status 1; its log, {log}, ends with:\n",
+        ),
+    ],
+)
+def test_process_that_said_why_it_ended_is_quoted_and_another_s_log_is_named_and_shown(
+    tmp_path: Path, code: int, log: str, said: str
+) -> None:
+    (tmp_path / LOG_FILE).write_text(log)
+    process = SimpleNamespace(pid=7, returncode=code)
+    report = Member("router", tmp_path, process, 0).exit_report()  # type: ignore[arg-type]  # it has ended
+    end = said.format(log=tmp_path / LOG_FILE) + (log if said.endswith("\n") else "")
+    assert report == f"router (pid 7) ended with{end}"
+
+
+# where members live
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({"CAPAMESH_HOME": "/srv/mesh", "XDG_DATA_HOME": "/x"}, "/srv/mesh"),
+        ({"XDG_DATA_HOME": "/x"}, "/x/capamesh"),
+        ({"HOME": "/home/ada"}, "/home/ada/.local/share/capamesh"),
+    ],
+)
+def test_home_is_where_this_system_keeps_such_things(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], folder: str
+) -> None:
+    for name in ("CAPAMESH_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert default_home() == Path(folder)
+
+
+def test_settings_of_the_last_start_are_recalled(tmp_path: Path) -> None:
+    assert recall(tmp_path) == Settings()
+    ports = {"router_mesh": 4001}
+    settings = Settings("/models", "127.0.0.1:9000", "gpu-1", "127.0.0.1:9100", ports)
+    keep(tmp_path / "own", settings)
+    assert recall(tmp_path / "own") == settings
+    (tmp_path / SETTINGS_FILE).write_text(json.dumps({"models": "/m", "colour": "red"}))
+    assert recall(tmp_path) == Settings("/m")  # of a later version
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"ports": {"x": 0}}', '{"ports": {"x": 65536}}', '{"models": 3}']
+)
+def test_damaged_settings_are_refused_by_the_name_of_their_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / SETTINGS_FILE).write_text(text)
+    with pytest.raises(ConfigError, match=f"{SETTINGS_FILE} holds no settings.*remove it"):
+        recall(tmp_path)
+
+
+def test_folder_of_a_network_is_one_starts_alone(tmp_path: Path) -> None:
+    with hold(tmp_path / "own"):
+        with pytest.raises(ConfigError, match="own runs already: stop that with Ctrl-C"):
+            hold(tmp_path / "own")
+        hold(tmp_path / "other").close()
+    hold(tmp_path / "own").close()
