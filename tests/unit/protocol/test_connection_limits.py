@@ -1,11 +1,14 @@
-"""Which connections a port accepts, and which it closes for others."""
+"""How much of a process strangers and the members of an invite may take."""
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capamesh.protocol.bulk_deaths import MOST, WITHIN_S, BulkDeaths
 from capamesh.protocol.connection_limits import (
     ConnectionLimiter,
     ConnectionLimits,
@@ -14,6 +17,15 @@ from capamesh.protocol.connection_limits import (
     address_key,
     limits_within,
 )
+from capamesh.protocol.ids import PeerId
+from capamesh.protocol.invite_quotas import (
+    BYTES_OF_MEMBER,
+    MAX_REFUSED,
+    InviteQuotas,
+    OverQuota,
+    advert_bytes,
+)
+from capamesh.protocol.network import Member, Role
 
 ANY = Rate(1e9, 1e9)
 FEW = ConnectionLimits(
@@ -173,3 +185,119 @@ def test_longest_unproven_of_all_makes_room_when_strangers_have_many_addresses()
     for number in range(10):
         port.opened(str(number), f"1.1.1.{number}")
     assert port.closed == ["0", "1", "2", "3", "4", "5"]
+
+
+SINCE, LATER = datetime(2029, 1, 1, tzinfo=UTC), datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def member(peer: str, invite: str = "i", members: int = 2) -> Member:
+    return Member(PeerId(peer), Role.NODE, invite, SINCE, LATER, members)
+
+
+def test_first_that_come_have_the_places_and_keep_them() -> None:
+    quotas = InviteQuotas()
+    for peer in "ab":
+        assert quotas.refusal(member(peer), 1000) == ""
+        quotas.keep(member(peer), 1000)
+    assert quotas.refusal(member("c"), 1) == "its invite i admits 2 members, and all have come"
+    assert quotas.refusal(member("a"), 2000) == ""
+    assert quotas.refusal(member("c", invite="j"), 1000) == ""
+    assert quotas.over() == [OverQuota("i", 2, 2, 2000, 1)]
+    quotas.left(PeerId("a"))
+    assert quotas.refusal(member("c"), 1000) == ""
+    quotas.keep(member("c"), 1000)
+    assert quotas.over() == []
+    assert repr(quotas) == "InviteQuotas(2 members of 1 invites)"
+
+
+def test_members_of_an_invite_share_what_is_for_them() -> None:
+    quotas = InviteQuotas()
+    quotas.keep(member("a"), 2 * BYTES_OF_MEMBER - 1000)
+    assert quotas.refusal(member("b"), 1000) == ""
+    assert quotas.refusal(member("b"), 1001) == (
+        f"the members of its invite i would take {2 * BYTES_OF_MEMBER + 1} bytes with it; {2 * BYTES_OF_MEMBER} are for "
+        "them: advertise fewer models, or ask the owner for an invite of more members"
+    )
+    assert quotas.refusal(member("a"), 2 * BYTES_OF_MEMBER) == ""  # in place of what it has
+    assert quotas.refusal(member("b", invite="j"), 2 * BYTES_OF_MEMBER) == ""
+    assert quotas.refusal(member("c", invite="k", members=1), BYTES_OF_MEMBER + 1) != ""
+    assert quotas.over() == [
+        OverQuota("i", 2, 1, 2 * BYTES_OF_MEMBER - 1000, 1),
+        OverQuota("k", 1, 0, 0, 1),
+    ]
+    assert quotas.invite_of(PeerId("c")) == ""
+
+
+def test_endless_identities_are_counted_only_up_to_a_bound() -> None:
+    quotas = InviteQuotas()
+    for peer in "ab":
+        quotas.keep(member(peer), 0)
+    for number in range(3000):
+        assert quotas.refusal(member(f"fake {number}")) != ""
+    assert quotas.over() == [OverQuota("i", 2, 2, 0, MAX_REFUSED)]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcdef"), st.sampled_from("ij"), st.integers(0, BYTES_OF_MEMBER)
+        ),
+        max_size=60,
+    )
+)
+def test_no_invite_ever_has_more_than_its_members_and_its_bytes(
+    steps: list[tuple[str, str, int]],
+) -> None:
+    quotas = InviteQuotas()
+    costs: dict[str, dict[str, int]] = {"i": {}, "j": {}}
+    for peer, invite, cost in steps:
+        one = member(peer, invite, members=3)
+        if cost % 7 == 0:
+            quotas.left(one.peer_id)
+            for of_invite in costs.values():
+                of_invite.pop(peer, None)
+        elif not quotas.refusal(one, cost):
+            quotas.keep(one, cost)
+            for of_invite in costs.values():
+                of_invite.pop(peer, None)
+            costs[invite][peer] = cost
+        for of_invite in costs.values():
+            assert len(of_invite) <= 3
+            assert sum(of_invite.values()) <= 3 * BYTES_OF_MEMBER
+    assert len(quotas) == sum(map(len, costs.values()))
+
+
+def test_membership_of_who_has_a_place_is_known_until_it_leaves() -> None:
+    quotas = InviteQuotas()
+    assert quotas.member_of(PeerId("a")) is None
+    quotas.keep(member("a"), 1)
+    assert quotas.member_of(PeerId("a")) == member("a")
+    quotas.keep(member("a", invite="j"), 1)
+    assert quotas.member_of(PeerId("a")) == member("a", invite="j")
+    assert quotas.refusal(member("b", members=1)) == ""  # its place with the first invite is free
+    quotas.left(PeerId("a"))
+    assert quotas.member_of(PeerId("a")) is None
+
+
+def test_advert_costs_its_bytes_and_its_hosts() -> None:
+    assert advert_bytes(3357, 5) == 8 * 3357 + 5 * 1100
+
+
+def test_ends_are_put_down_to_bulk_requests_up_to_a_number_and_then_to_none_for_a_while() -> None:
+    deaths = BulkDeaths()
+    assert [deaths.excuse(float(at)) for at in range(MOST)] == [True] * MOST
+    assert not deaths.excuse(float(MOST))
+    assert deaths.left_s(float(MOST)) == WITHIN_S - MOST
+    assert not deaths.excuse(WITHIN_S - 0.001)
+    assert deaths.excuse(WITHIN_S)  # the first is too long ago
+    assert not deaths.excuse(WITHIN_S + 0.5)
+    assert deaths.excuse(WITHIN_S + 1.0)
+
+
+@given(st.lists(st.floats(0.0, 2 * WITHIN_S)))
+def test_no_more_are_in_any_such_time(times_s: list[float]) -> None:
+    deaths = BulkDeaths()
+    excused = [now_s for now_s in sorted(times_s) if deaths.excuse(now_s)]
+    for first_s, later_s in zip(excused, excused[MOST:], strict=False):
+        assert later_s >= first_s + WITHIN_S
+    assert len(deaths._times_s) <= MOST

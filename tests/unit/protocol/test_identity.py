@@ -1,3 +1,5 @@
+"""Names, digests and signatures of members and models."""
+
 from __future__ import annotations
 
 import os
@@ -24,6 +26,24 @@ from capamesh.protocol.identity import (
     peer_id_of,
     public_bytes_of,
     verify_signature,
+)
+from capamesh.protocol.ids import PeerId
+from capamesh.protocol.member_name import checked_name, name_of_host, shown_names
+from capamesh.protocol.model_digest import (
+    digest_of,
+    is_digest,
+    is_other_digest,
+    other_form,
+    short_digest,
+)
+from capamesh.protocol.publishing import (
+    SIGNED_BYTES,
+    SignedVersion,
+    is_signed,
+    publisher_of,
+    sign,
+    signatures_from_text,
+    signatures_to_text,
 )
 
 SEED = bytes(range(32))
@@ -200,3 +220,117 @@ def test_junk_is_no_peer_id_and_no_signature(text: str, signature: bytes) -> Non
             public_bytes_of(junk)
     assert verify_signature(text, b"data", signature) is False
     assert verify_signature(PEER, b"data", signature) is False
+
+
+@pytest.mark.parametrize("name", ["", "x" * 64, "-a", "_a", "a b", "a\n", "ä", "\x1b[2J"])
+def test_text_that_is_no_name_is_refused_with_what_one_is(name: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"1 to 63 of the characters A-Z a-z 0-9 \. _ - and begins"
+    ):
+        checked_name(name)
+    for good in ("a", "GPU_1.lab-2", "9", "x" * 63):
+        assert checked_name(good) == good
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("gpu-1.lab", "gpu-1.lab"),
+        ("Anna's MacBook", "Anna-s-MacBook"),
+        ("_büro_", "b-ro_"),
+        ("-.-", ""),
+        ("x" * 100, "x" * 63),
+    ],
+)
+def test_name_of_a_host_is_cleaned(host: str, name: str) -> None:
+    assert name_of_host(host) == name
+
+
+@given(st.text())
+def test_name_of_any_host_is_a_name_or_none(host: str) -> None:
+    name = name_of_host(host)
+    assert name == "" or checked_name(name) == name
+
+
+def test_names_that_several_have_are_shown_with_the_ends_of_their_peer_ids() -> None:
+    names = {
+        PeerId("12D3KooWaaaaaaaa"): "gpu",
+        PeerId("12D3KooWbbbbbbbb"): "gpu",
+        PeerId("12D3KooWcccccccc"): "front",
+        PeerId("12D3KooWdddddddd"): "",
+    }
+    assert shown_names(names) == {
+        "12D3KooWaaaaaaaa": "gpu…aaaaaaaa",
+        "12D3KooWbbbbbbbb": "gpu…bbbbbbbb",
+        "12D3KooWcccccccc": "front",
+    }
+
+
+GOOD = "sha256-chunks:" + "0a" * 32
+OLD = "sha256:" + "0a" * 32
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", GOOD[:-1], GOOD + "0", GOOD.upper(), GOOD + "\n", "sha256:0"],
+)
+def test_junk_is_no_digest_of_any_form(text: str) -> None:
+    assert not is_digest(text)
+    assert not is_other_digest(text)
+    assert other_form(text) == ""
+
+
+@pytest.mark.parametrize("text", [OLD, "sha512:" + "0" * 128, "blake3+tree.v2:" + "Zz-_=" * 10])
+def test_digest_of_another_version_is_known_as_such(text: str) -> None:
+    assert not is_digest(text)
+    assert is_other_digest(text)
+    assert other_form(text) == (
+        f"{short_digest(text)} is a digest of another version of Capamesh; this one names files by"
+        " sha256-chunks:…"
+    )
+
+
+def test_digest_is_its_form_and_hexadecimal_digits() -> None:
+    assert digest_of(b"\n" * 32) == GOOD
+    assert is_digest(GOOD)
+    assert not is_other_digest(GOOD)
+    assert [short_digest(each) for each in (GOOD, "")] == ["sha256-chunks:0a0a0a0a0a0a", ""]
+
+
+ALICE = Identity.from_private_bytes(b"a" * 32)
+DIGEST = "sha256-chunks:" + "0" * 64
+SIGNED = sign(ALICE, "m", "1", DIGEST)
+
+
+def test_signature_is_of_just_this_name_version_and_digest() -> None:
+    assert len(SIGNED) == SIGNED_BYTES
+    assert publisher_of(SIGNED) == ALICE.peer_id
+    assert is_signed(SIGNED, "m", "1", DIGEST)
+    assert not is_signed(SIGNED, "n", "1", DIGEST)
+    assert not is_signed(SIGNED, "m", "2", DIGEST)
+    assert not is_signed(SIGNED, "m", "1", "sha256-chunks:" + "1" * 64)
+
+
+def test_file_of_signatures_comes_back() -> None:
+    other = sign(Identity.from_private_bytes(b"b" * 32), "m", "1", DIGEST)
+    listed = [SignedVersion("10", DIGEST, SIGNED), SignedVersion("1", DIGEST, other)]
+    text = signatures_to_text(listed)
+    assert text.startswith("# Who has signed")
+    assert signatures_from_text(text) == [listed[1], listed[0]]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["1 sha256-chunks:0", "one d 12D3 AA==", f"1 d {ALICE.peer_id} !", f"1 d {ALICE.peer_id} AA=="],
+)
+def test_line_that_is_no_signature_is_named(line: str) -> None:
+    with pytest.raises(ConfigError, match="line 2"):
+        signatures_from_text("# people\n" + line)
+
+
+@given(st.integers(0, SIGNED_BYTES * 8 - 1), st.binary(max_size=200))
+def test_junk_is_no_signature_and_no_bit_of_one_may_differ(bit: int, junk: bytes) -> None:
+    changed = bytearray(SIGNED)
+    changed[bit // 8] ^= 1 << bit % 8
+    for wrong in (bytes(changed), junk):
+        assert not is_signed(wrong, "m", "1", DIGEST)

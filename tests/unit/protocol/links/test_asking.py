@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from typing import cast
 
 import pytest
-from link_ends import Ends
-from link_wire import limits
+from link_ends import Ends, Transport
+from link_wire import greeted, limits
 
 from capamesh.protocol.errors import (
     CapameshError,
@@ -19,6 +20,7 @@ from capamesh.protocol.errors import (
     RunFailed,
     TooLarge,
 )
+from capamesh.protocol.links.connection import Connection
 from capamesh.protocol.links.events import (
     Answer,
     LoadReceived,
@@ -29,6 +31,7 @@ from capamesh.protocol.links.events import (
 from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.handlers import PartsHandler
 from capamesh.protocol.links.held_parts import PART_BYTES
+from capamesh.protocol.links.writer import LinkWriter
 
 
 class ResponseHandler:
@@ -361,3 +364,53 @@ async def test_request_withdrawn_before_it_is_written_never_reaches_the_peer() -
     assert [event.stream for event in asked] == [first]
     ends.link.withdraw(first)
     assert ends.is_idle
+
+
+MOST_BYTES = 1_000_000
+
+
+class Writing:
+    """A writer on a core that has been greeted."""
+
+    def __init__(self) -> None:
+        self.core: Connection = greeted().dialer
+        self.transport = Transport()
+        self.reasons: list[str] = []
+        self.writer = LinkWriter(
+            asyncio.get_running_loop(), self.core, MOST_BYTES, self.reasons.append
+        )
+        self.writer.begin(cast("asyncio.Transport", self.transport))
+
+    async def written(self) -> int:
+        """Return how many bytes the loop's next turn has written."""
+        self.transport.sent.clear()
+        await asyncio.sleep(0)
+        return len(self.transport.sent)
+
+
+async def test_writer_that_is_held_or_paused_writes_nothing() -> None:
+    writing = Writing()
+    await writing.written()
+    writing.core.ping(1)
+    writing.writer.is_held = True
+    writing.writer.flush_soon()
+    assert await writing.written() == 0
+    writing.writer.is_held = False
+    writing.writer.is_paused = True
+    writing.writer.flush_soon()
+    assert await writing.written() == 0
+    writing.writer.is_paused = False
+    writing.writer.flush()
+    assert len(writing.transport.sent) == 20
+
+
+async def test_peer_that_reads_nothing_is_given_up_when_too_much_waits() -> None:
+    writing = Writing()
+    writing.writer.is_paused = True
+    writing.core.ask(b"", [bytes(MOST_BYTES)])
+    writing.writer.flush()
+    assert writing.reasons == []
+    writing.core.ask(b"", [b"x"])
+    writing.writer.flush()
+    (reason,) = writing.reasons
+    assert reason.endswith("bytes wait that the peer does not read")

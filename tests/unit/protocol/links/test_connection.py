@@ -1,3 +1,5 @@
+"""Two cores joined back to back: messages in turns within their credit, parts, limits, and whatever a peer may send."""
+
 from __future__ import annotations
 
 import contextlib
@@ -30,7 +32,17 @@ from capamesh.protocol.links.events import (
     ResponseReceived,
 )
 from capamesh.protocol.links.frames import END, FINAL, HEADER, FrameKind, LinkLimits, encode_frame
-from capamesh.protocol.links.held_parts import PART_BYTES
+from capamesh.protocol.links.held_parts import PART_BYTES, HeldParts
+from capamesh.protocol.links.outgoing import SMALL_BYTES, Outgoing
+from capamesh.protocol.links.reasons import goaway_frame
+from capamesh.protocol.links.streams import MAX_STREAM, Streams
+from capamesh.protocol.links.unawaited import (
+    A_SECOND,
+    FOR_A_MESSAGE,
+    MOST,
+    SMALL_CHUNK_BYTES,
+    UnawaitedFrames,
+)
 
 OTHER_HELLO = encode_frame(FrameKind.HELLO, meta=hello(LinkLimits(message_bytes=1)).encode())
 
@@ -407,3 +419,199 @@ def test_answer_over_the_limit_fails_only_its_own_request() -> None:
     assert wire.acceptor.respond(stream, b"", [bytes(2000)])
     at_dialer, _ = wire.settle()
     assert [type(event.error) for event in at_dialer] == [TooLarge]
+
+
+CHUNK = 1000
+ASK = FrameKind.REQUEST
+BIG = SMALL_BYTES + 1
+
+
+def frames(data: bytes) -> list[tuple[int, int, int, bytes, bytes]]:
+    """Return kind, stream, flags, metadata and body of each frame."""
+    found = []
+    while data:
+        payload, meta_bytes, _, stream, kind, flags, _ = HEADER.unpack_from(data)
+        end = HEADER.size + payload
+        body_at = HEADER.size + meta_bytes
+        found.append((kind, stream, flags, data[HEADER.size : body_at], data[body_at:end]))
+        data = data[end:]
+    return found
+
+
+def sent(outgoing: Outgoing, budget: int = 1 << 30) -> list[tuple[int, int, int, bytes, bytes]]:
+    return frames(b"".join(outgoing.take(budget)))
+
+
+@pytest.mark.parametrize("taken", [0, 1])
+def test_dropped_stream_sends_no_more_parked_or_not(taken: int) -> None:
+    outgoing = Outgoing(CHUNK)
+    outgoing.message(ASK, 1, b"", [bytes(BIG)], BIG, 0, 500)
+    outgoing.message(ASK, 1, b"", [bytes(BIG)], BIG, 0, 500)
+    outgoing.message(ASK, 3, b"", [bytes(BIG)], BIG, 0, BIG)
+    for _ in range(taken):
+        outgoing.take(1)
+    outgoing.drop(1)
+    outgoing.drop(1)
+    outgoing.grant(1, 10**6)
+    assert outgoing.queued_bytes == BIG
+    assert {frame[1] for _ in range(99) for frame in sent(outgoing)} == {3}
+    assert (bool(outgoing), outgoing.queued_bytes) == (False, 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32),
+    st.lists(
+        st.tuples(st.sampled_from([1, 3, 5]), st.sampled_from([0, 1, 900, BIG, 40_000])), max_size=6
+    ),
+)
+def test_every_body_arrives_whole_within_its_credit(
+    seed: int, messages: list[tuple[int, int]]
+) -> None:
+    rng = random.Random(seed)
+    outgoing = Outgoing(8000)
+    expected: dict[int, list[bytes]] = {}
+    for stream, size in messages:
+        body = rng.randbytes(size)
+        cut = rng.randint(0, size)
+        outgoing.message(
+            ASK,
+            stream,
+            b"m" * (size % 7),
+            [body[:cut], body[cut:]],
+            size,
+            0,
+            rng.randint(0, 50_000),
+        )
+        expected.setdefault(stream, []).append(body)
+    got: dict[int, list[bytes]] = {}
+    for _ in range(200):
+        for kind, stream, flags, _, body in sent(outgoing, rng.randint(1, 50_000)):
+            assert len(body) <= 16 * 1024
+            if kind == ASK:
+                got.setdefault(stream, []).append(b"")
+            got[stream][-1] += body
+            if flags & END:
+                done = len(got[stream]) - 1
+                assert got[stream][done] == expected[stream][done]
+        for stream in (1, 3, 5):
+            if rng.random() < 0.7:
+                outgoing.grant(stream, rng.randint(1, 10_000))
+    assert got == expected
+    assert (bool(outgoing), outgoing.queued_bytes) == (False, 0)
+
+
+def test_all_answers_together_are_bounded() -> None:
+    parts = HeldParts(3 * PART_BYTES, 4 * PART_BYTES)
+    assert [parts.take(stream, 0) for stream in (1, 1, 2, 3)] == [""] * 4
+    assert parts.take(4, 0) == (
+        "2560 bytes of all answers in parts are not released; at most 2048 may be"
+    )
+    parts.end(1)
+    assert [parts.take(4, 0), parts.take(4, 0)] == ["", ""]
+
+
+def test_part_that_is_released_and_of_which_the_peer_was_not_told_counts_against_it() -> None:
+    parts = HeldParts(16 * PART_BYTES, 100 * PART_BYTES)
+    for _ in range(13):
+        assert parts.take(1, 0) == ""
+    assert [parts.release(1, 0) for _ in range(3)] == [0, 0, 0]
+    assert [parts.take(1, 0) for _ in range(3)] == [""] * 3
+    assert parts.take(1, 0) != ""  # the peer cannot know of the three
+    assert parts.release(1, 0) == 4 * PART_BYTES
+    assert [parts.take(1, 0) for _ in range(4)] == [""] * 4
+    assert parts.take(1, 0) != ""
+
+
+def streams(*, is_dialer: bool = True) -> tuple[Streams, Outgoing]:
+    outgoing = Outgoing(1000)
+    own = limits(initial_credit_bytes=100)
+    return (
+        Streams(outgoing, own, is_dialer=is_dialer, budget=None, on_output=lambda: None),
+        outgoing,
+    )
+
+
+def test_numbers_wrap_around_past_those_in_use() -> None:
+    for is_dialer, numbers in ((True, [1, MAX_STREAM, 3]), (False, [2, MAX_STREAM - 1, 4])):
+        side, _ = streams(is_dialer=is_dialer)
+        first = side.open()
+        side._next_stream = numbers[1]
+        assert [first, side.open(), side.open()] == numbers
+
+
+LEFTOVER = HEADER.pack(1, 0, 1, 99, FrameKind.RESPONSE, END | FINAL, 0) + b"x"
+FLOODS = {
+    "ping": encode_frame(FrameKind.PING),
+    "pong": encode_frame(FrameKind.PONG),
+    "cancel": encode_frame(FrameKind.CANCEL, 99),
+    "credit": encode_frame(FrameKind.CREDIT, 99, value=1),
+    "release": encode_frame(FrameKind.RELEASE, 99, value=1),
+    "load": encode_frame(FrameKind.LOAD, 99),
+    "error": encode_frame(FrameKind.ERROR, 99, meta=b"\xc1"),
+    "goaway": goaway_frame("bye"),
+    "probe": encode_frame(FrameKind.PROBE, 1),
+    "chunk of nothing known": HEADER.pack(1, 0, 0, 99, FrameKind.CHUNK, END, 0) + b"x",
+    "answer to nothing": LEFTOVER,
+    "request and its cancellation": encode_frame(FrameKind.REQUEST, 1, flags=END | FINAL)
+    + encode_frame(FrameKind.CANCEL, 1),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
+def test_flood_of_each_kind_ends_the_link(flood: bytes) -> None:
+    acceptor = greeted().acceptor
+    acceptor.check_unawaited(0.0)
+    for _ in range(MOST // 100):
+        feed(acceptor, flood * 100)
+    acceptor.check_unawaited(0.0)
+    feed(acceptor, flood * 100)
+    with pytest.raises(ProtocolViolation, match="more frames that nobody awaits"):
+        acceptor.check_unawaited(0.0)
+
+
+def test_small_chunks_of_a_body_that_is_awaited_are_counted_and_large_ones_are_not() -> None:
+    def chunk(size: int, flags: int = 0) -> bytes:
+        return HEADER.pack(size, 0, 0, 1, FrameKind.CHUNK, flags, 0) + bytes(size)
+
+    acceptor = greeted().acceptor
+    large, count = SMALL_CHUNK_BYTES, 2 * MOST
+    feed(acceptor, HEADER.pack(0, 0, 1 << 24, 1, FrameKind.REQUEST, FINAL, 0))
+    for _ in range(count // 10):
+        feed(acceptor, chunk(large))
+    acceptor.check_unawaited(0.0)
+    for _ in range(MOST + 1):
+        feed(acceptor, chunk(0))
+    with pytest.raises(ProtocolViolation, match="more frames that nobody awaits"):
+        acceptor.check_unawaited(0.0)
+
+
+@pytest.mark.full
+def test_work_pays_for_what_comes_with_it() -> None:
+    wire = greeted()
+    for _ in range(2 * MOST):
+        stream = wire.dialer.ask(b"m")
+        wire.settle()
+        wire.dialer.cancel(stream)
+        assert wire.acceptor.respond(stream, b"m", ())  # both are on their way
+        wire.settle()
+        wire.dialer.check_unawaited(0.0)
+        wire.acceptor.check_unawaited(0.0)
+
+
+def test_bucket_bears_many_at_once_then_a_rate_and_is_filled_by_messages() -> None:
+    bucket = UnawaitedFrames()
+    assert bucket.are_borne(MOST, 0, 100.0)
+    assert not bucket.are_borne(1, 0, 100.0)
+    assert bucket.are_borne(int(A_SECOND) - 1, 0, 101.0)
+    assert not bucket.are_borne(1, 0, 101.0 + 0.5 / A_SECOND)
+    assert bucket.are_borne(5 * FOR_A_MESSAGE - 3, 5, 101.0 + 0.5 / A_SECOND)
+    assert not bucket.are_borne(3, 0, 101.0 + 0.5 / A_SECOND)
+    assert bucket.are_borne(MOST, MOST, 1e9)
+    assert not bucket.are_borne(1, 0, 1e9)
+
+
+def test_clock_that_goes_back_fills_nothing() -> None:
+    bucket = UnawaitedFrames()
+    assert bucket.are_borne(MOST, 0, 100.0)
+    assert not bucket.are_borne(1, 0, 50.0)

@@ -1,4 +1,11 @@
+"""Tensors: their datatypes, their data, what they may hold, and the windows that a model declares."""
+
 from __future__ import annotations
+
+import struct
+import tracemalloc
+from dataclasses import replace
+from fractions import Fraction
 
 import ml_dtypes
 import numpy as np
@@ -7,8 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from capamesh.protocol.errors import InvalidRequest
-from capamesh.protocol.tensors import Datatype, Tensor, checked, join_elements, split_elements
+from capamesh.protocol.errors import InvalidRequest, TooLarge
+from capamesh.protocol.tensors import (
+    Datatype,
+    Limits,
+    Tensor,
+    TensorSpec,
+    bf16_from_fp32,
+    bf16_from_fp64,
+    checked,
+    fp32_from_bf16,
+    join_elements,
+    split_elements,
+)
+from capamesh.protocol.windows import Windows, constant_data, one_element, windows_problem
 
 _FIXED = [datatype for datatype in Datatype if datatype is not Datatype.BYTES]
 
@@ -118,3 +137,252 @@ def test_elements_are_split_from_a_slice_of_a_larger_buffer() -> None:
     raw = join_elements([b"", b"ab", b"\0"])
     assert raw == b"\0\0\0\0\x02\0\0\0ab\x01\0\0\0\0"
     assert split_elements(memoryview(b"xx" + raw)[2:], 3) == [b"", b"ab", b"\0"]
+
+
+_GOOD = Tensor("x", Datatype.FP32, (2, 3), bytes(24))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (_GOOD.replace(data=bytes(23)), r"FP32 of shape \[2, 3\] needs 24 bytes, got 23"),
+        (_GOOD.replace(shape=(2, -3)), r"shape \[2, -3\]; every dimension must be from 0 to"),
+        (_GOOD.replace(shape=(2**40,), data=b""), f"needs {2**42} bytes, got 0"),
+        (_GOOD.replace(shape=(2**62, 2**62)), f"needs {2**126} bytes, got 24"),
+        (_GOOD.replace(shape=(1,) * 33), "has 33 dimensions; the limit is 32"),
+        (_GOOD.replace(shape=(0, 2**62), data=b""), "non-zero dimensions span"),
+        (
+            _GOOD.replace(shape=(2**26 + 1, 0), data=b""),
+            f"non-zero dimensions span {2**28 + 4} bytes, the limit is {2**28}",
+        ),
+        (_GOOD.replace(name=""), "1 to 1024 characters, got 0"),
+        (_GOOD.replace(name="n" * 1025), "1 to 1024 characters, got 1025"),
+        (Tensor("b", Datatype.BOOL, (3,), b"\0\1\2"), "BOOL element 2 is the byte 2"),
+        (Tensor("s", Datatype.BYTES, (2,), b"\0\0\0\0"), "need at least 8 bytes"),
+        (
+            Tensor("s", Datatype.BYTES, (1,), b"\4\0\0\0abc"),
+            "claims 4 bytes and would end at byte 8",
+        ),
+        (Tensor("s", Datatype.BYTES, (1,), b"\1\0\0\0ab"), "1 bytes are left after its 1"),
+        (Tensor("s", Datatype.BYTES, (0,), b"\0\0\0\0"), "4 bytes are left after its 0"),
+        (
+            Tensor("s", Datatype.BYTES, (2,), b"\1\0\0\0a\0\0\0"),
+            "ends in the length of BYTES element 1",
+        ),
+    ],
+)
+def test_disagreement_is_named_with_its_numbers(tensor: Tensor, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        checked(tensor)
+
+
+def test_more_texts_than_an_event_loop_should_read_are_too_large() -> None:
+    texts = Tensor("s", Datatype.BYTES, (3,), bytes(12))
+    checked(texts, Limits(max_texts=3))
+    assert checked(_GOOD, Limits(max_message_bytes=24)) is _GOOD
+    with pytest.raises(TooLarge, match="has 24 bytes; the limit of a message is 23"):
+        checked(_GOOD, Limits(max_message_bytes=23))
+    with pytest.raises(
+        TooLarge, match="'s': 3 BYTES elements in this message; the limit is 2: split"
+    ):
+        checked(texts, Limits(max_texts=2))
+
+
+@given(st.lists(st.binary(max_size=5), min_size=1, max_size=5))
+def test_bytes_cut_anywhere_are_refused(elements: list[bytes]) -> None:
+    raw = join_elements(elements)
+    shape = (len(elements),)
+    checked(Tensor("s", Datatype.BYTES, shape, raw))
+    for end in range(len(raw)):
+        with pytest.raises(InvalidRequest):
+            checked(Tensor("s", Datatype.BYTES, shape, raw[:end]))
+
+
+@given(
+    st.sampled_from(Datatype),
+    st.lists(st.integers(-1, 2**65) | st.integers(0, 3), max_size=34),
+    st.binary(max_size=32),
+)
+def test_junk_either_passes_and_can_be_read_or_is_an_invalid_request(
+    datatype: Datatype, shape: list[int], data: bytes
+) -> None:
+    tensor = Tensor("x", datatype, tuple(shape), data)
+    try:
+        checked(tensor)
+    except (InvalidRequest, TooLarge):
+        return
+    assert tensor.to_numpy().shape == tuple(shape)
+
+
+def test_wrong_truth_is_found_wherever_it_is_without_memory_of_the_data_s_size() -> None:
+    data = bytearray(8 * 2**20)
+    for index in (len(data) - 1, 2**20, 2**20 - 1):  # each before the one that was found last
+        data[index] = 2
+        tracemalloc.start()
+        try:
+            with pytest.raises(InvalidRequest, match=f"BOOL element {index} is the byte 2;"):
+                checked(Tensor("b", Datatype.BOOL, (len(data),), data))
+            assert tracemalloc.get_traced_memory()[1] < 2 * 2**20
+        finally:
+            tracemalloc.stop()
+
+
+def test_every_fixed_size_datatype_is_as_wide_as_its_little_endian_numpy_dtype() -> None:
+    for datatype in Datatype:
+        if datatype is Datatype.BYTES:
+            assert datatype.itemsize_bytes is None
+            assert datatype.numpy_dtype == np.dtype(object)
+        else:
+            assert datatype.itemsize_bytes == datatype.numpy_dtype.itemsize
+            assert datatype.numpy_dtype.newbyteorder("<") == datatype.numpy_dtype
+
+
+def test_numpy_dtypes_of_either_byte_order_have_their_datatype() -> None:
+    assert (Datatype.of_name("FP32"), Datatype.of_name("fp32")) == (Datatype.FP32, None)
+    assert Datatype.of_numpy(np.float32) is Datatype.FP32
+    assert Datatype.of_numpy(np.dtype(">f4")) is Datatype.FP32
+    assert Datatype.of_numpy(np.dtype(">u8")) is Datatype.UINT64
+    assert Datatype.of_numpy(np.dtype(bool)) is Datatype.BOOL
+    assert Datatype.of_numpy(np.dtype(ml_dtypes.bfloat16)) is Datatype.BF16
+    for text in ("O", "S5", "U5"):
+        assert Datatype.of_numpy(np.dtype(text)) is Datatype.BYTES
+    for datatype in set(Datatype) - {Datatype.BF16}:
+        assert Datatype.of_numpy(datatype.numpy_dtype) is datatype
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "datetime64[s]", "V3"])
+def test_numpy_dtype_without_a_datatype_is_refused_by_name(dtype: str) -> None:
+    with pytest.raises(InvalidRequest, match="has no datatype in the protocol"):
+        Datatype.of_numpy(np.dtype(dtype))
+
+
+def test_spec_accepts_any_size_where_it_says_minus_one() -> None:
+    spec = TensorSpec("x", Datatype.FP32, (-1, 30))
+    assert spec.accepts(Datatype.FP32, (7, 30)) is None
+    assert spec.accepts(Datatype.FP32, (0, 30)) is None
+    assert spec.accepts(Datatype.FP32, [1, 30]) is None
+
+
+def test_spec_says_why_a_tensor_does_not_fit() -> None:
+    spec = TensorSpec("x", Datatype.FP32, (-1, 30))
+    assert spec.accepts(Datatype.FP64, (7, 30)) == "tensor 'x' is FP64, the model takes FP32"
+    assert spec.accepts(Datatype.FP32, (30,)) == (
+        "tensor 'x' has shape [30], the model takes [-1, 30] (-1 is any size); one row alone has shape [1, 30]"
+    )
+    for shape in ((7, 31), (31,), (7, 30, 1), ()):
+        assert spec.accepts(Datatype.FP32, shape) == (
+            f"tensor 'x' has shape {list(shape)}, the model takes [-1, 30] (-1 is any size)"
+        )
+
+
+_ALL_BITS = np.arange(2**16, dtype=np.uint16)
+
+
+def test_every_bit_pattern_survives_the_way_to_fp32_and_back_but_signalling_nans_turn_quiet() -> (
+    None
+):
+    values = fp32_from_bf16(_ALL_BITS)
+    back = bf16_from_fp32(values)
+    is_nan = np.isnan(values)
+    assert (back[~is_nan] == _ALL_BITS[~is_nan]).all()
+    assert (back[is_nan] == _ALL_BITS[is_nan] | 0x40).all()
+
+
+def test_rounding_is_that_of_an_independent_bfloat16_on_random_bit_patterns() -> None:
+    bits = np.random.default_rng(20).integers(0, 2**32, 200_000, dtype=np.uint32)
+    values = bits.view(np.float32)
+    values = values[~np.isnan(values)]
+    with np.errstate(over="ignore"):
+        theirs = values.astype(ml_dtypes.bfloat16).view(np.uint16)
+    np.testing.assert_array_equal(bf16_from_fp32(values), theirs)
+
+
+def test_ties_go_to_the_even_pattern_and_what_is_beyond_the_range_to_infinity() -> None:
+    bits = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x7F7FFFFF, 0xFF7FFFFF], np.uint32)
+    rounded = bf16_from_fp32(bits.view(np.float32))
+    assert rounded.tolist() == [0x3F80, 0x3F82, 0x3F81, 0x7F80, 0xFF80]
+
+
+def test_fp64_just_above_a_tie_rounds_up_although_fp32_cannot_tell_it_from_the_tie() -> None:
+    above_tie = 1.0 + 2.0**-8 + 2.0**-40
+    assert bf16_from_fp64(np.array([above_tie])).tolist() == [0x3F81]
+    assert bf16_from_fp32(np.array([above_tie], np.float32)).tolist() == [0x3F80]
+
+
+@given(st.floats(-3e38, 3e38) | st.floats(-1e-38, 1e-38))
+def test_fp64_goes_to_the_nearest_bfloat16_by_exact_arithmetic(value: float) -> None:
+    got = int(bf16_from_fp64(np.array([value]))[0])
+    distance = _distance(got, value)
+    for other in (got - 1, got + 1):
+        if other & 0x7FFF < 0x7F80 and 0 <= other < 2**16:
+            other_distance = _distance(other, value)
+            assert distance < other_distance or (distance == other_distance and got % 2 == 0)
+
+
+def _distance(bits: int, value: float) -> Fraction:
+    near = float(fp32_from_bf16(np.array([bits], np.uint16))[0])
+    return abs(Fraction(near) - Fraction(value))
+
+
+SOUND = TensorSpec("input", Datatype.FP32, (-1, -1))
+RATE = TensorSpec("sr", Datatype.INT64, ())
+WINDOWS = Windows("input", 512, 64, 16_000, (("sr", 16_000),))
+
+
+def test_windows_that_fit_have_no_problem() -> None:
+    assert windows_problem(WINDOWS, [SOUND, RATE]) == ""
+    fixed = TensorSpec("input", Datatype.INT16, (1, 1, 576))
+    assert windows_problem(WINDOWS, [fixed, RATE]) == ""
+
+
+@pytest.mark.parametrize(
+    ("windows", "inputs", "said"),
+    [
+        (replace(WINDOWS, input="x"), [SOUND, RATE], "input 'x' is not one of the model's"),
+        (WINDOWS, [replace(SOUND, datatype=Datatype.BYTES), RATE], "is text"),
+        (WINDOWS, [replace(SOUND, shape=()), RATE], "shape []"),
+        (WINDOWS, [replace(SOUND, shape=(-1, 512)), RATE], "must take 576 samples"),
+        (WINDOWS, [replace(SOUND, shape=(2, -1)), RATE], "all others one element"),
+        (replace(WINDOWS, samples=2**18 + 1), [SOUND, RATE], "at most 1048576 and 16384"),
+        (replace(WINDOWS, context=4097), [SOUND, RATE], "16388 bytes"),
+        (replace(WINDOWS, constants=()), [SOUND, RATE], "input 'sr' has no constant"),
+        (WINDOWS, [SOUND], "the constant 'sr' is not another input"),
+        (replace(WINDOWS, constants=(("sr", 0.5),)), [SOUND, RATE], "'sr' is 0.5"),
+        (replace(WINDOWS, constants=(("sr", 1e300),)), [SOUND, RATE], "INT64"),
+        (WINDOWS, [SOUND, replace(RATE, shape=(2,))], "shape [2]"),
+    ],
+)
+def test_windows_that_do_not_fit_are_told_why(
+    windows: Windows, inputs: list[TensorSpec], said: str
+) -> None:
+    assert said in windows_problem(windows, inputs)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value", "code"),
+    [
+        (Datatype.BOOL, 1, "<?"),
+        (Datatype.UINT8, 255, "<B"),
+        (Datatype.FP16, 0.5, "<e"),
+    ],
+)
+def test_constants_are_raw_bytes_of_their_datatype(
+    datatype: Datatype, value: float, code: str
+) -> None:
+    spec = TensorSpec("c", datatype, (1, -1))
+    assert constant_data(spec, value) == struct.pack(code, value)
+    assert one_element(spec.shape) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value"),
+    [
+        (Datatype.UINT8, 256),
+        (Datatype.BF16, 1),
+        (Datatype.BYTES, 1),
+        (Datatype.FP16, 1e6),
+        (Datatype.INT8, float("nan")),
+    ],
+)
+def test_constants_beyond_their_datatype_are_none(datatype: Datatype, value: float) -> None:
+    assert constant_data(TensorSpec("c", datatype, ()), value) is None

@@ -1,0 +1,377 @@
+"""An owner, its join tokens, and the memberships that they give."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import ssl
+import stat
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import msgpack
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from capamesh.protocol.errors import ConfigError, KeyExposed
+from capamesh.protocol.identity import Identity
+from capamesh.protocol.network import (
+    CHAIN_FILE,
+    IDENTITY_FILE,
+    NETWORK_FILE,
+    OWNER_KEY_FILE,
+    JoinToken,
+    Membership,
+    NetworkOwner,
+    Role,
+    tls_context,
+)
+from capamesh.protocol.network.token import MAX_TOKEN_CHARS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .conftest import Network
+
+
+DAY = timedelta(days=1)
+
+
+def test_invite_must_expire_later_than_now(home: Network) -> None:
+    for expires_at in (home.now, home.now - DAY, home.now + timedelta(milliseconds=900)):
+        with pytest.raises(ConfigError, match="of no use at"):
+            home.owner.invite(Role.NODE, expires_at=expires_at, bootstrap=(), now=home.now)
+
+
+def test_times_need_a_time_zone(home: Network) -> None:
+    naive = home.now.replace(tzinfo=None)
+    with pytest.raises(ConfigError, match="has no time zone"):
+        NetworkOwner.create("home", naive)
+    with pytest.raises(ConfigError, match="the expiry 2027-03-01T12:00:00 has no time zone"):
+        home.owner.invite(Role.NODE, expires_at=naive, bootstrap=(), now=home.now)
+
+
+@pytest.mark.parametrize("name", ["", " home", "home ", "ho\nme", "é" * 33, "a" * 65, "\ud800"])
+def test_network_needs_a_printable_name_of_64_bytes_at_most(home: Network, name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot name a network: use 1 to 64 bytes"):
+        NetworkOwner.create(name, home.now)
+    for kept in ("a", "é" * 32, "My network, 2027 = CN/O"):
+        assert NetworkOwner.create(kept, home.now).name == kept
+
+
+def test_saved_owner_loads_again_with_a_key_for_itself_alone(home: Network, tmp_path: Path) -> None:
+    folder = tmp_path / "owner"
+    home.owner.save(folder)
+    home.owner.save(folder)
+    loaded = NetworkOwner.load(folder)
+    assert loaded == home.owner
+    assert loaded.private_key.private_bytes_raw() == home.owner.private_key.private_bytes_raw()
+    assert stat.S_IMODE((folder / OWNER_KEY_FILE).stat().st_mode) == 0o600
+    assert sorted(path.name for path in folder.iterdir()) == ["network.pem", "owner.key"]
+    assert repr(loaded) == f"NetworkOwner(network_id={loaded.network_id!r}, name='home')"
+    (folder / OWNER_KEY_FILE).chmod(0o644)
+    with pytest.raises(KeyExposed, match=r"owner's key .*owner\.key has mode 0644.*chmod 600"):
+        NetworkOwner.load(folder)
+
+
+def test_owners_key_is_never_overwritten(home: Network, stranger: Network, tmp_path: Path) -> None:
+    home.owner.save(tmp_path)
+    with pytest.raises(
+        ConfigError,
+        match=rf"owner\.key already holds another network's owner, that of {home.owner.network_id}: choose",
+    ):
+        stranger.owner.save(tmp_path)
+    assert NetworkOwner.load(tmp_path) == home.owner
+
+
+def test_missing_damaged_and_mixed_files_are_named(
+    home: Network, stranger: Network, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"owner\.key does not exist"):
+        NetworkOwner.load(tmp_path)
+    home.owner.save(tmp_path)
+    (tmp_path / NETWORK_FILE).unlink()
+    with pytest.raises(ConfigError, match=r"network\.pem does not exist"):
+        NetworkOwner.load(tmp_path)
+    (tmp_path / NETWORK_FILE).write_bytes(b"junk")
+    with pytest.raises(ConfigError, match=r"network\.pem is damaged: it holds no PEM"):
+        NetworkOwner.load(tmp_path)
+    stranger.owner.save(tmp_path / "other")
+    (tmp_path / NETWORK_FILE).write_bytes((tmp_path / "other" / NETWORK_FILE).read_bytes())
+    with pytest.raises(
+        ConfigError,
+        match=rf"owner\.key is not the key of .*network\.pem: it is of the network {home.owner.network_id}, "
+        f"the certificate of {stranger.owner.network_id}; restore",
+    ):
+        NetworkOwner.load(tmp_path)
+
+
+SECOND = timedelta(seconds=1)
+ASK = "ask the network's owner for a new one: capamesh network token"
+
+
+def checked(payload: bytes) -> str:
+    raw = hashlib.sha256(payload).digest()[:4] + payload
+    return "capamesh1" + base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def text_of(parts: object) -> str:
+    return checked(msgpack.packb(parts))
+
+
+def parts_of(token: JoinToken) -> list[object]:
+    return [list(token.bootstrap), token.invite_key, token.invite_der, token.ca_der]
+
+
+def test_token_decodes_to_what_was_invited(home: Network) -> None:
+    text = home.router_token.encode()
+    assert text.startswith("capamesh1")
+    assert len(text) < 1600
+    token = JoinToken.decode(text, home.now)
+    assert token == home.router_token
+    assert token.role is Role.ROUTER
+    assert token.network_id == home.owner.network_id
+    assert token.expires_at == home.now + timedelta(days=30)
+    assert token.bootstrap == ("/dns4/router.example/tcp/7400", "/ip4/192.0.2.7/tcp/7400")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no join token: one starts with 'capamesh1'"),
+        ("capamesh2AAAA", "of another version, not capamesh1: upgrade capamesh"),
+        ("capamesh1", "cut short or mistyped"),
+        ("capamesh1AA=A", "'=' at character 12 is not part of a token"),
+        ("capamesh1AA\nA", r"'\\n' at character 12 is not part of a token"),
+        ("capamesh1é", "'é' at character 10 is not part of a token"),
+        ("capamesh1" + "A" * MAX_TOKEN_CHARS, "at most 16384 characters, this text 16393"),
+        (text_of(7), "malformed: not its four parts"),
+        (text_of([[], "", b"", b""]), "malformed: not its four parts"),
+        (text_of([[7], bytes(32), b"", b""]), "malformed: a part has a wrong type or size"),
+        (text_of([[], bytes(31), b"", b""]), "malformed: a part has a wrong type or size"),
+        (text_of({"a": 1}), "malformed: "),
+        (text_of([["a b"], bytes(32), b"", b""]), "'a b' is no bootstrap address"),
+        (
+            text_of([[], bytes(32), b"", b""]),
+            "not of one network: malformed: .*capamesh network token",
+        ),
+        (text_of([[], bytes(32), b"", bytes(9000)]), "malformed: "),
+    ],
+)
+def test_text_that_is_no_token_is_refused_with_the_reason(
+    home: Network, text: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        JoinToken.decode(text, home.now)
+
+
+def test_parts_of_two_networks_are_no_token(home: Network, stranger: Network) -> None:
+    ours, theirs = parts_of(home.node_token), parts_of(stranger.node_token)
+    with pytest.raises(ConfigError, match=rf"not of one network: wrong network: .*{ASK}"):
+        JoinToken.decode(text_of([*ours[:3], theirs[3]]), home.now)
+    with pytest.raises(ConfigError, match=rf"key is not its invite's; {ASK}"):
+        JoinToken.decode(text_of([ours[0], theirs[1], *ours[2:]]), home.now)
+    garbled = home.node_token.invite_der[:-1] + bytes([home.node_token.invite_der[-1] ^ 2])
+    with pytest.raises(ConfigError, match="not of one network: bad signature"):
+        JoinToken.decode(text_of([*ours[:2], garbled, ours[3]]), home.now)
+
+
+@pytest.mark.parametrize(
+    ("bootstrap", "message"),
+    [
+        (("a",) * 17, "at most 16 bootstrap addresses, not 17"),
+        (("a" * 257,), "1 to 256 ASCII characters"),
+        (("a b",), "'a b' is no bootstrap address"),
+        (("é",), "'é' is no bootstrap address"),
+    ],
+)
+def test_owner_cannot_put_what_is_no_address_into_a_token(
+    home: Network, bootstrap: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        home.owner.invite(
+            Role.NODE, expires_at=home.now + SECOND, bootstrap=bootstrap, now=home.now
+        )
+
+
+def test_token_ends_with_its_invite_and_from_the_future_blames_the_clock(home: Network) -> None:
+    text = home.node_token.encode()
+    ends = home.node_token.expires_at
+    assert JoinToken.decode(text, ends) == home.node_token
+    with pytest.raises(ConfigError, match=rf"expired at 2027-03-31T12:00:00Z.*{ASK}"):
+        JoinToken.decode(text, ends + SECOND)
+    with pytest.raises(ConfigError, match=r"valid from 2027-03-01T11:50.*set this machine's clock"):
+        JoinToken.decode(text, home.now - timedelta(minutes=21))
+
+
+@given(
+    st.text(max_size=200)
+    | st.text(alphabet="AZaz09-_", max_size=200).map("capamesh1".__add__)
+    | st.binary(max_size=300).map(checked)
+    | st.recursive(st.binary() | st.text() | st.integers(0, 9), st.lists, max_leaves=20).map(
+        text_of
+    )
+)
+def test_junk_is_a_config_error(home: Network, text: str) -> None:
+    payload: bytes = msgpack.packb(parts_of(home.node_token))
+    others = (payload + b"\xc0", b"\xdc\x00\x04" + payload[1:], b"\x91" * 9000)
+    for junk in (text, *map(checked, others)):
+        with pytest.raises(ConfigError):
+            JoinToken.decode(junk, home.now)
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_mistyped_character_or_a_token_cut_short_is_found(
+    home: Network, data: st.DataObject
+) -> None:
+    text = home.node_token.encode()
+    position = data.draw(st.integers(0, len(text) - 1))
+    changed = (
+        text[:position] + data.draw(st.sampled_from("ABCXYZabcxyz0189-_")) + text[position + 1 :]
+    )
+    if changed != text:
+        with pytest.raises(ConfigError):
+            JoinToken.decode(changed, home.now)
+    if position >= 9:
+        with pytest.raises(ConfigError, match=r"cut short or mistyped.*copy the whole of it again"):
+            JoinToken.decode(text[:position], home.now)
+
+
+@given(
+    st.lists(
+        st.text(alphabet=[chr(code) for code in range(33, 127)], min_size=1, max_size=256),
+        max_size=16,
+    )
+)
+def test_every_token_comes_back_from_its_text(home: Network, bootstrap: list[str]) -> None:
+    token = JoinToken.assemble(
+        bootstrap, home.node_token.invite_key, home.node_token.invite_der, home.owner.ca_der
+    )
+    assert token.encode() == text_of(parts_of(token))
+    assert JoinToken.decode(f"  {token.encode()}\n", home.now) == token
+    assert "invite_key" not in repr(token)
+
+
+def pem(*certificates: bytes) -> bytes:
+    return b"".join(
+        x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in certificates
+    )
+
+
+def test_joiner_gets_the_tokens_role_network_and_end(home: Network) -> None:
+    identity = Identity.generate()
+    token = JoinToken.decode(home.router_token.encode(), home.now)
+    membership = Membership.join(identity, token, home.now)
+    leaf = x509.load_der_x509_certificate(membership.chain[0])
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert membership.identity == identity
+    assert membership.role is Role.ROUTER
+    assert membership.network_id == home.owner.network_id
+    assert membership.expires_at == token.expires_at == leaf.not_valid_after_utc
+    assert membership.chain[1] == token.invite_der
+    assert list(names) == [
+        x509.UniformResourceIdentifier(f"capamesh://{home.owner.network_id}/{identity.peer_id}")
+    ]
+    assert membership.trust().verify(membership.chain, home.now).peer_id == identity.peer_id
+
+
+def test_last_second_of_a_token_admits_and_the_next_does_not(home: Network) -> None:
+    ends = home.node_token.expires_at
+    assert Membership.join(Identity.generate(), home.node_token, ends).expires_at == ends
+    with pytest.raises(ConfigError, match=r"the join token expired at .*capamesh network token"):
+        Membership.join(Identity.generate(), home.node_token, ends + SECOND)
+
+
+def test_joiner_whose_clock_is_behind_may_join_within_the_skew_alone(home: Network) -> None:
+    Membership.join(Identity.generate(), home.node_token, home.now - timedelta(minutes=20))
+    with pytest.raises(ConfigError, match="set this machine's clock"):
+        Membership.join(Identity.generate(), home.node_token, home.now - timedelta(minutes=21))
+
+
+def test_saved_membership_loads_again_and_keeps_no_invite_key(
+    home: Network, tmp_path: Path
+) -> None:
+    folder = tmp_path / "member"
+    home.node.save(folder)
+    home.node.save(folder)
+    assert Membership.load(folder, home.now) == home.node
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "chain.pem",
+        "identity.key",
+        "network.pem",
+    ]
+    assert stat.S_IMODE((folder / IDENTITY_FILE).stat().st_mode) == 0o600
+    assert (folder / CHAIN_FILE).read_bytes().count(b"BEGIN CERTIFICATE") == 2
+    assert b"PRIVATE" not in (folder / CHAIN_FILE).read_bytes()
+    assert repr(home.node.identity.private_bytes) not in repr(home.node)
+    assert Membership.load(folder, home.node.expires_at) == home.node
+    with pytest.raises(ConfigError, match=rf"{folder}: .* expired: .*capamesh network token"):
+        Membership.load(folder, home.node.expires_at + SECOND)
+    Membership.join(home.node.identity, home.router_token, home.now).save(folder)
+    assert Membership.load(folder, home.now).role is Role.ROUTER
+    with pytest.raises(ConfigError, match="already holds the identity"):
+        home.router.save(folder)
+    (folder / IDENTITY_FILE).chmod(0o640)
+    with pytest.raises(KeyExposed, match="mode 0640"):
+        Membership.load(folder, home.now)
+
+
+@pytest.mark.parametrize("name", [IDENTITY_FILE, CHAIN_FILE, NETWORK_FILE])
+def test_missing_or_garbled_file_is_named(home: Network, tmp_path: Path, name: str) -> None:
+    home.node.save(tmp_path)
+    (tmp_path / name).write_bytes(b"junk")
+    with pytest.raises(ConfigError, match=f"/{name} is (damaged|no unencrypted PEM key)"):
+        Membership.load(tmp_path, home.now)
+    (tmp_path / name).unlink()
+    with pytest.raises(ConfigError, match=f"/{name} does not exist"):
+        Membership.load(tmp_path, home.now)
+
+
+def test_files_that_do_not_belong_together_do_not_load(
+    home: Network, stranger: Network, tmp_path: Path
+) -> None:
+    home.node.save(tmp_path)
+    leaf, invite = home.node.chain
+    for certificates, message in (
+        ((leaf,), "it has 1 certificates, not 2"),
+        ((leaf, invite, home.owner.ca_der), "malformed: the successor of the owner's key"),
+        ((invite, leaf), "not valid: malformed"),
+        ((leaf, home.router.chain[1]), "not valid: bad signature"),
+        (stranger.node.chain, "not valid: wrong network"),
+        (
+            home.router.chain,
+            f"membership is of {home.router.identity.peer_id}, the identity key of",
+        ),
+    ):
+        (tmp_path / CHAIN_FILE).write_bytes(pem(*certificates))
+        with pytest.raises(ConfigError, match=message):
+            Membership.load(tmp_path, home.now)
+    home.node.save(tmp_path)
+    (tmp_path / NETWORK_FILE).write_bytes(pem(stranger.owner.ca_der))
+    with pytest.raises(ConfigError, match="not valid: wrong network"):
+        Membership.load(tmp_path, home.now)
+
+
+@pytest.mark.parametrize("server_side", [True, False])
+def test_tls_context_takes_members_alone_over_tls_1_3(
+    home: Network, tmp_path: Path, server_side: bool
+) -> None:
+    context = tls_context(home.node, tmp_path, server_side=server_side)
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname is False
+    assert context.minimum_version is context.maximum_version is ssl.TLSVersion.TLSv1_3
+    assert context.get_ca_certs(binary_form=True) == [home.owner.ca_der]
+    assert Membership.load(tmp_path, home.now) == home.node
+
+
+def test_tls_context_refuses_a_folder_of_another_membership(home: Network, tmp_path: Path) -> None:
+    home.node.save(tmp_path)
+    with pytest.raises(ConfigError, match="holds another membership"):
+        tls_context(home.router, tmp_path, server_side=True)
+    renewed = Membership.join(home.node.identity, home.node_token, home.now)
+    with pytest.raises(ConfigError, match="load it again after a change"):
+        tls_context(renewed, tmp_path, server_side=False)
