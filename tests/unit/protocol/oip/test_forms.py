@@ -1,19 +1,23 @@
-"""Requests of a form that is known are read as the decoder reads them."""
+"""Requests whose form is known, in binary and in JSON, are read as the decoder reads them; what is wrong is left to it."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from capamesh.protocol.errors import InvalidRequest
-from capamesh.protocol.oip import InferRequest, RequestForms, decode_request
+from capamesh.protocol.errors import CapameshError, InvalidRequest
+from capamesh.protocol.oip import InferRequest, RequestForms, TextForms, decode_request
 from capamesh.protocol.oip.decoding import decode_request_in_steps
 from capamesh.protocol.oip.forms import MAX_FORMS, MAX_INPUTS, MAX_JSON_BYTES, KnownInputs
+from capamesh.protocol.oip.text_forms import MAX_AROUND_BYTES, MAX_BODY_BYTES, MAX_TEXT_FORMS
 from capamesh.protocol.steps import run_through
 from capamesh.protocol.tensors import DEFAULT_LIMITS
+
+# data behind the JSON
 
 
 def binary(name: str, datatype: str, shape: list[int], size: int) -> dict[str, Any]:
@@ -35,47 +39,44 @@ REQUEST = {
 }
 
 
-def learnt(request: dict[str, Any], data: bytes) -> RequestForms:
-    """Return forms that were shown one request."""
+def learnt(*bodies: tuple[bytes, int | None]) -> RequestForms:
+    """Return forms that were shown these requests."""
     forms = RequestForms()
-    body, length = body_of(request, data)
-    forms.learn(body, length, decode_request("m", "1", body, length))
+    for body, length in bodies:
+        forms.learn(body, length, decode_request("m", "1", body, length))
     return forms
 
 
 @pytest.mark.parametrize("kind", [bytes, memoryview])
 def test_request_of_a_known_form_is_read_as_the_decoder_reads_it(kind: type) -> None:
-    forms = learnt(REQUEST, b"12345678abc")
+    forms = learnt(body_of(REQUEST, b"12345678abc"))
     body, length = body_of(REQUEST, b"87654321cba")
     read = forms.read("other", "2", kind(body), length)
-    assert read == decode_request("other", "2", body, length)
     assert isinstance(read, InferRequest)
-    np.testing.assert_array_equal(read.inputs[1].to_numpy(), np.frombuffer(b"cba", np.uint8))
-
-
-def test_other_forms_are_not_taken_for_it() -> None:
-    forms = learnt(REQUEST, b"12345678abc")
-    body, length = body_of(REQUEST, b"12345678abc")
-    assert forms.read("m", "", body + b"d", length) is None
-    assert forms.read("m", "", body[:-1], length) is None
-    assert forms.read("m", "", body[:length], len(body)) is None
-    assert forms.read("m", "", body, length - 1) is None
-    assert forms.read("m", "", body, None) is None
-    assert forms.read("m", "", body.replace(b"FP32", b"INT8"), length) is None
+    assert read == decode_request("other", "2", body, length)
+    for other, its_length in (
+        (body + b"d", length),
+        (body[:-1], length),
+        (body[:length], len(body)),
+        (body, length - 1),
+        (body, None),
+        (body.replace(b"FP32", b"INT8"), length),
+    ):
+        assert forms.read("m", "", kind(other), its_length) is None
 
 
 def test_oldest_form_makes_room() -> None:
-    forms = RequestForms()
-    for count in range(MAX_FORMS + 1):
-        body, length = body_of({"inputs": [binary(f"x{count}", "INT8", [1], 1)]}, b"a")
-        assert length <= MAX_JSON_BYTES
-        forms.learn(body, length, decode_request("m", "", body, length))
+    bodies = [
+        body_of({"inputs": [binary(f"x{count}", "INT8", [1], 1)]}, b"a")
+        for count in range(MAX_FORMS + 1)
+    ]
+    forms = learnt(*bodies)
+    assert max(length for _, length in bodies) <= MAX_JSON_BYTES
     assert len(forms) == MAX_FORMS
-    assert forms.read("m", "", *body_of({"inputs": [binary("x0", "INT8", [1], 1)]}, b"a")) is None
-    assert forms.read("m", "", *body_of({"inputs": [binary("x1", "INT8", [1], 1)]}, b"a"))
+    assert [forms.read("m", "", *each) is None for each in bodies[:2]] == [True, False]
 
 
-# tensors in the JSON
+# data in the JSON, input by input
 
 
 def in_json(
@@ -87,11 +88,9 @@ def in_json(
 
 def read_by(known: KnownInputs, *inputs: dict[str, Any]) -> InferRequest | str:
     """Return a request of these inputs as it is read with what is known, or why it is refused."""
-    body = json.dumps({"inputs": inputs}).encode()
+    body = memoryview(json.dumps({"inputs": inputs}).encode())
     try:
-        return run_through(
-            decode_request_in_steps("m", "", memoryview(body), None, DEFAULT_LIMITS, known)
-        )
+        return run_through(decode_request_in_steps("m", "", body, None, DEFAULT_LIMITS, known))
     except InvalidRequest as error:
         return error.message
 
@@ -126,12 +125,11 @@ def test_input_in_json_is_read_alike_whatever_is_known(case: dict[str, Any]) -> 
 
 
 def test_input_that_is_known_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = KnownInputs()
-    first = read_by(known, in_json(), in_json([2], [1, 2], name="y", datatype="INT8"))
+    known, two = KnownInputs(), (in_json(), in_json([2], [1, 2], name="y", datatype="INT8"))
+    first = read_by(known, *two)
     monkeypatch.setattr("capamesh.protocol.oip.decoding.checked", pytest.fail)
-    again = read_by(known, in_json(), in_json([2], [1, 2], name="y", datatype="INT8"))
     assert isinstance(first, InferRequest)
-    assert again == first
+    assert read_by(known, *two) == first
     assert read_by(known, in_json(), in_json()) == "inputs[1] repeats the name 'x'"
 
 
@@ -142,27 +140,155 @@ def test_inputs_of_texts_and_with_long_names_are_not_remembered_and_the_oldest_m
     for count in range(MAX_INPUTS + 1):
         read_by(known, in_json(name=f"x{count}"))
     assert len(known) == MAX_INPUTS
-    assert known.read(in_json([1, 2], [1, 2], name="x0")) is None
-    assert known.read(in_json([1, 2], [1, 2], name="x1")) is not None
+    found = [known.read(in_json([1, 2], [1, 2], name=name)) is None for name in ("x0", "x1")]
+    assert found == [True, False]
+
+
+PLAIN = {"inputs": [binary("x", "INT8", [1], 1)]}
 
 
 @pytest.mark.parametrize(
-    ("inputs", "data"),
+    ("request_", "data"),
     [
-        ([binary("x", "BOOL", [2], 2)], b"\0\1"),
-        ([binary("x", "BYTES", [1], 5)], b"\1\0\0\0a"),
-        ([in_json([1], [1])], b""),
-        ([binary("x" * 400, "INT8", [1], 1), binary("y" * 700, "INT8", [1], 1)], b"ab"),
+        ({"inputs": [binary("x", "BOOL", [2], 2)]}, b"\0\1"),
+        ({"inputs": [binary("x", "BYTES", [1], 5)]}, b"\1\0\0\0a"),
+        ({"inputs": [in_json([1], [1])]}, b""),
+        (
+            {"inputs": [binary("x" * 400, "INT8", [1], 1), binary("y" * 700, "INT8", [1], 1)]},
+            b"ab",
+        ),
+        ({**PLAIN, "id": "7"}, b"a"),
     ],
 )
 def test_request_that_has_to_be_looked_at_each_time_is_not_learnt(
-    inputs: list[dict[str, Any]], data: bytes
+    request_: dict[str, Any], data: bytes
 ) -> None:
-    assert len(learnt({"inputs": inputs}, data)) == 0
-    plain = {"inputs": [binary("x", "INT8", [1], 1)]}
-    assert len(learnt(plain, b"a")) == 1
-    assert len(learnt({**plain, "id": "7"}, b"a")) == 0
-    forms = RequestForms()
-    body, _ = body_of({"inputs": [in_json([0], [])]}, b"")
-    forms.learn(body, None, decode_request("m", "", body, None))
-    assert len(forms) == 0
+    assert len(learnt(body_of(request_, data))) == 0
+    assert len(learnt(body_of(PLAIN, b"a"))) == 1
+    whole, _ = body_of({"inputs": [in_json([0], [])]}, b"")
+    assert len(learnt((whole, None))) == 0
+
+
+# texts that are JSON throughout
+
+TEXT: dict[str, Any] = {
+    "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.5, -2]}],
+    "outputs": [{"name": "y", "parameters": {"binary_data": False}}],
+    "parameters": {"priority": 3, "non_finite_output": "text"},
+}
+COMPACT = json.dumps(TEXT, separators=(",", ":")).encode()
+SPACED = json.dumps(TEXT).encode()
+NUMBERS = b"[1.5,-2]"
+
+
+def texts(*bodies: bytes) -> TextForms:
+    """Return forms that were shown these requests."""
+    forms = TextForms()
+    for body in bodies:
+        forms.learn(body, decode_request("m", "1", body, None))
+    return forms
+
+
+def read(
+    forms: TextForms, body: bytes | memoryview, most_bytes: int = 2**20
+) -> InferRequest | None:
+    return forms.read("m", "1", body, most_bytes)
+
+
+def input_of(**fields: object) -> bytes:
+    tensor = {"name": "x", "datatype": "INT8", "shape": [2], "data": [1, 2], **fields}
+    return json.dumps({"inputs": [tensor]}).encode()
+
+
+@pytest.mark.parametrize("kind", [bytes, memoryview])
+@pytest.mark.parametrize(
+    ("known", "asked"),
+    [
+        (COMPACT, COMPACT.replace(NUMBERS, b"[0.1,3e-7]")),
+        (SPACED, SPACED.replace(b"[1.5, -2]", b"[ 7,\n-0.0 ]")),
+        (input_of(shape=[1, 2], data=[[1, 2]]), input_of(shape=[1, 2], data=[[3, -4]])),
+        (input_of(shape=[], data=[1]), input_of(shape=[], data=[4])),
+    ],
+)
+def test_text_of_a_known_form_is_read_as_the_decoder_reads_it(
+    known: bytes, asked: bytes, kind: type
+) -> None:
+    found = read(texts(known), kind(asked))
+    assert found is not None
+    assert found == decode_request("m", "1", asked, None)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        b"[1.5,2,3]",
+        b'[1.5,"NaN"]',
+        b"[1.5,1e99]",
+        b"[1.5,%b]" % (b"9" * 5000),
+        b"[1.5,02]",
+        b"[1.5,\xff]",
+        b"[[1.5,2]]",
+        b"[1.5,2][]",
+        b" " * MAX_BODY_BYTES + NUMBERS,
+    ],
+)
+def test_text_that_is_wrong_or_of_another_form_is_left_to_the_decoder(numbers: bytes) -> None:
+    forms = texts(COMPACT)
+    asked = [COMPACT.replace(NUMBERS, numbers), COMPACT.replace(b"FP32", b"INT8"), COMPACT + b" "]
+    assert [read(forms, each) for each in asked] == [None] * 3
+    assert read(forms, COMPACT, len(COMPACT)) is not None
+    assert read(forms, COMPACT, len(COMPACT) - 1) is None
+    known = input_of(shape=[1, 2], data=[[1, 2]])
+    assert read(texts(known), known.replace(b"[[1, 2]]", b"[1, 2][]")) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps({**TEXT, "id": "7"}).encode(),
+        json.dumps({"inputs": [*TEXT["inputs"], {**TEXT["inputs"][0], "name": "z"}]}).encode(),
+        input_of(datatype="BOOL", data=[True, False]),
+        input_of(datatype="BYTES", data=["a", "b"]),
+        input_of(shape=[2, 1], data=[[1], [2]]),
+        input_of(name="data"),
+        input_of(name='a\\"b'),
+        input_of(shape=[], data=1),
+        input_of(x={"data": [1, 2]}),
+        input_of(name="x" * MAX_AROUND_BYTES),
+        input_of(shape=[MAX_BODY_BYTES], data=[1] * MAX_BODY_BYTES),
+        SPACED.replace(b'"data": [', b'"data":  ['),
+        SPACED.replace(b'"data"', b'"d\\u0061ta"'),
+    ],
+)
+def test_text_that_has_to_be_read_whole_each_time_is_not_learnt(body: bytes) -> None:
+    assert len(texts(body)) == 0
+
+
+def test_list_that_is_not_the_inputs_data_is_not_taken_for_it() -> None:
+    other = {"other": {"data": []}, "inputs": [binary("x", "INT8", [0], 0)]}
+    body = json.dumps(other).encode()
+    assert read(texts(body), body.replace(b"[]", b"[1]", 1)) is None
+
+
+def test_oldest_text_makes_room() -> None:
+    bodies = [input_of(name=f"x{number}") for number in range(MAX_TEXT_FORMS + 1)]
+    forms = texts(*bodies)
+    assert len(forms) == MAX_TEXT_FORMS
+    assert [read(forms, each) is None for each in bodies[:2]] == [True, False]
+
+
+@given(
+    at=st.integers(0, len(COMPACT)),
+    dropped=st.integers(0, 12),
+    added=st.lists(st.sampled_from([*'[]1,-":{} \0\\x', "2.5", "data", "e9"]), max_size=6),
+)
+def test_form_reads_nothing_that_the_decoder_reads_otherwise(
+    at: int, dropped: int, added: list[str]
+) -> None:
+    asked = COMPACT[:at] + "".join(added).encode() + COMPACT[at + dropped :]
+    try:
+        wanted = decode_request("m", "1", asked, None)
+    except CapameshError:
+        wanted = None
+    found = read(texts(COMPACT), asked)
+    assert found is None or found == wanted
