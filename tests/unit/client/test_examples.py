@@ -14,7 +14,6 @@ import pytest
 from capamesh.client import InvalidRequest
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
-Asked = list[tuple[str, Any]]
 
 
 def example(name: str) -> ModuleType:
