@@ -95,11 +95,3 @@ def test_refusal_says_when_to_come_again_and_that_it_may_be_tried_again(
     assert error.message == (
         "full" if code else f"http://r:1 answered with HTTP status {status}: full"
     )
-
-
-@pytest.mark.parametrize("dims", [["a"], [1.5], None])
-def test_metadata_with_odd_shapes_is_a_violation(dims: object) -> None:
-    spec = {"name": "X", "datatype": "FP32", "shape": dims}
-    body = json.dumps({"name": "m", "inputs": [spec], "outputs": []}).encode()
-    with pytest.raises(ProtocolViolation, match="metadata"):
-        read_metadata(Answer(200, body))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 from typing import ClassVar
 
@@ -12,7 +11,6 @@ from capamesh.protocol import advertised_address as outward
 from capamesh.protocol.advertised_address import (
     advertised_host,
     listen_multiaddr,
-    listen_reason,
     reachable_multiaddr,
 )
 from capamesh.protocol.errors import ConfigError
@@ -87,21 +85,6 @@ def test_mesh_listens_on_addresses_of_both_families_and_not_on_names() -> None:
     assert listen_multiaddr("::1", 0) == "/ip6/::1/tcp/0"
     with pytest.raises(ConfigError, match="not on the name 'localhost'"):
         listen_multiaddr("localhost", 4001)
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (
-            OSError(errno.EADDRINUSE, "while binding ('::1', 80): address already in use"),
-            "Address already in use",
-        ),
-        (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
-        (OSError("could not bind on any address"), "could not bind on any address"),
-    ],
-)
-def test_reason_that_listening_failed_is_reported_once(error: OSError, reason: str) -> None:
-    assert listen_reason(error) == reason
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from capamesh.protocol.connection_limits import (
     Rate,
     Slot,
     address_key,
-    limits_within,
 )
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.invite_quotas import (
@@ -23,7 +22,6 @@ from capamesh.protocol.invite_quotas import (
     MAX_REFUSED,
     InviteQuotas,
     OverQuota,
-    advert_bytes,
 )
 from capamesh.protocol.network import Member, Role
 
@@ -128,17 +126,6 @@ def test_addresses_of_members_come_in_while_strangers_use_up_their_rate() -> Non
 )
 def test_ipv6_host_counts_by_the_network_that_it_is_given(host: str, key: str) -> None:
     assert address_key(host) == key
-
-
-@pytest.mark.parametrize(
-    ("descriptors", "expected"),
-    [(256, (32, 16, 8)), (1024, (128, 64, 32)), (65_536, (4096, 128, 32)), (4, (2, 1, 1))],
-)
-def test_limits_follow_what_the_process_may_have(
-    descriptors: int, expected: tuple[int, int, int]
-) -> None:
-    limits = limits_within(descriptors)
-    assert (limits.connections, limits.unproven, limits.unproven_of_address) == expected
 
 
 @given(
@@ -265,22 +252,6 @@ def test_no_invite_ever_has_more_than_its_members_and_its_bytes(
             assert len(of_invite) <= 3
             assert sum(of_invite.values()) <= 3 * BYTES_OF_MEMBER
     assert len(quotas) == sum(map(len, costs.values()))
-
-
-def test_membership_of_who_has_a_place_is_known_until_it_leaves() -> None:
-    quotas = InviteQuotas()
-    assert quotas.member_of(PeerId("a")) is None
-    quotas.keep(member("a"), 1)
-    assert quotas.member_of(PeerId("a")) == member("a")
-    quotas.keep(member("a", invite="j"), 1)
-    assert quotas.member_of(PeerId("a")) == member("a", invite="j")
-    assert quotas.refusal(member("b", members=1)) == ""  # its place with the first invite is free
-    quotas.left(PeerId("a"))
-    assert quotas.member_of(PeerId("a")) is None
-
-
-def test_advert_costs_its_bytes_and_its_hosts() -> None:
-    assert advert_bytes(3357, 5) == 8 * 3357 + 5 * 1100
 
 
 def test_ends_are_put_down_to_bulk_requests_up_to_a_number_and_then_to_none_for_a_while() -> None:

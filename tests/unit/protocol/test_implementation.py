@@ -164,15 +164,3 @@ def test_finder_takes_the_source_that_a_library_lies_beside(tmp_path: Path) -> N
     spec = finder.find_spec("capamesh.router.http", [str(package.parents[1])])
     assert spec is not None
     assert (spec.origin, spec.submodule_search_locations) == (str(package), [str(package.parent)])
-
-
-def test_finder_leaves_other_modules_to_others(tmp_path: Path) -> None:
-    _, sources = checkout(tmp_path)
-    folder = str(sources[MODULES[1]].parent)
-    assert SourceFinder(frozenset(MODULES[:1])).find_spec(MODULES[1], [folder]) is None
-    finder = SourceFinder(frozenset(MODULES))
-    assert finder.find_spec("endpoint", [folder]) is None
-    for path in (None, []):
-        assert finder.find_spec(MODULES[1], path) is None
-    sources[MODULES[1]].unlink()
-    assert finder.find_spec(MODULES[1], [folder]) is None

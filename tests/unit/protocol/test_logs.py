@@ -196,13 +196,6 @@ def test_texts_of_others_cannot_drive_the_terminal() -> None:
     assert not {"\x1b", "\x07", "\r", "\n"} & set(text)
 
 
-def test_traceback_stands_below_in_lines_of_its_own() -> None:
-    assert line("e", exception="Traceback:\n  line \x1b[1m7").splitlines()[1:] == [
-        "Traceback:",
-        "  line \N{REPLACEMENT CHARACTER}[1m7",
-    ]
-
-
 PROGRAM = """
 import structlog
 from capamesh.protocol.logs import configure_logs
@@ -251,7 +244,3 @@ def test_terminal_gets_lines_for_people_and_all_else_json(
     text = said.decode()
     assert len(text.splitlines()) == lines
     assert text[:1] in {*"012"} if begins == "0" else text.startswith(begins)
-
-
-def test_level_has_a_colour_where_there_are_any() -> None:
-    assert "\x1b[32mINFO   \x1b[0m" in line("e", has_colours=True)

@@ -139,10 +139,3 @@ def test_fault_is_found_with_its_place(case: str) -> None:
 
 def test_every_check_has_a_case() -> None:
     assert {check for check, _, _ in CASES.values()} == set(check_docs.CHECKS)
-
-
-def test_fault_has_the_line() -> None:
-    (fault,) = check_docs.links(
-        Repository({"README.md": "# A\n\n`[c](code.md)`\n[b](#a) [a](no.md)\n"})
-    )
-    assert str(fault) == "README.md:4: no.md leads to no file"

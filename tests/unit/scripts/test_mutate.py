@@ -74,19 +74,6 @@ def test_mutants_keep_their_keys_while_code_around_them_changes() -> None:
     assert keys < {each.key for each in mutants.mutants_of("door.py", changed)}
 
 
-def test_code_of_a_removed_call_fits_a_living_method() -> None:
-    source = "class Door:\n    def __init__(self):\n        super().__init__()\n"
-    space: dict[str, type] = {}
-    exec(source, space)  # noqa: S102 - the source above
-    (removed,) = mutants.mutants_of("door.py", source)
-
-    (code,) = mutants.broken_codes(removed, source, "door.py").values()
-    method = vars(space["Door"])["__init__"]
-    method.__code__ = code
-
-    assert space["Door"]() is not None
-
-
 def _mutate(root: Path, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "scripts/mutate.py", *args, "--json", "found.json"],
@@ -166,15 +153,3 @@ def test_mutant_that_is_noticed_no_longer_is_told_with_who_did() -> None:
         "noticed now: router/door.py:2: not: x",
         "before 66.7%, now 66.7% of 3",
     ]
-
-
-def test_tests_are_listed_by_what_they_alone_notice() -> None:
-    told = "\n".join(mutation_report.redundant(_matrix("a", "ab", "bc")))
-
-    assert "2 functions of 6 lines notice every mutant" in told
-    assert [line.split()[-1] for line in told.splitlines() if line.startswith("  ")] == [
-        "test_b",
-        "test_c",
-        "test_a",
-    ]
-    assert "+   1    2    2    3    0.50  test_a" in told

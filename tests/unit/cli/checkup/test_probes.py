@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import locale
 import os
 import socket
 from pathlib import Path
@@ -51,20 +50,6 @@ def test_folder_that_does_not_exist_is_judged_by_its_parent_and_not_made(
     assert machine_probes.folder_facts(wanted).problem.endswith("a is no folder")
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
     assert "may not write" in machine_probes.folder_facts(tmp_path).problem
-
-
-def test_locale_of_this_process_stays_as_it_was() -> None:
-    before = locale.setlocale(locale.LC_CTYPE)
-    assert machine_probes.has_locale("C")
-    assert not machine_probes.has_locale("xx_XX.UTF-8")
-    assert locale.setlocale(locale.LC_CTYPE) == before
-
-
-def test_wanted_packages_are_those_of_this_platform_without_extras() -> None:
-    wanted = machine_probes.wanted_packages()
-    assert "libp2p==0.8.1" in wanted
-    assert not any(each.startswith("onnx>") for each in wanted)
-    assert machine_probes.installed_packages(wanted)["libp2p"] == "0.8.1"
 
 
 def test_hardware_is_a_display_device_of_nvidia(tmp_path: Path) -> None:

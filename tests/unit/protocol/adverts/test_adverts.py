@@ -19,23 +19,11 @@ from capamesh.protocol.adverts import (
     advert_to_body,
     boot_ns_after,
     is_acceptable,
-    newcomer_spread_s,
     parse_address,
 )
 from capamesh.protocol.adverts import reader as reader_module
 from capamesh.protocol.errors import AdvertRejected
 from capamesh.protocol.ids import PeerId
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("10.0.0.1:7001", ("10.0.0.1", 7001)),
-        ("[2001:db8::1]:443", ("2001:db8::1", 443)),
-    ],
-)
-def test_address_is_a_host_and_a_port(text: str, expected: tuple[str, int]) -> None:
-    assert parse_address(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -78,30 +66,6 @@ def test_junk_is_an_address_or_a_value_error(text: str) -> None:
 )
 def test_fleet_says_ten_adverts_a_second_between_10_and_120_s(nodes: int, interval_s: int) -> None:
     assert advert_interval_s(nodes) == interval_s
-
-
-@pytest.mark.parametrize(
-    ("nodes", "spread_s"),
-    [(0, 0), (5, 0.05), (12_000, 120), (2**63 - 1, 120)],
-)
-def test_new_router_hears_a_hundred_nodes_a_second_and_all_within_an_interval(
-    nodes: int, spread_s: float
-) -> None:
-    assert newcomer_spread_s(nodes) == spread_s
-
-
-def test_number_that_is_not_reported_again_is_forgotten_within_ten_minutes() -> None:
-    reported = FleetSize()
-    reported.reported(1_000, 1.0)
-    reported.reported(20, 290.0)
-    reported.reported(40, 310.0)  # the second half begins
-    assert reported.at(600.0) == 1_000
-    assert reported.at(601.0) == 40
-    assert reported.at(900.0) == 40
-    assert reported.at(901.0) == 0
-    reported.reported(7, 902.0)
-    assert reported.at(902.0) == 7
-    assert reported.at(5_000.0) == 0
 
 
 @given(
@@ -212,13 +176,6 @@ def test_values_that_python_takes_for_equal_are_not_the_same(key: str, value: ob
     with pytest.raises(AdvertRejected):
         reader.read({**body, key: value}, A, Sequence(1, 2))
     assert reader.read(body, A, Sequence(1, 3)).price_per_million == 1.0
-
-
-def test_unknown_field_that_cannot_be_packed_is_tolerated_as_any_other() -> None:
-    body = {**BODY, "from_the_future": object()}
-    reader = AdvertReader()
-    for counter in (1, 2):
-        assert reader.read(body, A, Sequence(1, counter)).models == SAID.models
 
 
 def test_reader_forgets_who_left_and_who_was_silent_longest(checked: list[PeerId]) -> None:

@@ -422,11 +422,6 @@ def test_model_that_is_not_ready_needs_no_digest() -> None:
             assert (offer.digest, offer.state) == ("", ModelState.FAILED if digest else state)
 
 
-def test_adverts_that_differ_in_sequence_and_interval_alone_say_the_same() -> None:
-    assert ADVERT.says_the_same_as(replace(ADVERT, sequence=Sequence(2_000, 1), interval_s=10))
-    assert not ADVERT.says_the_same_as(replace(ADVERT, is_draining=True))
-
-
 @pytest.mark.parametrize(
     ("windows", "read"),
     [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
 import struct
 from functools import partial
 
@@ -12,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
 from capamesh.protocol.channel.backoff import Backoff, RestartPolicy, SilenceWatch
 from capamesh.protocol.channel.framing import MAX_MESSAGE_BYTES, Decoder, encode
 from capamesh.protocol.errors import ProtocolViolation, TooLarge
@@ -110,42 +107,12 @@ def test_message_that_cannot_be_sent_is_refused_at_the_sender(message: dict[str,
         encode(message)
 
 
-async def test_bytes_of_one_read_are_there_for_the_next_reader() -> None:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        channel = await AsyncioChannel.connect(ours)
-        theirs.sendall(
-            encode({"type": "start"}) + encode({"type": "ping"}) + encode({"type": "stop"})
-        )
-        async with asyncio.timeout(60):
-            async for message in channel.messages():
-                assert message == {"type": "start"}
-                break
-            async for message in channel.messages():
-                assert message == {"type": "stop"}
-                break
-        assert theirs.recv(100) == encode({"type": "pong"})
-        await channel.close()
-
-
-def test_jitter_shortens_a_wait_by_up_to_half() -> None:
-    policy = RestartPolicy(first_s=1.0)
-    assert Backoff(policy).failed(0, jitter=0.0) == 1.0
-    assert Backoff(policy).failed(0, jitter=0.5) == 0.75
-    assert Backoff(policy).failed(0, jitter=1.0) == 0.5
-
-
 def test_any_message_clears_the_silence() -> None:
     watch = SilenceWatch(ping_every_s=1, start_limit_s=60, silent_limit_s=2)
     watch.heard()
     assert [watch.pinged(), watch.pinged()] == [False, False]
     watch.heard()
     assert [watch.pinged(), watch.pinged(), watch.pinged()] == [False, False, True]
-
-
-def test_child_that_has_not_spoken_yet_has_the_longer_start_limit() -> None:
-    watch = SilenceWatch(ping_every_s=0.5, start_limit_s=2, silent_limit_s=1)
-    assert [watch.pinged() for _ in range(5)] == [False, False, False, False, True]
 
 
 def test_waits_double_up_to_the_most_and_begin_again_after_a_long_run() -> None:

@@ -102,18 +102,6 @@ async def test_peer_hears_of_a_withdrawal() -> None:
     assert await ends.reads() == []
 
 
-async def test_lone_request_is_written_at_once_and_those_beside_it_together() -> None:
-    ends = Ends()
-    lone = ends.link.ask(b"", [], ResponseHandler())
-    (asked,) = ends.read()
-    assert isinstance(asked, RequestReceived)
-    assert asked.stream == lone
-    ends.link.ask(b"", [], ResponseHandler())
-    ends.link.ask(b"", [], ResponseHandler())
-    assert ends.read() == []
-    assert len(await ends.reads()) == 2
-
-
 async def test_asker_may_ask_and_withdraw_in_the_very_call_in_which_it_is_reported() -> None:
     ends, second, third = Ends(), ResponseHandler(), ResponseHandler()
     streams: list[int] = []

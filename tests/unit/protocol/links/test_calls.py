@@ -243,18 +243,6 @@ def described(*tensors: Tensor) -> tuple[bytes, memoryview]:
     return meta, memoryview(b"".join(body))
 
 
-def test_answer_of_known_tensors_is_the_one_that_is_read_anew() -> None:
-    known = KnownLayouts()
-    first = described(Tensor("x", Datatype.FP32, (2, 1), b"12345678"))
-    second = described(Tensor("x", Datatype.FP32, (2, 1), b"87654321"))
-    assert decode_answer(*first, LIMITS, known).described == b""
-    (words,) = known
-    anew = decode_answer(*second, LIMITS)
-    assert decode_answer(*second, LIMITS, known) == anew.replace(described=words)
-    with pytest.raises(ProtocolViolation, match="said to have 8 bytes; 7"):
-        decode_answer(second[0], second[1][:-1], LIMITS, known)
-
-
 def test_known_layouts_are_so_many() -> None:
     known = KnownLayouts()
     for count in range(MAX_KNOWN + 1):
@@ -294,24 +282,6 @@ def test_calls_that_were_seen_before_are_written_and_read_as_the_first_time(
                 (call, budget_ms or 0),
                 body,
             )
-
-
-def test_encoder_tells_tensors_apart_and_puts_the_version_that_was_chosen_first() -> None:
-    encoder = CallEncoder()
-    x = Tensor("x", Datatype.FP32, (2, 1), b"12345678")
-    changes = [
-        {},
-        {"name": "w"},
-        {"shape": (1, 2)},
-        {"datatype": Datatype.INT32},
-        {"data": bytes(8)},
-    ]
-    for change in (*changes, *changes):
-        call = InferCall(ModelName("m"), ModelVersion("1"), (x.replace(**change),))
-        for version in ("7", "8", ""):
-            meta, body = encoder.encode(call, 5, ModelVersion(version))
-            read, _ = decode_call(meta, body_of(body), LIMITS)
-            assert read == call.replace(version=version or "1")
 
 
 def test_known_calls_are_so_many_and_none_is_long_or_traced() -> None:

@@ -37,11 +37,8 @@ from capamesh.protocol.links.outgoing import SMALL_BYTES, Outgoing
 from capamesh.protocol.links.reasons import goaway_frame
 from capamesh.protocol.links.streams import MAX_STREAM, Streams
 from capamesh.protocol.links.unawaited import (
-    A_SECOND,
-    FOR_A_MESSAGE,
     MOST,
     SMALL_CHUNK_BYTES,
-    UnawaitedFrames,
 )
 
 OTHER_HELLO = encode_frame(FrameKind.HELLO, meta=hello(LinkLimits(message_bytes=1)).encode())
@@ -421,7 +418,6 @@ def test_answer_over_the_limit_fails_only_its_own_request() -> None:
     assert [type(event.error) for event in at_dialer] == [TooLarge]
 
 
-CHUNK = 1000
 ASK = FrameKind.REQUEST
 BIG = SMALL_BYTES + 1
 
@@ -440,22 +436,6 @@ def frames(data: bytes) -> list[tuple[int, int, int, bytes, bytes]]:
 
 def sent(outgoing: Outgoing, budget: int = 1 << 30) -> list[tuple[int, int, int, bytes, bytes]]:
     return frames(b"".join(outgoing.take(budget)))
-
-
-@pytest.mark.parametrize("taken", [0, 1])
-def test_dropped_stream_sends_no_more_parked_or_not(taken: int) -> None:
-    outgoing = Outgoing(CHUNK)
-    outgoing.message(ASK, 1, b"", [bytes(BIG)], BIG, 0, 500)
-    outgoing.message(ASK, 1, b"", [bytes(BIG)], BIG, 0, 500)
-    outgoing.message(ASK, 3, b"", [bytes(BIG)], BIG, 0, BIG)
-    for _ in range(taken):
-        outgoing.take(1)
-    outgoing.drop(1)
-    outgoing.drop(1)
-    outgoing.grant(1, 10**6)
-    assert outgoing.queued_bytes == BIG
-    assert {frame[1] for _ in range(99) for frame in sent(outgoing)} == {3}
-    assert (bool(outgoing), outgoing.queued_bytes) == (False, 0)
 
 
 @settings(max_examples=60, deadline=None)
@@ -509,18 +489,6 @@ def test_all_answers_together_are_bounded() -> None:
     )
     parts.end(1)
     assert [parts.take(4, 0), parts.take(4, 0)] == ["", ""]
-
-
-def test_part_that_is_released_and_of_which_the_peer_was_not_told_counts_against_it() -> None:
-    parts = HeldParts(16 * PART_BYTES, 100 * PART_BYTES)
-    for _ in range(13):
-        assert parts.take(1, 0) == ""
-    assert [parts.release(1, 0) for _ in range(3)] == [0, 0, 0]
-    assert [parts.take(1, 0) for _ in range(3)] == [""] * 3
-    assert parts.take(1, 0) != ""  # the peer cannot know of the three
-    assert parts.release(1, 0) == 4 * PART_BYTES
-    assert [parts.take(1, 0) for _ in range(4)] == [""] * 4
-    assert parts.take(1, 0) != ""
 
 
 def streams(*, is_dialer: bool = True) -> tuple[Streams, Outgoing]:
@@ -597,21 +565,3 @@ def test_work_pays_for_what_comes_with_it() -> None:
         wire.settle()
         wire.dialer.check_unawaited(0.0)
         wire.acceptor.check_unawaited(0.0)
-
-
-def test_bucket_bears_many_at_once_then_a_rate_and_is_filled_by_messages() -> None:
-    bucket = UnawaitedFrames()
-    assert bucket.are_borne(MOST, 0, 100.0)
-    assert not bucket.are_borne(1, 0, 100.0)
-    assert bucket.are_borne(int(A_SECOND) - 1, 0, 101.0)
-    assert not bucket.are_borne(1, 0, 101.0 + 0.5 / A_SECOND)
-    assert bucket.are_borne(5 * FOR_A_MESSAGE - 3, 5, 101.0 + 0.5 / A_SECOND)
-    assert not bucket.are_borne(3, 0, 101.0 + 0.5 / A_SECOND)
-    assert bucket.are_borne(MOST, MOST, 1e9)
-    assert not bucket.are_borne(1, 0, 1e9)
-
-
-def test_clock_that_goes_back_fills_nothing() -> None:
-    bucket = UnawaitedFrames()
-    assert bucket.are_borne(MOST, 0, 100.0)
-    assert not bucket.are_borne(1, 0, 50.0)

@@ -120,13 +120,6 @@ async def test_link_that_never_lasts_is_backed_off_from_and_one_that_lasted_is_n
 
 
 @in_virtual_time
-async def test_error_that_is_no_lost_link_is_not_hidden() -> None:
-    kept = Kept(ZeroDivisionError)
-    with pytest.raises(ZeroDivisionError):
-        await kept.task
-
-
-@in_virtual_time
 async def test_address_that_never_answers_is_dialled_ever_more_rarely_up_to_ten_minutes() -> None:
     kept = Kept(lambda: LinkLost("refused"), unanswered=UNANSWERED)
     await asyncio.sleep(3600)
@@ -282,14 +275,3 @@ async def test_goodbye_that_the_peer_does_not_take_is_cut_short() -> None:
     await asyncio.sleep(60)
     assert peer.news == [(5.0, "aborted")]
     assert polite.news == []
-
-
-@in_virtual_time
-async def test_oldest_ping_under_way_is_timed() -> None:
-    clock = iter([10.0, 10.25])
-    liveness = Peer(lambda: next(clock)).liveness
-    assert liveness.ponged() is None
-    liveness.pinged()
-    liveness.pinged()
-    assert liveness.ponged() == 0.25
-    assert liveness.ponged() is None

@@ -126,21 +126,6 @@ def test_bad_messages_silence_a_peer_and_a_reconnect_does_not_clear_it(
     assert router.allows(PEER, TOPIC)
 
 
-@pytest.mark.parametrize(
-    ("prefix", "found"),
-    [
-        (b"", None),
-        (b"\x80", None),
-        (b"\x80\x01rest", (2, 128)),
-        (b"\x00", (1, 0)),
-    ],
-)
-def test_length_prefix_is_read_when_it_is_complete(
-    prefix: bytes, found: tuple[int, int] | None
-) -> None:
-    assert _length_prefix(bytearray(prefix)) == found
-
-
 @pytest.mark.parametrize("prefix", [b"\x80" * 4, b"\xff\xff\xff\x7f"])
 def test_length_prefix_over_the_limit_is_refused(prefix: bytes) -> None:
     with pytest.raises(ValueError, match=f"the limit is {MAX_RPC_BYTES}"):
@@ -171,14 +156,6 @@ def test_address_to_dial_ends_in_a_peer_id() -> None:
     assert announced(["/ip4/0.0.0.0/tcp/4001/p2p/x"]) == ([], 4001)
     kind = service_type(NetworkId("cm-0123456789abcdef0123456789abcdef"))
     assert kind == "_p2p-01234567._udp.local."
-
-
-def test_bytes_that_are_no_rpc_silence_a_peer_after_a_few(router: MeshGossipSub) -> None:
-    for _ in range(4):
-        router.penalize(PEER)
-    assert router.allows(PEER, TOPIC)
-    router.penalize(PEER)
-    assert not router.allows(PEER, TOPIC)
 
 
 FEW = dataclasses.replace(limits_for_mesh(1024), unproven=2, unproven_of_address=2)

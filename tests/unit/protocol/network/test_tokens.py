@@ -46,14 +46,6 @@ def test_invite_must_expire_later_than_now(home: Network) -> None:
             home.owner.invite(Role.NODE, expires_at=expires_at, bootstrap=(), now=home.now)
 
 
-def test_times_need_a_time_zone(home: Network) -> None:
-    naive = home.now.replace(tzinfo=None)
-    with pytest.raises(ConfigError, match="has no time zone"):
-        NetworkOwner.create("home", naive)
-    with pytest.raises(ConfigError, match="the expiry 2027-03-01T12:00:00 has no time zone"):
-        home.owner.invite(Role.NODE, expires_at=naive, bootstrap=(), now=home.now)
-
-
 @pytest.mark.parametrize("name", ["", " home", "home ", "ho\nme", "é" * 33, "a" * 65, "\ud800"])
 def test_network_needs_a_printable_name_of_64_bytes_at_most(home: Network, name: str) -> None:
     with pytest.raises(ConfigError, match="cannot name a network: use 1 to 64 bytes"):

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -294,25 +293,6 @@ def test_leaf_that_a_token_holder_garbles_before_signing_is_refused_or_is_itself
     assert member.role is Role.NODE
     assert member.peer_id == home.node.identity.peer_id
     assert leaf.public_key() == original.public_key()
-
-
-def test_authority_on_another_kind_of_key_is_refused(home: Network) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "home")])
-    der = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(home.now)
-        .not_valid_after(home.now + MINUTE)
-        .add_extension(x509.BasicConstraints(True, 1), critical=True)
-        .sign(key, hashes.SHA256())
-        .public_bytes(Encoding.DER)
-    )
-    with pytest.raises(ConfigError, match=r"not Ed25519"):
-        NetworkTrust(der)
 
 
 def leaf_by(

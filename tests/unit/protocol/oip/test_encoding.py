@@ -123,25 +123,6 @@ def test_more_json_than_the_limit_is_too_large_over_all_outputs_together() -> No
         encode_response(response, _request(), Limits(max_json_answer_bytes=200))
 
 
-def test_binary_request_asks_for_binary_outputs() -> None:
-    buffers, header_length = encode_request(
-        [_A, _B],
-        outputs=[RequestedOutput("p"), RequestedOutput("q", is_binary=False)],
-        id="é",
-        parameters={"k": 1},
-    )
-    assert buffers == [
-        b'{"id":"\\u00e9","parameters":{"k":1,"binary_data_output":true},"inputs":['
-        b'{"name":"a","datatype":"INT16","shape":[2],"parameters":{"binary_data_size":4}},'
-        b'{"name":"b","datatype":"BYTES","shape":[],"parameters":{"binary_data_size":5}}],'
-        b'"outputs":[{"name":"p"},{"name":"q","parameters":{"binary_data":false}}]}',
-        _A.data,
-        _B.data,
-    ]
-    assert header_length == len(buffers[0])
-    assert buffers[1] is _A.data
-
-
 def test_malformed_answer_is_the_peers_fault_and_an_overlong_one_too_large() -> None:
     for body in (b"", b"[]", b"{}", b'{"outputs":[{}]}', b'{"model_name":1,"outputs":[]}'):
         with pytest.raises(ProtocolViolation, match="malformed answer: "):
@@ -184,19 +165,6 @@ def test_output_that_a_node_did_not_classify_is_not_passed_on_as_it_is() -> None
 
 _INPUTS = [TensorSpec("x", Datatype.FP32, (-1, 30)), TensorSpec("words", Datatype.BYTES, ())]
 _OUTPUTS = [TensorSpec("label", Datatype.INT64, (-1,))]
-
-
-def test_metadata_names_versions_and_declared_tensors() -> None:
-    assert model_metadata_body("m", ["1", "2"], _INPUTS, _OUTPUTS) == {
-        "name": "m",
-        "versions": ["1", "2"],
-        "platform": "onnxruntime_onnx",
-        "inputs": [
-            {"name": "x", "datatype": "FP32", "shape": [-1, 30]},
-            {"name": "words", "datatype": "BYTES", "shape": []},
-        ],
-        "outputs": [{"name": "label", "datatype": "INT64", "shape": [-1]}],
-    }
 
 
 _ROWS_IN = [TensorSpec("x", Datatype.FP32, (-1, 30)), TensorSpec("k", Datatype.INT8, (-1, 2))]

@@ -25,7 +25,6 @@ from capamesh.protocol.tensors import (
     checked,
     fp32_from_bf16,
     join_elements,
-    split_elements,
 )
 from capamesh.protocol.windows import Windows, constant_data, one_element, windows_problem
 
@@ -131,12 +130,6 @@ def test_data_that_does_not_match_the_shape_is_refused_without_allocating(
 ) -> None:
     with pytest.raises(InvalidRequest):
         Tensor("x", datatype, shape, data).to_numpy()
-
-
-def test_elements_are_split_from_a_slice_of_a_larger_buffer() -> None:
-    raw = join_elements([b"", b"ab", b"\0"])
-    assert raw == b"\0\0\0\0\x02\0\0\0ab\x01\0\0\0\0"
-    assert split_elements(memoryview(b"xx" + raw)[2:], 3) == [b"", b"ab", b"\0"]
 
 
 _GOOD = Tensor("x", Datatype.FP32, (2, 3), bytes(24))
@@ -254,13 +247,6 @@ def test_numpy_dtypes_of_either_byte_order_have_their_datatype() -> None:
 def test_numpy_dtype_without_a_datatype_is_refused_by_name(dtype: str) -> None:
     with pytest.raises(InvalidRequest, match="has no datatype in the protocol"):
         Datatype.of_numpy(np.dtype(dtype))
-
-
-def test_spec_accepts_any_size_where_it_says_minus_one() -> None:
-    spec = TensorSpec("x", Datatype.FP32, (-1, 30))
-    assert spec.accepts(Datatype.FP32, (7, 30)) is None
-    assert spec.accepts(Datatype.FP32, (0, 30)) is None
-    assert spec.accepts(Datatype.FP32, [1, 30]) is None
 
 
 def test_spec_says_why_a_tensor_does_not_fit() -> None:
