@@ -1,21 +1,39 @@
+"""Answers: their errors, their bodies as they arrive, the classes and the arrays in them."""
+
 from __future__ import annotations
 
 import contextlib
 import json
+import math
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capamesh.client import ClassScore
 from capamesh.client.answers import (
     Answer,
+    Outputs,
     failure_of,
     read_held_list,
     read_metadata,
     read_models,
     read_nodes,
 )
-from capamesh.protocol.errors import CapameshError, ProtocolViolation
+from capamesh.client.arrays import arrays_of, tensors_of
+from capamesh.client.arriving import ALIGNMENT, ArrivingBody
+from capamesh.client.asks import ask_infer
+from capamesh.protocol.errors import CapameshError, InvalidRequest, ProtocolViolation, TooLarge
+from capamesh.protocol.oip import (
+    InferRequest,
+    InferResponse,
+    decode_request,
+    decode_response,
+    encode_response,
+)
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
@@ -95,3 +113,211 @@ def test_refusal_says_when_to_come_again_and_that_it_may_be_tried_again(
     assert error.message == (
         "full" if code else f"http://r:1 answered with HTTP status {status}: full"
     )
+
+
+def address(view: memoryview, offset: int) -> int:
+    return np.frombuffer(view, np.uint8).__array_interface__["data"][0] + offset
+
+
+@pytest.mark.parametrize("json_bytes", [1, 16, 77])
+def test_raw_tensors_begin_at_an_aligned_address(json_bytes: int) -> None:
+    body = ArrivingBody(2_000, str(json_bytes), 2_000)
+    body.add(b"a" * 700)
+    assert (body.is_whole, body.missing_bytes) == (False, 1_300)
+    body.add(b"b" * 1_300)
+    assert (body.is_whole, body.missing_bytes) == (True, 0)
+    view = body.view()
+    assert bytes(view) == b"a" * 700 + b"b" * 1_300
+    assert not view.readonly
+    assert address(view, json_bytes) % ALIGNMENT == 0
+
+
+@pytest.mark.parametrize("json_bytes", [None, "", "-1", "x", "²", "9" * 40])
+def test_header_that_is_no_length_moves_nothing(json_bytes: str | None) -> None:
+    body = ArrivingBody(3, json_bytes, 3)
+    body.add(b"abc")
+    assert bytes(body.view()) == b"abc"
+
+
+def test_body_of_unknown_length_grows_to_the_limit() -> None:
+    body = ArrivingBody(None, "2", 5)
+    body.add(b"abc")
+    assert (body.is_whole, body.missing_bytes, bytes(body.view())) == (False, 0, b"abc")
+    body.add(b"de")
+    with pytest.raises(TooLarge, match="more than 5 bytes"):
+        body.add(b"f")
+
+
+def test_announced_length_is_the_most_that_is_taken() -> None:
+    with pytest.raises(TooLarge, match="the answer has 6 bytes; the limit is 5"):
+        ArrivingBody(6, None, 5)
+    assert ArrivingBody(0, None, 5).is_whole
+    body = ArrivingBody(2, None, 5)
+    with pytest.raises(TooLarge, match="more than 2 bytes"):
+        body.add(b"abc")
+
+
+ONE = {"X": np.ones(1, np.float32)}
+
+
+def asked(**options: Any) -> dict[str, int]:
+    """Return the outputs that are asked for, with how many classes of each."""
+    ask = ask_infer("m", ONE, is_binary=False, **options)
+    request = decode_request("m", "", b"".join(ask.buffers), None)
+    names = [output.name for output in request.outputs]
+    return dict(zip(names, request.classes or (0,) * len(names), strict=True))
+
+
+def answered(*texts: Any, shape: list[int], datatype: str = "BYTES", name: str = "y") -> Outputs:
+    body = {
+        "model_name": "m",
+        "outputs": [{"name": name, "datatype": datatype, "shape": shape, "data": list(texts)}],
+    }
+    ask = ask_infer("m", ONE, classes={"y": 3})
+    return ask.read(Answer(200, json.dumps(body).encode()), "http://router")
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (3, "classes is 3; give outputs with how many, such as {'probabilities': 3}"),
+        ({"y": 0}, "classes of output 'y' is 0; a whole number from 1 to 8192 is expected"),
+        ({"y": 8193}, "is 8193; "),
+        ({"y": True}, "is True; "),
+        ({"y": "3"}, "is '3'; "),
+    ],
+)
+def test_classes_that_cannot_be_asked_for_are_refused(classes: Any, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        ask_infer("m", ONE, classes=classes)
+
+
+def test_classes_of_each_row_come_as_values() -> None:
+    outputs = answered("2.5:1:dog", "-1:0", "nan:7:a:b", "inf:3:", shape=[2, 2])
+    first, second = outputs.classes["y"]
+    assert first == [ClassScore(2.5, 1, "dog"), ClassScore(-1.0, 0, "")]
+    assert math.isnan(second[0].score)
+    assert (second[0].index, second[0].label) == (7, "a:b")
+    assert second[1] == ClassScore(math.inf, 3, "")
+    assert outputs["y"].tolist() == [[b"2.5:1:dog", b"-1:0"], [b"nan:7:a:b", b"inf:3:"]]
+
+
+def test_classes_without_rows_are_one_row() -> None:
+    assert answered("7:1:dog", shape=[1]).classes == {"y": [[ClassScore(7.0, 1, "dog")]]}
+    assert answered(shape=[0, 3]).classes == {"y": []}
+    assert answered(shape=[2, 0]).classes == {"y": [[], []]}
+    assert answered("1", shape=[1], name="other").classes == {}
+    (row,) = answered("1:0:\x1b[2Jcat\u202e", shape=[1]).classes["y"]
+    assert row[0].label == "\ufffd[2Jcat\ufffd"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "x:1", "1:-1", "1:1.5", "1:\u0661", "1:" + "9" * 19, ":0"]
+)
+def test_text_that_is_no_class_breaks_the_protocol(text: str) -> None:
+    with pytest.raises(
+        ProtocolViolation, match=r"output 'y' is b'.*', and texts 'score:index:label' were"
+    ):
+        answered(text, shape=[1])
+
+
+def test_output_that_was_not_classified_breaks_the_protocol() -> None:
+    with pytest.raises(ProtocolViolation, match=r"output 'y' is FP32\[1, 2\], and texts"):
+        answered(1.0, 2.0, shape=[1, 2], datatype="FP32")
+    with pytest.raises(ProtocolViolation, match=r"output 'y' is BYTES\[1, 1, 1\], and texts"):
+        answered("1:0", shape=[1, 1, 1])
+
+
+def test_outputs_of_classes_are_asked_for_with_how_many() -> None:
+    assert asked(outputs=["n"]) == {"n": 0}
+    assert asked(outputs=["n", "y"], classes={"y": 3, "z": 1}) == {"n": 0, "y": 3, "z": 1}
+
+
+class Foreign:
+    """An array of another library, as torch's are: numpy knows of it by DLPack alone."""
+
+    def __init__(self, array: Any, device: tuple[int, int] = (1, 0)) -> None:
+        self._array = array
+        self._device = device
+        self.asked: list[dict[str, Any]] = []
+
+    def __dlpack__(self, **options: Any) -> Any:
+        self.asked.append(options)
+        if isinstance(self._array, Exception):
+            raise self._array
+        if self._device[0] != 1:
+            assert options["dl_device"] == (1, 0)
+            options["dl_device"] = None
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._device
+
+
+ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (Foreign(BufferError("requires grad")), "a Foreign that numpy cannot take over: requires"),
+        (Foreign(BufferError("no copy"), device=(2, 0)), "cannot take over: no copy; give it as a"),
+        (Foreign(ValueError("bfloat16")), "bfloat16; give it as a numpy array, such as"),
+    ],
+)
+def test_array_that_cannot_be_taken_over_says_what_to_do(given: Foreign, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"input 'X' is {said}|{said}"):
+        ask_infer("m", {"X": given})
+
+
+def came(array: Any, *, is_binary: bool, datatype: Datatype | None = None) -> Any:
+    tensor = Tensor.from_numpy("y", array, datatype)
+    asked = InferRequest("m", "", "", (tensor,), is_binary_default=is_binary)
+    buffers, json_bytes = encode_response(InferResponse("m", "1", "", (tensor,)), asked)
+    body = np.frombuffer(bytearray(b"".join(buffers)), np.uint8).data
+    return body, decode_response(body, json_bytes)
+
+
+@pytest.mark.parametrize("is_binary", [True, False])
+@pytest.mark.parametrize(
+    "array",
+    [
+        ROWS,
+        np.arange(5, dtype=np.int64),
+        np.array([True, False]),
+        np.array([1.5], np.float16),
+        np.zeros((0, 3), np.uint8),
+    ],
+    ids=lambda array: str(array.dtype),
+)
+def test_outputs_are_the_caller_s_own_and_others_take_them_over(
+    array: Any, is_binary: bool
+) -> None:
+    _, response = came(array, is_binary=is_binary)
+    output = arrays_of(response.outputs)["y"]
+    assert output.flags.writeable
+    assert output.flags.aligned
+    np.testing.assert_array_equal(np.from_dlpack(Foreign(output)), array)
+    np.testing.assert_array_equal(output, array)
+    output[...] = 0
+
+
+def test_output_lies_in_the_answer_where_it_is_aligned_there() -> None:
+    body, response = came(np.arange(5, dtype=np.uint8), is_binary=True)
+    output = arrays_of(response.outputs)["y"]
+    assert np.shares_memory(output, np.frombuffer(body, np.uint8))
+    for other, datatype in ((np.float32([1.5]), Datatype.BF16), (np.array([b"a"], object), None)):
+        _, response = came(other, is_binary=True, datatype=datatype)
+        assert arrays_of(response.outputs)["y"].flags.writeable
+
+
+def test_array_of_another_library_goes_without_a_copy_or_is_cast_where_that_is_asked_for() -> None:
+    (tensor,) = tensors_of({"X": Foreign(ROWS)})
+    assert (tensor.datatype, tensor.shape) == (Datatype.FP32, (2, 3))
+    assert np.shares_memory(tensor.to_numpy(), ROWS)
+    on_device = Foreign(ROWS, device=(2, 0))
+    (tensor,) = tensors_of({"X": on_device})
+    assert tensor.to_numpy().tolist() == ROWS.tolist()
+    specs = {"X": TensorSpec("X", Datatype.FP32, (-1, 3))}
+    (tensor,) = tensors_of({"X": Foreign(ROWS.astype(np.float64))}, specs, is_cast=True)
+    assert (tensor.datatype, tensor.to_numpy().tolist()) == (Datatype.FP32, ROWS.tolist())

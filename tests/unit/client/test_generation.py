@@ -1,4 +1,4 @@
-"""Whole answers and pieces of streams, as routers and other servers of OpenAI's form have them."""
+"""Generated texts, whole and in pieces, as routers and other servers of OpenAI's form have them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import pytest
 from capamesh.client import Choice, CutOff, TextPiece, TokenLogprob, TokenUsage, ToolCall
 from capamesh.client.answers import Answer
 from capamesh.client.generation.answers import MOST_CHOICES, Assembly, read_generation
+from capamesh.client.generation.events import Events
 from capamesh.protocol.errors import (
     CapameshError,
     InvalidRequest,
     ModelNotFound,
     PeerError,
     ProtocolViolation,
+    TooLarge,
 )
 
 URL = "http://r:1"
@@ -183,3 +185,31 @@ def test_whole_answers_that_are_none_are_told() -> None:
     refusal = Answer(404, json.dumps(body).encode(), "model_not_found")
     with pytest.raises(ModelNotFound, match="no such model"):
         read_generation(refusal, URL)
+
+
+STREAM = (
+    b": hello\n\ndata: one\n\nevent: x\r\ndata: two\r\ndata:three\r\n\r\n: resumed\n\nid: 7\n\n"
+    b"data: \xc3\xa4\n\n:resumed\n\ndata: [DONE]\n\ndata: never complete\n"
+)
+TOLD = [b"one", b"two\nthree", "ä".encode(), b"[DONE]"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, len(STREAM)])
+def test_events_are_the_same_however_bytes_are_cut(size: int) -> None:
+    events = Events(10_000)
+    cut = [STREAM[at : at + size] for at in range(0, len(STREAM), size)]
+    assert [event for data in cut for event in events.of(data)] == TOLD
+    assert events.resumes == 2
+
+
+def test_cr_alone_ends_a_line() -> None:
+    events = Events(100)
+    assert list(events.of(b"data: a\r\rdata: b\r")) == [b"a"]
+    assert list(events.of(b"\rx")) == [b"b"]
+
+
+def test_stream_has_a_bound() -> None:
+    events = Events(10)
+    assert list(events.of(b"data: 1\n\n")) == [b"1"]
+    with pytest.raises(TooLarge, match="more than 10 bytes"):
+        list(events.of(b"xx"))
