@@ -11,8 +11,7 @@ import pytest
 
 from capamesh.cli.chat_session import ChatSession, command_of, model_for_chat, shown, summary
 from capamesh.cli.chat_terminal import ChatTerminal
-from capamesh.cli.llm_load.measures import Level, Sample, Spread, level_of
-from capamesh.cli.llm_load.prompts import LONG, SHORT, Gauge, prompt
+from capamesh.cli.llm_load.measures import Sample, Spread, level_of
 from capamesh.cli.llm_load.report import COLUMNS, bar, drawing, table_rows
 from capamesh.cli.operator_client import AsyncOperatorClient, OperatorClient, read_tasks
 from capamesh.client import Choice, Generation, TextPiece, TextStream, TokenUsage
@@ -292,30 +291,6 @@ def test_texts_of_others_are_read_and_shown_with_care() -> None:
 SAMPLE = Sample(1.0, 3.0, (1.5, 2.0, 2.25), 10, 4)
 
 
-def test_prompts_are_the_same_for_a_seed_and_no_two_begin_alike() -> None:
-    first = prompt(1, 50, "measured", 4, 0, 0)
-    assert first == prompt(1, 50, "measured", 4, 0, 0)
-    assert len(first.split()) == 50
-    others = [prompt(1, 50, "measured", 4, 0, at) for at in range(1, 200)]
-    others += [prompt(2, 50, "measured", 4, 0, 0), prompt(1, 50, "warm-up", 4, 0, 0)]
-    assert len({" ".join(each.split()[:8]) for each in (first, *others)}) == len(others) + 1
-
-
-@pytest.mark.parametrize(
-    ("short", "long", "words"),
-    [
-        (SHORT + 20, LONG + 20, 108),  # a token a word, behind a template of 20
-        (2 * SHORT, 2 * LONG, 64),
-        (0, 0, 128),  # the server does not count
-        (SHORT + 200, LONG + 200, 1),
-    ],
-)
-def test_prompts_have_about_the_tokens_that_are_asked_for(
-    short: int, long: int, words: int
-) -> None:
-    assert Gauge.of(short, long).words(128) == words
-
-
 def test_times_are_as_vllm_and_genai_perf_define_them() -> None:
     assert (SAMPLE.first_token_s, SAMPLE.total_s, SAMPLE.gaps_s) == (0.5, 2.0, [0.5, 0.25])
     assert SAMPLE.token_s == 0.5  # 1.5 s behind the first of four tokens
@@ -410,18 +385,6 @@ def test_people_get_a_table(load: Load, cli: Cli) -> None:
     assert row.endswith(" 1")
     assert told.err.endswith("1 times: overloaded: full\n")
     assert all(options["ignore_eos"] is None for _, options in load)
-
-
-@pytest.mark.usefixtures("load")
-def test_interrupt_tells_what_was_measured(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def level(callers: int, samples: list[Sample]) -> Level:
-        if callers == 3:
-            raise KeyboardInterrupt
-        return level_of(callers, samples)
-
-    monkeypatch.setattr("capamesh.cli.llm_load.load.level_of", level)
-    levels = cli(LINE, status=130).json["levels"]
-    assert [each["callers"] for each in levels] == [1]
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ def test_version_says_what_runs_and_why(cli: Cli) -> None:
         ("nodes --rooter x", "--router"),
         ("node run --memroy-limit 3", "--memory-limit"),
         ("dev up --nodes 0", "--nodes"),
+        (f"dev up --models {__file__}", "is no folder"),
         ("network token --role king", "'king' is neither node nor router"),
         ("network revoke", "name a node or an invite"),
         ("router run --data d --http x", "no HOST:PORT"),

@@ -274,16 +274,6 @@ def test_membership_is_noted_once_half_and_once_a_tenth_of_it_is_left(
         assert fleet_rows.node_notes({**row, "member_since": unknown}, {}, NOW) == []
 
 
-def test_columns_are_left_out_before_names_are_shortened() -> None:
-    columns = (Column("NAME", least=6, is_name=True), Column("N"), Column("MORE", is_optional=True))
-    rows = [("gpu-in-room-12", 7, "y" * 9)]
-    assert [table_lines(columns, rows, width)[1] for width in (40, 20, 12)] == [
-        "gpu-in-room-12  7  yyyyyyyyy",
-        "gpu-in-room-12  7",
-        "gpu-…m-12  7",
-    ]
-
-
 @pytest.mark.parametrize(
     ("reason", "short"),
     [

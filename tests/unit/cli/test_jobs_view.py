@@ -34,6 +34,7 @@ def job(state: str = "running", **more: Any) -> JobInfo:
         (90, "2 min"),
         (5399, "90 min"),
         (5400, "1.5 h"),
+        (172_800, "2.0 d"),
     ],
 )
 def test_span_is_said_as_people_do(seconds: float, said: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import wave
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,8 +11,7 @@ import numpy as np
 import pytest
 
 from capamesh.cli.__main__ import run
-from capamesh.cli.output_values import json_line_of, shown_outputs
-from capamesh.cli.sound_files import raw_samples, samples_of
+from capamesh.cli.sound_files import samples_of
 from capamesh.client import Client, Datatype, ModelMetadata, Outputs, TensorSpec
 from capamesh.client.answers import SampleWindow
 from capamesh.protocol.errors import InvalidRequest, LinkLost, ModelUnavailable
@@ -70,13 +67,6 @@ def test_file_that_is_no_sound_is_refused(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(InvalidRequest, match="no WAV file that can be read"):
         list(samples_of(path, 0, Datatype.FP32))
-
-
-def test_window_is_shown_on_a_line() -> None:
-    outputs = Outputs({"p": np.array([[0.25]], np.float32), "v": np.array([1, 2])})
-    assert shown_outputs(3, 0.15, outputs) == "    0.150 s  p 0.25  v [1 2]"
-    assert shown_outputs(3, None, outputs) == "window      3  p 0.25  v [1 2]"
-    assert json.loads(json_line_of(3, 0.15, outputs))["began_s"] == 0.15
 
 
 @pytest.fixture
@@ -142,12 +132,3 @@ def test_model_without_a_window_is_refused(
     monkeypatch.setattr(Client, "metadata", lambda *_: plain)
     assert run(["stream", "iris", "-"]) != 0
     assert "declares no window" in capsys.readouterr().err
-
-
-def test_pipe_is_taken_as_it_comes() -> None:
-    class Pipe(io.BytesIO):
-        def read1(self, size: int | None = -1, /) -> bytes:
-            assert size is not None
-            return self.read(min(size, 3))
-
-    assert list(raw_samples(Pipe(b"1234567"))) == [b"123", b"456", b"7"]

@@ -218,20 +218,6 @@ def test_text_that_is_no_name_is_refused_with_what_one_is(name: str) -> None:
         assert checked_name(good) == good
 
 
-@pytest.mark.parametrize(
-    ("host", "name"),
-    [
-        ("gpu-1.lab", "gpu-1.lab"),
-        ("Anna's MacBook", "Anna-s-MacBook"),
-        ("_büro_", "b-ro_"),
-        ("-.-", ""),
-        ("x" * 100, "x" * 63),
-    ],
-)
-def test_name_of_a_host_is_cleaned(host: str, name: str) -> None:
-    assert name_of_host(host) == name
-
-
 @given(st.text())
 def test_name_of_any_host_is_a_name_or_none(host: str) -> None:
     name = name_of_host(host)

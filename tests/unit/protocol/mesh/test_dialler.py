@@ -150,27 +150,39 @@ def _caused(error: Exception, cause: BaseException) -> Exception:
     return error
 
 
-def test_reason_is_the_operating_system_s_however_deep_it_lies() -> None:
-    refused = ConnectionRefusedError(errno.ECONNREFUSED, "Error connecting to ('127.0.0.1', 9)")
-    group = ExceptionGroup("all attempts failed", [refused])
-    stream = _caused(OSError("all attempts to connect failed"), group)
-    error = _caused(
-        Exception("unable to connect"), _AllFailedError([_caused(Exception("s"), stream)])
-    )
-    assert reason_of_failure(error) == "connection refused"
+def _of_all(error: Exception) -> Exception:
+    """Return an error as libp2p has it where all attempts failed."""
+    attempt = _caused(Exception("s"), error)
+    return _caused(Exception("unable to connect"), _AllFailedError([attempt]))
 
 
-def test_reason_without_an_operating_system_s_is_the_innermost_error_s_words() -> None:
-    error = _caused(Exception("outside"), ValueError("the peer is \x1b[2Janother"))
-    assert reason_of_failure(error) == "the peer is \ufffd[2Janother"
+REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "Error connecting to ('127.0.0.1', 9)")
 
 
-def test_listener_with_another_key_than_its_address_names_is_told_as_somebody_else() -> None:
-    noise = Exception("peer id does not correspond to the received pubkey: remote_peer=12D3a")
-    error = _caused(
-        Exception("unable to connect"), _AllFailedError([_caused(Exception("s"), noise)])
-    )
-    assert reason_of_failure(error) == SOMEBODY_ELSE
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        # the operating system's, however deep it lies
+        (
+            _of_all(_caused(OSError("all failed"), ExceptionGroup("all", [REFUSED]))),
+            "connection refused",
+        ),
+        # without one, the innermost error's words
+        (
+            _caused(Exception("outside"), ValueError("the peer is \x1b[2Janother")),
+            "the peer is \ufffd[2Janother",
+        ),
+        (_of_all(Exception("peer id does not correspond to the received pubkey")), SOMEBODY_ELSE),
+        (
+            socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+            "name or service not known",
+        ),
+        (Exception(), "it did not answer as a member does"),
+        (Exception(" "), "it did not answer as a member does"),
+    ],
+)
+def test_reason_of_a_failure_is_its_root_s(error: Exception, reason: str) -> None:
+    assert reason_of_failure(error) == reason
 
 
 def test_reason_is_short_and_errors_that_hold_each_other_end() -> None:
@@ -181,13 +193,3 @@ def test_reason_is_short_and_errors_that_hold_each_other_end() -> None:
     for number in range(2 * MOST_ERRORS):
         deep = _caused(Exception(str(number)), deep)
     assert reason_of_failure(deep) == str(MOST_ERRORS)
-
-
-def test_name_that_is_not_found_is_told_so() -> None:
-    error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-    assert reason_of_failure(error) == "name or service not known"
-
-
-@pytest.mark.parametrize("error", [Exception(), Exception(" ")])
-def test_error_without_words_has_a_reason(error: Exception) -> None:
-    assert reason_of_failure(error) == "it did not answer as a member does"
