@@ -1,10 +1,28 @@
-"""The attempts at one request: other routers first, then the same again as its retries allow."""
+"""The attempts at a request, a stream and a sequence: who is asked, what is sent again and after how long, and what is lost."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any
+
 import numpy as np
 import pytest
+from typing_extensions import override
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import (
+    AcceptConnection,
+    CloseConnection,
+    Event,
+    RejectConnection,
+    RejectData,
+    Request,
+    TextMessage,
+)
 
+from capamesh.client import AsyncClient, Client, asks
+from capamesh.client.access import Access
 from capamesh.client.address import RouterAddress
 from capamesh.client.answers import Answer, Outputs
 from capamesh.client.asks import (
@@ -26,9 +44,36 @@ from capamesh.client.failover import (
     routers_of,
 )
 from capamesh.client.retries import BUDGET, COST, Retries
+from capamesh.client.routing_options import ANYWHERE
+from capamesh.client.sequences import ID_BITS
+from capamesh.client.stream_course import (
+    NOTHING,
+    Await,
+    Connect,
+    Give,
+    HangUp,
+    Look,
+    Pause,
+    Send,
+    Step,
+    course,
+)
+from capamesh.client.streams import RequestStream, StreamPlan, Turn, ask_stream
 from capamesh.protocol import errors
-from capamesh.protocol.errors import CapameshError, ConfigError, NoEndpoint, Overloaded, RunFailed
+from capamesh.protocol.errors import (
+    CapameshError,
+    ConfigError,
+    DeadlineExceeded,
+    InvalidRequest,
+    LinkLost,
+    NoEndpoint,
+    Overloaded,
+    RunFailed,
+    SequenceLost,
+    SequenceUnknown,
+)
 from capamesh.protocol.oip import HEADER_LENGTH_NAME, decode_request
+from capamesh.protocol.tensors import DEFAULT_LIMITS
 
 A, B, C = (RouterAddress.parse(f"http://10.0.0.{number}:8000") for number in (1, 2, 3))
 ONE = {"X": np.ones(1, np.float32)}
@@ -225,3 +270,408 @@ def test_request_that_failed_for_good_or_is_no_inference_is_not_sent_again() -> 
     assert attempts_at(ask_infer("m", ONE), A).wait_s(RunFailed("no"), 100.0) is None
     page = Attempts(ask_nodes(), Failover([A]), Retries(2, lambda: 0.0), 100.0)
     assert page.wait_s(Overloaded("full", 1.0), 100.0) is None
+
+
+FULL = {"error": "full", "code": "overloaded", "retry_after_s": 2}
+END = {"end": True}
+
+
+def answer(value: float, *, is_final: bool | None = None) -> dict[str, Any]:
+    said: dict[str, Any] = {"model_name": "m", "model_version": "1"}
+    if is_final is not None:
+        said["parameters"] = {"triton_final_response": is_final}
+    tensor = {"name": "y", "datatype": "FP32", "shape": [1, 1], "data": [value]}
+    return {**said, "outputs": [tensor]}
+
+
+class Router:
+    """The other end: answers each message as the script says, and closes behind the last."""
+
+    def __init__(self, *script: Sequence[dict[str, Any]], refusal: int = 0) -> None:
+        self.script = list(script)
+        self.refusal = refusal
+        """The status with which it refuses a stream; 0: it takes it."""
+        self.messages: list[Any] = []
+        self._connection = WSConnection(ConnectionType.SERVER)
+        self.out = b""
+
+    def receive(self, data: bytes) -> None:
+        self._connection.receive_data(data)
+        for event in self._connection.events():
+            match event:
+                case Request():
+                    self._take()
+                case TextMessage():
+                    self._answer(json.loads(event.data))
+                case _:
+                    pass
+
+    def _take(self) -> None:
+        if not self.refusal:
+            self._say(AcceptConnection())
+            return
+        headers = [(b"retry-after", b"3"), (b"x-capamesh-error", b"no_endpoint")]
+        self._say(RejectConnection(self.refusal, headers, has_body=True))
+        self._say(RejectData(b'{"error": "no link", "code": "no_endpoint"}'))
+
+    def _answer(self, message: Any) -> None:
+        self.messages.append(message)
+        if message == END:
+            self._say(CloseConnection(1000))
+            return
+        for said in self.script.pop(0):
+            self._say(TextMessage(json.dumps(said)))
+
+    def _say(self, event: Event) -> None:
+        self.out += self._connection.send(event)
+
+
+class Drive:
+    """Takes the steps of a course, on a clock of its own, with routers in the place of sockets."""
+
+    def __init__(
+        self,
+        *routers: Router | CapameshError,
+        urls: int = 1,
+        takes_parts: bool = False,
+        on_error: Callable[[CapameshError], None] | None = None,
+        plan: StreamPlan[Any] | None = None,
+    ) -> None:
+        """`routers` are connected to one after the other, by whatever URL; an error: it cannot be reached."""
+        self.routers = list(routers)
+        self.asked: list[str] = []
+        self.now_s = 0.0
+        self.pauses: list[float] = []
+        self.given: list[float] = []
+        self.hung_up = 0
+        opening = ask_stream("m", "", timeout_s=10.0, routing=ANYWHERE, limits=DEFAULT_LIMITS)
+        self.plan = plan or RequestStream(opening, on_error, takes_parts=takes_parts)
+        self.failover = Failover([RouterAddress.parse(f"http://r{at}:1") for at in range(urls)])
+        self._router: Router
+
+    def run(self, *values: float) -> list[float]:
+        """Send a request of each value; return what was answered."""
+        steps = course(
+            self.failover, Retries(2, lambda: 0.0), Access(), self.plan, lambda: self.now_s
+        )
+        items = iter([self._item(value) for value in values])
+        step: Step | None = next(steps)
+        while step is not None:
+            try:
+                came = self._do(step, items)
+            except CapameshError as error:
+                step = steps.throw(error)
+            else:
+                try:
+                    step = steps.send(came)
+                except StopIteration:
+                    step = None
+        return self.given
+
+    def _item(self, value: float) -> Any:
+        return asks.ask_infer("m", {"x": np.array([[value]], np.float32)}, is_binary=False)
+
+    def _do(self, step: Step, items: Iterator[Any]) -> object:
+        match step:
+            case Connect(router=router, wire=wire):
+                self.asked.append(router.url)
+                there = self.routers.pop(0)
+                if isinstance(there, CapameshError):
+                    raise there
+                self._router, self._wire = there, wire
+            case Send(data=data):
+                self._router.receive(data)
+            case Await(is_there=is_there):
+                while not is_there():
+                    data, self._router.out = self._router.out, b""
+                    self._wire.receive(data)
+            case Pause(seconds=seconds):
+                self.pauses.append(seconds)
+                self.now_s += seconds
+            case Give(outputs=outputs):
+                self.given.append(float(outputs["y"][0, 0]))
+            case HangUp():
+                self.hung_up += 1
+            case Look():
+                return next(items, NOTHING)
+        return None
+
+
+def sent(router: Router) -> list[float]:
+    """Return the values of the requests that came to a router."""
+    return [one["inputs"][0]["data"][0] for one in router.messages if one != END]
+
+
+def test_request_that_was_refused_is_sent_again_after_the_time_that_was_named() -> None:
+    router = Router([FULL], [answer(10)], [answer(20)])
+    drive = Drive(router)
+    assert drive.run(1, 2) == [10, 20]
+    assert (sent(router), router.messages[-1], drive.pauses) == ([1, 1, 2], END, [2.0])
+
+
+def test_request_that_is_refused_too_often_is_an_error() -> None:
+    router = Router([FULL], [FULL], [FULL])
+    drive = Drive(router)
+    with pytest.raises(Overloaded, match="full"):
+        drive.run(1)
+    assert (sent(router), drive.pauses) == ([1, 1, 1], [2.0, 2.0])
+    router = Router([{**FULL, "retry_after_s": 3600}])  # its time is over by then
+    with pytest.raises(Overloaded):
+        Drive(router).run(1)
+    assert sent(router) == [1]
+
+
+def test_request_that_has_run_is_not_sent_again() -> None:
+    failed = {"error": "it fell over", "code": "run_failed"}
+    router = Router([failed], [answer(20)])
+    errors: list[CapameshError] = []
+    assert Drive(router, on_error=errors.append).run(1, 2) == [20]
+    assert (sent(router), [type(error) for error in errors]) == ([1, 2], [RunFailed])
+
+
+def test_parts_are_given_until_the_last_and_then_the_next_request_is_sent() -> None:
+    parts = [answer(1, is_final=False), answer(2, is_final=False), answer(3, is_final=True)]
+    router = Router(parts, [answer(9)])
+    drive = Drive(router, takes_parts=True)
+    assert drive.run(1, 2) == [1, 2, 3, 9]
+    assert drive.plan.answered == 2
+
+
+def test_answer_that_breaks_off_after_parts_is_not_asked_for_again() -> None:
+    broken = {"error": "the answer broke off", "code": "run_failed", "parts": 1, "retry_after_s": 1}
+    router = Router([answer(1, is_final=False), broken], [answer(9, is_final=True)])
+    errors: list[CapameshError] = []
+    assert Drive(router, takes_parts=True, on_error=errors.append).run(1, 2) == [1, 9]
+    assert (sent(router), len(errors)) == ([1, 2], 1)
+
+
+def test_router_that_cannot_be_reached_is_passed_by() -> None:
+    router = Router([answer(10)])
+    drive = Drive(asks.unreachable("http://r0:1", "refused"), router, urls=2)
+    assert drive.run(1) == [10]
+    assert (drive.asked, drive.hung_up) == (["http://r0:1", "http://r1:1"], 1)
+    assert drive.failover.favourite.url == "http://r1:1"
+
+
+def test_stream_that_is_refused_for_now_is_opened_later() -> None:
+    drive = Drive(Router(refusal=503), Router([answer(10)]))
+    assert drive.run(1) == [10]
+    assert (drive.pauses, drive.hung_up) == ([3.0], 1)
+
+
+def test_stream_that_is_refused_too_often_is_an_error() -> None:
+    drive = Drive(*(Router(refusal=503) for _ in range(3)))
+    with pytest.raises(CapameshError, match="no link"):
+        drive.run(1)
+    assert (drive.pauses, drive.hung_up) == ([3.0, 3.0], 3)
+
+
+def test_stream_that_the_router_closes_is_an_error() -> None:
+    class Closing(Router):
+        @override
+        def _answer(self, message: Any) -> None:
+            self._say(CloseConnection(1001, "the router stops"))
+
+    with pytest.raises(LinkLost, match="behind 0 answers, with 1001: the router stops"):
+        Drive(Closing()).run(1)
+
+
+def test_turn_that_cannot_be_repeated_is_not_sent_again() -> None:
+    class Once(StreamPlan[Any]):
+        @override
+        def turns(self, wire: Any, item: Any) -> Iterator[Turn]:
+            yield Turn(wire.request(item.buffers, item.headers), 1, item.read)
+
+    opening = ask_stream("m", "", timeout_s=10.0, routing=ANYWHERE, limits=DEFAULT_LIMITS)
+    router = Router([FULL])
+    drive = Drive(router, plan=Once(opening, {}, None))
+    with pytest.raises(Overloaded):
+        drive.run(1)
+    assert (sent(router), drive.pauses) == ([1], [])
+
+
+def test_error_of_what_is_to_be_sent_ends_the_stream() -> None:
+    class Wrong(Drive):
+        @override
+        def _do(self, step: Step, items: Iterator[Any]) -> object:
+            if isinstance(step, Look):
+                raise InvalidRequest("no such dtype")
+            return super()._do(step, items)
+
+    with pytest.raises(InvalidRequest, match="no such dtype"):
+        Wrong(Router()).run(1)
+
+
+class Recording:
+    """Stands for what a client's `infer` does: notes the arguments, and answers or fails as it was told."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.failures: list[BaseException | None] = []
+
+    def infer(self, model: str, inputs: object, **options: Any) -> Outputs:
+        self.asked.append({"model": model, "inputs": inputs, **options})
+        failure = self.failures.pop(0) if self.failures else None
+        if failure is not None:
+            raise failure
+        return Outputs({}, version="3")
+
+    async def infer_soon(self, model: str, inputs: object, **options: Any) -> Outputs:
+        await asyncio.sleep(0)
+        return self.infer(model, inputs, **options)
+
+    @property
+    def parameters(self) -> list[dict[str, Any]]:
+        return [each["parameters"] for each in self.asked]
+
+
+@pytest.fixture
+def recording(monkeypatch: pytest.MonkeyPatch) -> Recording:
+    made = Recording()
+    monkeypatch.setattr(Client, "infer", lambda _, *args, **kwargs: made.infer(*args, **kwargs))
+    monkeypatch.setattr(
+        AsyncClient, "infer", lambda _, *args, **kwargs: made.infer_soon(*args, **kwargs)
+    )
+    return made
+
+
+def test_first_request_starts_and_the_last_ends(recording: Recording) -> None:
+    with Client().sequence("vad", id="call-7", timeout_s=2, priority=1, outputs=["p"]) as sequence:
+        assert sequence.id == "call-7"
+        for inputs, is_last in (({"x": 1}, False), ({"x": 2}, False), ({"x": 3}, True)):
+            sequence.infer(inputs, is_last=is_last)
+    assert recording.parameters == [
+        {"sequence_id": "call-7", "sequence_start": True},
+        {"sequence_id": "call-7"},
+        {"sequence_id": "call-7", "sequence_end": True},
+    ]
+    assert [each["version"] for each in recording.asked] == ["", "3", "3"]
+    Client().sequence("vad", version="2").infer({})
+    assert recording.asked[-1]["version"] == "2"
+    first = recording.asked[0]
+    assert (first["model"], first["inputs"]) == ("vad", {"x": 1})
+    assert (first["timeout_s"], first["priority"], first["outputs"]) == (2, 1, ["p"])
+
+
+def test_each_step_is_sent_and_the_last_ends(recording: Recording) -> None:
+    found = list(Client().sequence("vad", id=7).infer_each({"x": at} for at in range(3)))
+    assert len(found) == 3
+    assert [each["inputs"] for each in recording.asked] == [{"x": 0}, {"x": 1}, {"x": 2}]
+    assert [set(each) - {"sequence_id"} for each in recording.parameters] == [
+        {"sequence_start"},
+        set(),
+        {"sequence_end"},
+    ]
+    list(Client().sequence("vad", id=8).infer_each([{}]))
+    single = {"sequence_id": 8, "sequence_start": True, "sequence_end": True}
+    assert recording.parameters[3:] == [single]
+    assert list(Client().sequence("vad").infer_each([])) == []
+    assert len(recording.asked) == 4
+
+
+def test_sequence_that_has_ended_takes_nothing_more(recording: Recording) -> None:
+    with Client().sequence("vad", id=7) as sequence:
+        sequence.infer({}, is_last=True)
+        with pytest.raises(InvalidRequest, match="sequence 7 has ended; begin another"):
+            sequence.infer({})
+    with Client().sequence("vad", id=8) as left:
+        left.infer({})
+    with pytest.raises(InvalidRequest, match="sequence 8 has ended"):
+        left.infer({})
+    assert len(recording.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Overloaded("x"), NoEndpoint("x"), Unreachable("x"), InvalidRequest("x")],
+    ids=lambda error: error.code,
+)
+def test_request_that_did_not_run_may_be_sent_again(
+    recording: Recording, error: CapameshError
+) -> None:
+    sequence = Client().sequence("vad", id=7)
+    sequence.infer({})
+    recording.failures = [error]
+    with pytest.raises(type(error)):
+        sequence.infer({})
+    sequence.infer({})
+    assert recording.parameters[2] == {"sequence_id": 7}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CutOff("x"),
+        LinkLost("x"),
+        DeadlineExceeded("x"),
+        RunFailed("x"),
+        SequenceUnknown("x"),
+        SequenceLost("x"),
+        KeyboardInterrupt(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_request_that_may_have_run_loses_the_sequence_unless_it_was_the_first(
+    recording: Recording, error: BaseException
+) -> None:
+    sequence = Client().sequence("vad", id=7)
+    recording.failures = [error, None, error]
+    with pytest.raises(type(error)):
+        sequence.infer({})
+    sequence.infer({})
+    assert recording.parameters[1] == {"sequence_id": 7, "sequence_start": True}
+    with pytest.raises(type(error)):
+        sequence.infer({})
+    with pytest.raises(SequenceLost, match="sequence 7 is lost"):
+        sequence.infer({})
+    assert len(recording.asked) == 3
+
+
+async def test_asynchronous_sequence_does_the_same(recording: Recording) -> None:
+    async def steps() -> AsyncIterator[dict[str, int]]:
+        for at in range(3):
+            yield {"x": at}
+
+    async with AsyncClient().sequence("vad", id=7) as sequence:
+        assert len([outputs async for outputs in sequence.infer_each(steps())]) == 3
+    async with AsyncClient().sequence("vad", id=8) as sequence:
+        assert len([outputs async for outputs in sequence.infer_each([{}, {}])]) == 2
+    assert [list(each.values())[1:] for each in recording.parameters] == [
+        [True],
+        [],
+        [True],
+        [True],
+        [True],
+    ]
+    assert [each["sequence_id"] for each in recording.parameters] == [7, 7, 7, 8, 8]
+
+
+async def test_request_before_the_answer_of_the_one_before_is_refused(
+    recording: Recording,
+) -> None:
+    sequence = AsyncClient().sequence("vad", id=7)
+    first = asyncio.ensure_future(sequence.infer({}))
+    await asyncio.sleep(0)
+    with pytest.raises(InvalidRequest, match="sequence 7 has a request under way"):
+        await sequence.infer({})
+    await first
+    await sequence.infer({})
+    assert len(recording.asked) == 2
+
+
+async def test_request_that_is_cancelled_may_have_run(recording: Recording) -> None:
+    sequence = AsyncClient().sequence("vad", id=7)
+    await sequence.infer({})
+    second = asyncio.ensure_future(sequence.infer({}))
+    await asyncio.sleep(0)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    with pytest.raises(SequenceLost):
+        await sequence.infer({})
+
+
+def test_ids_are_drawn_as_numbers_that_integers_hold() -> None:
+    ids = {Client().sequence("vad").id for _ in range(100)}
+    assert len(ids) == 100
+    assert all(isinstance(each, int) and 0 < each < 2**ID_BITS for each in ids)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import sys
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,17 +35,19 @@ def test_no_slice_of_a_listed_module_has_a_bound_with_an_effect() -> None:
     assert found == []
 
 
+PLACES = {
+    ONE: Path("protocol/src/capamesh/protocol/one.py"),
+    ROOM: Path("router/src/capamesh/router/rooms/__init__.py"),
+    TWO: Path("router/src/capamesh/router/rooms/two.py"),
+}
+
+
 @pytest.fixture(name="checkout")
 def made_up_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a checkout of three modules, one of them a package, in which the script works."""
-    for part, place in (
-        ("protocol", "one.py"),
-        ("router", "rooms/__init__.py"),
-        ("router", "rooms/two.py"),
-    ):
-        path = tmp_path / part / "src" / "capamesh" / part / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"PLACE = {place!r}\n")
+    for place in PLACES.values():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(f"PLACE = {str(place)!r}\n")
     write_list(tmp_path, ONE, ROOM, TWO)
     monkeypatch.setattr(compile_modules, "ROOT", tmp_path)
     monkeypatch.setattr(compile_modules, "CACHE", tmp_path / "build" / "compiled")
@@ -57,86 +61,86 @@ def write_list(checkout: Path, *modules: str, left_out: Sequence[str] = ()) -> N
     )
 
 
-def result_in(folder: Path) -> Path:
+@pytest.fixture(name="built")
+def result_of_compiling(checkout: Path) -> Path:
     """Make what compiling the made-up checkout results in."""
-    files = ["capamesh__mypyc", "capamesh/protocol/one", "capamesh/router/rooms/__init__"]
-    for file in (*files, "capamesh/router/rooms/two"):
+    folder = checkout / "build" / "compiled" / "digest"
+    for file in ("capamesh__mypyc", *COMPILED):
         path = folder / (file + SUFFIX)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"compiled {file}")
-    record = {
-        ONE: "protocol/src/capamesh/protocol/one.py",
-        ROOM: "router/src/capamesh/router/rooms/__init__.py",
-        TWO: "router/src/capamesh/router/rooms/two.py",
-    }
-    (folder / RECORD).write_text(json.dumps(record))
+    (folder / RECORD).write_text(json.dumps({name: str(at) for name, at in PLACES.items()}))
     return folder
+
+
+COMPILED = [str(place).partition("src/")[2].removesuffix(".py") for place in PLACES.values()]
 
 
 def files_in(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-BESIDE = {
-    f"protocol/src/capamesh__mypyc{SUFFIX}",
-    f"protocol/src/capamesh/protocol/one{SUFFIX}",
-    f"router/src/capamesh/router/rooms/__init__{SUFFIX}",
-    f"router/src/capamesh/router/rooms/two{SUFFIX}",
-}
-
-
 def test_sources_are_found_in_the_part_that_their_name_says(checkout: Path) -> None:
-    assert compile_modules.listed() == {
-        ONE: Path("protocol/src/capamesh/protocol/one.py"),
-        ROOM: Path("router/src/capamesh/router/rooms/__init__.py"),
-        TWO: Path("router/src/capamesh/router/rooms/two.py"),
-    }
-    assert (checkout / compile_modules.source_of(TWO)).is_file()
-
-
-def test_folder_is_its_modules_but_those_that_are_left_out(checkout: Path) -> None:
+    assert compile_modules.listed() == PLACES
     write_list(checkout, f"{ROOM}.*", ONE)
     assert list(compile_modules.listed()) == [ONE, TWO]
     write_list(checkout, f"{ROOM}.*", ONE, left_out=[TWO])
     assert list(compile_modules.listed()) == [ONE]
 
 
-@pytest.mark.parametrize("name", ["capamesh.router.rooms.three", "capamesh.nothing", "capamesh"])
+@pytest.mark.parametrize(
+    ("compiler", "name", "said"),
+    [
+        *[
+            ("sh", name, f"pyproject.toml lists {name}, which does not exist: correct [tool.cap")
+            for name in ("capamesh.router.rooms.three", "capamesh.nothing", "capamesh")
+        ],
+        ("no-such -O2", TWO, "there is no C compiler 'no-such' here: install gcc and python3-dev"),
+    ],
+)
 @pytest.mark.parametrize(("options", "status"), [([], 1), (["--if-possible"], 0)])
-def test_module_that_does_not_exist_is_named(
-    checkout: Path,
-    capsys: pytest.CaptureFixture[str],
-    name: str,
-    options: list[str],
-    status: int,
-) -> None:
-    write_list(checkout, ONE, name)
-    assert compile_modules.main(options) == status
-    assert capsys.readouterr().err == (
-        f"compile: pyproject.toml lists {name}, which does not exist: "
-        "correct [tool.capamesh.compiled]\n"
-    )
-
-
-@pytest.mark.parametrize(("options", "status"), [([], 1), (["--if-possible"], 0)])
-def test_missing_compiler_is_named(
+def test_module_or_compiler_that_does_not_exist_is_named(
     checkout: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    compiler: str,
+    name: str,
+    said: str,
     options: list[str],
     status: int,
 ) -> None:
-    monkeypatch.setenv("CC", "no-such -O2")
+    monkeypatch.setenv("CC", compiler)
+    write_list(checkout, ONE, name)
     before = files_in(checkout)
-
     assert compile_modules.main(options) == status
-
-    said = capsys.readouterr()
-    assert said.err == (
-        "compile: there is no C compiler 'no-such' here: install gcc and python3-dev, or set CC\n"
-    )
-    assert ("pure Python" in said.out) == (status == 0)
+    told = capsys.readouterr()
+    assert told.err.startswith(f"compile: {said}")
+    assert ("pure Python" in told.out) == (status == 0)
     assert files_in(checkout) == before
+
+
+def test_digest_tells_sources_names_and_compilers_apart(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "sh")
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(checkout)})
+    (checkout / "Python.h").touch()
+
+    def digest() -> str:
+        return compile_modules._digest(compile_modules.listed().values())
+
+    seen = [digest()]
+    os.utime(checkout / PLACES[ONE], (1, 1))
+    assert digest() == seen[0], "when a source was written is no matter"
+    (checkout / PLACES[ONE]).write_text("# more\n")
+    seen.append(digest())
+    write_list(checkout, ONE, TWO)
+    seen.append(digest())
+    monkeypatch.setenv("CC", "sh -O0")
+    seen.append(digest())
+    monkeypatch.setattr(compile_modules, "version", lambda name: f"{name} of tomorrow")
+    assert digest() not in seen
+    assert len(set(seen)) == len(seen)
 
 
 GENERATED = """\
@@ -179,25 +183,31 @@ def test_generated_classes_without_a_known_line_are_refused(
         compile_modules.leave_out_weak_references([path])
 
 
-def test_modules_are_put_beside_their_sources_with_a_record_of_these(checkout: Path) -> None:
-    built = result_in(checkout / "build" / "compiled" / "digest")
+def test_modules_are_put_beside_their_sources_and_removed_again(
+    checkout: Path, built: Path
+) -> None:
+    foreign = checkout / ".venv" / "lib" / f"foreign{SUFFIX}"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("foreign")
     before = files_in(checkout)
-
+    old = checkout / "router" / "src" / "capamesh" / "router" / f"old{SUFFIX}"
+    old.write_text("compiled, of an older list")
     compile_modules.put_beside_sources(built)
-
     record = f"protocol/src/{RECORD}"
-    assert files_in(checkout) - before == {*BESIDE, record}
-    two = f"router/src/capamesh/router/rooms/two{SUFFIX}"
-    assert (checkout / two).read_text() == "compiled capamesh/router/rooms/two"
+    shared = f"protocol/src/capamesh__mypyc{SUFFIX}"
+    beside = {str(place).removesuffix(".py") + SUFFIX for place in PLACES.values()}
+    assert files_in(checkout) - before == {*beside, shared, record}
     states = json.loads((checkout / record).read_text())
     assert list(states) == [ONE, ROOM, TWO]
     for name, state in states.items():
-        source = (checkout / compile_modules.source_of(name)).stat()
+        source = (checkout / PLACES[name]).stat()
         assert state == [source.st_size, source.st_mtime_ns]
+    for _ in range(2):  # twice does no harm
+        assert compile_modules.main(["--remove"]) == 0
+        assert files_in(checkout) == before
 
 
-def test_library_that_a_process_has_open_stays_whole(checkout: Path) -> None:
-    built = result_in(checkout / "build" / "compiled" / "digest")
+def test_library_that_a_process_has_open_stays_whole(checkout: Path, built: Path) -> None:
     compile_modules.put_beside_sources(built)
     one = f"capamesh/protocol/one{SUFFIX}"
     with (checkout / "protocol" / "src" / one).open() as opened:
@@ -207,22 +217,8 @@ def test_library_that_a_process_has_open_stays_whole(checkout: Path) -> None:
     assert (checkout / "protocol" / "src" / one).read_text() == "compiled anew"
 
 
-def test_modules_of_an_older_list_do_not_stay(checkout: Path) -> None:
-    old = checkout / "router" / "src" / "capamesh" / "router" / f"old{SUFFIX}"
-    old.write_text("compiled")
-    compile_modules.put_beside_sources(result_in(checkout / "build" / "compiled" / "digest"))
-    assert not old.exists()
-
-
-def test_removing_leaves_sources_results_and_foreign_libraries(checkout: Path) -> None:
-    built = result_in(checkout / "build" / "compiled" / "digest")
-    foreign = checkout / ".venv" / "lib" / f"foreign{SUFFIX}"
-    foreign.parent.mkdir(parents=True)
-    foreign.write_text("foreign")
-    before = files_in(checkout)
-    compile_modules.put_beside_sources(built)
-
-    assert compile_modules.main(["--remove"]) == 0
-
-    assert files_in(checkout) == before
-    assert compile_modules.main(["--remove"]) == 0, "twice does no harm"
+def test_wheel_has_a_record_without_states(built: Path, tmp_path: Path) -> None:
+    compile_modules.put_into(built, tmp_path / "into")
+    assert files_in(tmp_path / "into") == files_in(built)
+    states = json.loads((tmp_path / "into" / RECORD).read_text())
+    assert states == dict.fromkeys(PLACES)

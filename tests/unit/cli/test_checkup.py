@@ -1,13 +1,20 @@
-"""The judgements of all checks over made-up facts: their state, what they have seen, and the line that mends it."""
+"""`capamesh doctor`: the facts that it reads, the judgements over them, and all checks together."""
 
 from __future__ import annotations
 
 import datetime as dt
+import json
+import os
+import socket
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from capamesh.cli.checkup.findings import Finding, State, has_failed, ok, skip, warn
+from capamesh.cli.__main__ import run
+from capamesh.cli.checkup import diagnosis, gpu_probes, machine_probes
+from capamesh.cli.checkup.findings import Finding, State, fail, has_failed, ok, skip, warn
 from capamesh.cli.checkup.gpu import LIBRARIES, GpuFact, GpuFacts, check_gpus
 from capamesh.cli.checkup.gpu_probes import trial_result
 from capamesh.cli.checkup.machine import (
@@ -24,6 +31,97 @@ from capamesh.cli.checkup.machine import (
 )
 from capamesh.cli.checkup.network import Clock, Reach, check_clock, check_reach, check_token
 from capamesh.cli.checkup.network_probes import mesh_address, router_address, time_of
+
+
+def test_checks_are_told_in_order_though_the_first_ends_last() -> None:
+    may_end = threading.Event()
+
+    def slow() -> tuple[Finding, ...]:
+        assert may_end.wait(30.0)
+        return (ok("slow", ""),)
+
+    def quick() -> tuple[Finding, ...]:
+        may_end.set()
+        return (ok("quick", ""),)
+
+    assert [each.check for each in diagnosis.made({"slow": slow, "quick": quick}, 30.0)] == [
+        "slow",
+        "quick",
+    ]
+
+
+def test_check_that_hangs_is_told_as_late() -> None:
+    never = threading.Event()
+    try:
+        (found,) = diagnosis.made({"slow": lambda: (ok("slow", str(never.wait())),)}, 0.0)
+    finally:
+        never.set()
+    assert (found.check, found.state) == ("slow", State.WARN)
+
+
+def test_check_that_breaks_hides_no_other() -> None:
+    def broken() -> tuple[Finding, ...]:
+        raise ZeroDivisionError("by nothing")
+
+    found = diagnosis.made({"broken": broken, "good": lambda: (ok("good", ""),)}, 30.0)
+    assert [(each.check, each.state) for each in found] == [
+        ("broken", State.FAIL),
+        ("good", State.OK),
+    ]
+    assert "by nothing" in found[0].seen
+
+
+def asked_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, str]]:
+    status = run(["doctor", "--json", *arguments])
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    return status, {each["check"]: each["state"] for each in checks}
+
+
+def test_doctor_looks_at_ports_folder_and_router(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        _, found = asked_of(capsys, "--data", str(tmp_path), "--port", str(port))
+    assert found[f"port {port}"] == "warn"
+    assert (found["data folder"], found["network"]) == ("ok", "skip")
+    assert "port 8000" in found
+
+
+def test_router_that_nobody_runs_is_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # so that nobody else listens there meanwhile
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        status, found = asked_of(capsys, "--data", str(tmp_path), "--router", f"http://{address}")
+    assert (status, found[f"reach {address}"]) == (1, "fail")
+
+
+def test_exit_status_is_0_without_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(diagnosis, "diagnose", lambda _: (ok("a", "\x1b[2Jseen"),))
+    assert run(["doctor"]) == 0
+    assert "\x1b[2J" not in capsys.readouterr().out
+    monkeypatch.setattr(diagnosis, "diagnose", lambda _: (fail("a", "seen", "do this"),))
+    assert run(["doctor"]) == 1
+    assert "do this" in capsys.readouterr().out
+
+
+def test_text_that_is_no_token_is_a_failure_and_not_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "token").write_text("secret-nonsense")
+    (tmp_path / "token").chmod(0o600)
+    assert run(["doctor", "--json", "--token-file", str(tmp_path / "token")]) == 1
+    printed = capsys.readouterr().out
+    assert "secret-nonsense" not in printed
+    found = {each["check"]: each["state"] for each in json.loads(printed)["checks"]}
+    assert ("token", "fail") in found.items()
+    assert run(["doctor", "--router", "10.0.0.5:8000"]) == 2
+    assert "is no URL of a router" in capsys.readouterr().err
+
 
 GIB = 1 << 30
 OK, WARN, FAIL, SKIP = State.OK, State.WARN, State.FAIL, State.SKIP
@@ -182,3 +280,91 @@ def test_time_of_a_router_is_its_date_header() -> None:
     assert time_of("Thu, 26 Nov 2026 19:00:00 GMT") == told
     for header in ("Thu, 26 Nov 2026 19:00:00 -0000", "Thu, 99 Nov 2026 19:00:00 GMT", "", None):
         assert time_of(header) is None
+
+
+HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+LINE = "   0: 0100007F:1F40 00000000:0000 {state} 00000000:00000000 00:00000000 00000000 0 0 {inode} 1\n"
+
+
+def fake_process(root: Path, pid: int, inode: int, command: bytes) -> None:
+    folder = root / "proc" / str(pid)
+    (folder / "fd").mkdir(parents=True)
+    (folder / "fd" / "3").symlink_to(f"socket:[{inode}]")
+    (folder / "cmdline").write_bytes(command)
+    (folder / "comm").write_text("python\n")
+
+
+def fake_tables(root: Path, tcp: str, tcp6: str = "") -> None:
+    folder = root / "proc" / "net"
+    folder.mkdir(parents=True)
+    (folder / "tcp").write_text(HEAD + tcp)
+    (folder / "tcp6").write_text(HEAD + tcp6)
+
+
+def test_port_of_a_listener_is_not_free_and_another_is() -> None:
+    def is_free_again() -> bool:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            assert not machine_probes.port_use(port).is_free
+        return machine_probes.port_use(port).is_free
+
+    assert any(is_free_again() for _ in range(20))  # another process may have got one meanwhile
+
+
+def test_folder_that_does_not_exist_is_judged_by_its_parent_and_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = tmp_path / "a" / "b"
+    found = machine_probes.folder_facts(wanted)
+    assert (found.problem, found.free_bytes > 0, list(tmp_path.iterdir())) == ("", True, [])
+    (tmp_path / "a").write_text("")
+    assert machine_probes.folder_facts(wanted).problem.endswith("a is no folder")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    assert "may not write" in machine_probes.folder_facts(tmp_path).problem
+
+
+def test_hardware_is_a_display_device_of_nvidia(tmp_path: Path) -> None:
+    def device(name: str, vendor: str, kind: str) -> None:
+        folder = tmp_path / "sys/bus/pci/devices" / name
+        folder.mkdir(parents=True)
+        (folder / "vendor").write_text(vendor + "\n")
+        (folder / "class").write_text(kind + "\n")
+
+    device("0000:00:01.0", "0x8086", "0x030000")
+    device("0000:00:02.0", "0x10de", "0x020000")
+    assert not gpu_probes.has_hardware(tmp_path)
+    device("0000:00:03.0", "0x10de", "0x030200")
+    assert gpu_probes.has_hardware(tmp_path)
+
+
+def test_libraries_are_found_in_packages_of_nvidia(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "nvidia" / "cudnn" / "lib"
+    folder.mkdir(parents=True)
+    (folder / LIBRARIES[-1]).write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(gpu_probes, "_known_to_the_loader", set)
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    assert LIBRARIES[-1] in set(gpu_probes.found_libraries())
+
+
+@pytest.mark.parametrize(
+    ("tables", "command", "listener"),
+    [
+        ((LINE.format(state="0A", inode=77), ""), "python\0-m\0http.server\0", "python (pid 12)"),
+        (
+            ("", LINE.format(state="0A", inode=77)),
+            "/usr/bin/python\0/opt/bin/capamesh\0router\0run\0",
+            "capamesh (pid 12)",
+        ),
+        ((LINE.format(state="01", inode=77), ""), "curl\0", ""),  # a connection
+    ],
+)
+def test_listener_is_found_by_its_socket(
+    tmp_path: Path, tables: tuple[str, str], command: str, listener: str
+) -> None:
+    fake_tables(tmp_path, *tables)
+    fake_process(tmp_path, 11, 76, b"nginx\0")
+    fake_process(tmp_path, 12, 77, command.encode())
+    assert machine_probes.listener_of(8000, tmp_path) == listener
