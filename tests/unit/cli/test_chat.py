@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from capamesh.cli.chat_session import ChatSession, command_of, model_for_chat, shown, summary
 from capamesh.cli.chat_terminal import ChatTerminal
 from capamesh.cli.llm_load.measures import Sample, Spread, level_of
-from capamesh.cli.llm_load.report import COLUMNS, bar, drawing, table_rows
+from capamesh.cli.llm_load.report import table_rows
 from capamesh.cli.operator_client import AsyncOperatorClient, OperatorClient, read_tasks
 from capamesh.client import Choice, Generation, TextPiece, TextStream, TokenUsage
 from capamesh.protocol.errors import (
@@ -314,20 +313,6 @@ def test_level_counts_tokens_of_its_whole_time_and_failures_apart() -> None:
     assert (level.first_token_s, level.token_s, level.tokens_per_s) == (None, None, 0.0)
     assert level_of(1, []).requests_per_s == 0.0
     assert table_rows([level])[0][2:5] == ("", "0.00", "-")
-
-
-def test_table_and_drawing_have_each_level() -> None:
-    levels = [level_of(callers, [SAMPLE] * callers) for callers in (1, 2)]
-    rows = table_rows(levels)
-    assert [len(row) for row in rows] == [len(COLUMNS)] * 2
-    assert rows[0] == (
-        1, "2.0", "█" * 8, "0.50", "500 ms", "500 ms", "500 ms", "500 ms", "498 ms", "2 s", 0
-    )  # fmt: skip
-    assert (bar(0.51, 1.0), bar(1.0, 0.0)) == ("█" * 8 + "▏", "")
-    drawn = drawing("a <model>", levels)
-    assert "a &lt;model&gt;" in drawn
-    lines = re.findall(r'polyline points="([^"]+)"', drawn)
-    assert [len(points.split()) for points in lines] == [2] * 5
 
 
 Load = list[tuple[str, dict[str, Any]]]

@@ -247,13 +247,6 @@ def test_node_s_state_is_said_in_words(row: dict[str, Any], short: str, wide: st
     assert (fleet_rows.short_state(row), fleet._row(row, {})[2]) == (short, wide)
 
 
-def test_drain_of_a_node_is_noted_with_its_end() -> None:
-    drained = {"links": [USABLE], "drained_until": "2026-12-24T20:30:00+00:00"}
-    assert fleet_rows.short_state(drained) == "drained"
-    (note,) = fleet_rows.node_notes({**node(1, "gpu"), **drained}, {}, NOW)
-    assert note.endswith(": drained until 2026-12-24 20:30 UTC")
-
-
 @pytest.mark.parametrize(
     ("age_days", "said"),
     [
@@ -463,22 +456,6 @@ def test_sentence_says_why_and_the_status_is_3_where_the_request_can_go_nowhere(
     router.body = found
     cli("explain m", status=status)
     assert cli("explain m --json", status=status).json == found
-
-
-@pytest.mark.parametrize(
-    ("refusal", "state", "shown"),
-    [
-        ("no link", "closed", "- 0%"),
-        ("no link", "inhibited", "inhibited 0%"),
-        ("no link", "forced_closed", "forced_closed 0%"),
-        ("price 3 is over the cap 2", "closed", "closed 100%"),
-    ],
-)
-def test_replica_without_a_way_to_it_is_not_said_to_be_used(
-    router: Router, cli: Cli, refusal: str, state: str, shown: str
-) -> None:
-    router.body = decision({**OTHER, "name": "gpu", "state": state, "refusal": refusal})
-    assert cli("explain m", status=3).lines[-1].startswith(f"gpu {shown} ")
 
 
 def test_words_of_policies_and_refusals_are_the_router_s_own() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capamesh.cli import task_inputs
-from capamesh.cli.class_table import class_notes, class_rows, classes_json
 from capamesh.cli.example_requests import (
     TRIAL_LIMIT_S,
     WHOLE_SEQUENCE,
@@ -146,18 +144,6 @@ def test_top_of_outputs_without_scores_is_a_usage_error(served: Model, cli: Cli)
     for wrong in ("--top 0", "--priority 0", "--priority 256", "--retries 21"):
         cli(f"{LINE} {wrong}", status=2)
     assert served.asked == {}
-
-
-def test_classes_are_shown_for_the_first_rows_with_what_they_lack() -> None:
-    classes = {"y": [[CAT]] * 12}
-    assert len(class_rows(classes)) == 10
-    assert class_notes(classes) == ["y: the first 10 of 12 rows are shown; give --json for all"]
-    assert class_notes({"y": [[DOG]], "z": [[CAT, DOG]], "none": [[]]}) == [
-        "y: its node has no names for these classes; labels.txt in the model's folder gives them"
-    ]
-    scores = [ClassScore(value, 0, "") for value in (math.nan, math.inf, -math.inf)]
-    (row,) = classes_json("y", [scores])["classes"]  # type: ignore[misc]
-    assert [one["score"] for one in row] == ["NaN", "Infinity", "-Infinity"]
 
 
 def test_outputs_become_texts_and_a_large_one_a_short_preview() -> None:

@@ -50,18 +50,6 @@ def test_standing_tells_what_is_known() -> None:
     assert standing(running, 100.0) == f"{said}, price -"
 
 
-def test_price_is_told_a_million_rows_and_for_those_that_are_done() -> None:
-    priced = job(
-        rows=1000, rows_per_s=10.0, price=0.0009, price_per_million=1.5, done=JobProgress(1, 600, 0)
-    )
-    assert standing(priced, 0.0).endswith("10 rows/s, price 1.5 a million rows, 0.0009 so far")
-    assert facts_of(priced)["price"] == "1.5 a million rows, 0.0009 so far"
-    assert facts_of(job(price=0.0, price_per_million=0.0))["price"] == "-"
-    assert facts_of(job())["price"] == "-"
-    ended = facts_of(job("completed", price=0.0015, price_per_million=1.5))
-    assert ended["price"] == "1.5 a million rows, 0.0015 in all"
-
-
 def test_chats_are_paid_for_by_tokens_and_told_at_their_pace() -> None:
     spec = {"input": {"format": "batch"}, "output": {"format": "jsonl"}}
     chats = job(

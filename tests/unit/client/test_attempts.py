@@ -45,7 +45,6 @@ from capamesh.client.failover import (
 )
 from capamesh.client.retries import BUDGET, COST, Retries
 from capamesh.client.routing_options import ANYWHERE
-from capamesh.client.sequences import ID_BITS
 from capamesh.client.stream_course import (
     NOTHING,
     Await,
@@ -490,18 +489,6 @@ def test_turn_that_cannot_be_repeated_is_not_sent_again() -> None:
     assert (sent(router), drive.pauses) == ([1], [])
 
 
-def test_error_of_what_is_to_be_sent_ends_the_stream() -> None:
-    class Wrong(Drive):
-        @override
-        def _do(self, step: Step, items: Iterator[Any]) -> object:
-            if isinstance(step, Look):
-                raise InvalidRequest("no such dtype")
-            return super()._do(step, items)
-
-    with pytest.raises(InvalidRequest, match="no such dtype"):
-        Wrong(Router()).run(1)
-
-
 class Recording:
     """Stands for what a client's `infer` does: notes the arguments, and answers or fails as it was told."""
 
@@ -669,9 +656,3 @@ async def test_request_that_is_cancelled_may_have_run(recording: Recording) -> N
         await second
     with pytest.raises(SequenceLost):
         await sequence.infer({})
-
-
-def test_ids_are_drawn_as_numbers_that_integers_hold() -> None:
-    ids = {Client().sequence("vad").id for _ in range(100)}
-    assert len(ids) == 100
-    assert all(isinstance(each, int) and 0 < each < 2**ID_BITS for each in ids)
