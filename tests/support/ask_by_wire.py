@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 import grpc
 import numpy as np
+import pytest
 from router_http import INFER, Http
 
 from capamesh.protocol.oip import RequestedOutput, encode_request
@@ -14,51 +16,54 @@ from capamesh.protocol.tensors import Tensor
 from capamesh.router.grpc.messages import CLASSES
 
 X = Tensor.from_numpy("x", np.array([[1, 2]], np.float32))
-NOBODY: dict[str, str] = {}
+NO_ONE: dict[str, str] = {}
+BY_GRPC = pytest.mark.real_loop("grpcio has sockets of its own")
 
 
+@dataclass
 class Seen:
     """The reply to one request: its outputs as text, and what its headers tell."""
 
-    def __init__(self, outputs: str, headers: dict[str, str]) -> None:
-        self.outputs = outputs
-        self.cache = headers.get("x-capamesh-cache", "")
-        self.age = headers.get("age", "")
-        self.node = headers.get("x-capamesh-node", "")
+    outputs: str
+    cache: str
+    age: str
+    node: str
 
 
 Ask = Callable[[Http, dict[str, str]], Awaitable[Seen]]
 
 
+def seen(outputs: list[float], headers: Mapping[str, str]) -> Seen:
+    told = {name.lower(): value for name, value in headers.items()}
+    named = (told.get(name, "") for name in ("x-capamesh-cache", "age", "x-capamesh-node"))
+    return Seen(json.dumps(outputs), *named)
+
+
 async def by_json(
     http: Http, headers: dict[str, str], *, request_id: str = "", is_chunked: bool = False
 ) -> Seen:
-    body: dict[str, object] = {
-        "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]
-    }
-    body |= {"id": request_id} if request_id else {}
+    given = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
+    body = {"inputs": [given]} | ({"id": request_id} if request_id else {})
     reply = await http.client.post(INFER, json=body, headers=headers, chunked=is_chunked or None)
-    told = {name.lower(): value for name, value in reply.headers.items()}
     text = await reply.text()
     assert reply.status == 200, text
-    if request_id:
-        assert json.loads(text)["id"] == request_id
-    return Seen(json.dumps(json.loads(text)["outputs"][0]["data"]), told)
+    told = json.loads(text)
+    assert told.get("id", "") == request_id
+    return seen(told["outputs"][0]["data"], reply.headers)
 
 
 async def by_pages(http: Http, headers: dict[str, str]) -> Seen:
     """Ask in a way that aiohttp serves."""
-    return await by_json(http, {**headers, "Connection": "close"}, is_chunked=True)
+    return await by_json(http, headers, is_chunked=True)
 
 
 async def by_binary(http: Http, headers: dict[str, str]) -> Seen:
     buffers, json_bytes = encode_request((X,), outputs=(RequestedOutput("y"),))
     reply = await http.infer(b"".join(buffers), header_length=json_bytes, headers=headers)
-    told = {name.lower(): value for name, value in reply.headers.items()}
     body = await reply.read()
     assert reply.status == 200, body
-    raw = body[int(told["inference-header-content-length"]) :]
-    return Seen(json.dumps(np.frombuffer(raw, np.float32).tolist()), told)
+    raw = body[int(reply.headers["Inference-Header-Content-Length"]) :]
+    return seen(np.frombuffer(raw, np.float32).tolist(), reply.headers)
 
 
 async def by_grpc(http: Http, headers: dict[str, str]) -> Seen:
@@ -73,8 +78,9 @@ async def by_grpc(http: Http, headers: dict[str, str]) -> Seen:
         call = channel.unary_unary(path)(message, metadata=metadata)
         answer = CLASSES["ModelInferResponse"].FromString(await call)
         told = {str(name): str(value) for name, value in await call.initial_metadata()}
-    values = np.frombuffer(answer.raw_output_contents[0], np.float32)
-    return Seen(json.dumps(values.tolist()), told)
+    return seen(np.frombuffer(answer.raw_output_contents[0], np.float32).tolist(), told)
 
 
-WIRES: dict[str, Ask] = {"json": by_json, "binary": by_binary, "pages": by_pages, "grpc": by_grpc}
+OVER_ALL_WIRES = pytest.mark.parametrize(
+    "ask", [by_json, by_binary, by_pages, by_grpc], ids=["json", "binary", "pages", "grpc"]
+)

@@ -36,6 +36,7 @@ from capamesh.protocol.network import Membership, NetworkOwner, Role
 from capamesh.protocol.system import System
 from capamesh.protocol.tensors import Limits
 from capamesh.router.access.audience import Audience
+from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
 from capamesh.router.access.operator_key import OperatorKey
 from capamesh.router.access.origin_check import ANY_HOST
 from capamesh.router.access.quotas import Quotas
@@ -59,6 +60,7 @@ from capamesh.router.telemetry import HTTP, Telemetry
 from capamesh.router.telemetry.ended import EndedRequests
 from capamesh.router.timers import Timer, Timers
 from capamesh.simulation.sim_loop import SimLoop
+from capamesh.simulation.world.memory_wire import Certificates
 
 INFER = "/v2/models/m/infer"
 WALL_S = 1_700_000_000.5
@@ -77,6 +79,10 @@ def network() -> tuple[NetworkOwner, Membership]:
     ).encode()
     with tempfile.TemporaryDirectory() as folder:
         return owner, DataDir(Path(folder), NullLog()).membership(token, Role.ROUTER, now)
+
+
+def bearer(text: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {text}"}
 
 
 class Home(DataDir):
@@ -175,6 +181,8 @@ class Http:
         self.fleet = fleet
         self.client = client
         self.log = log
+        self._keys: dict[str, Key] = {}
+        self._draws = iter(ALPHABET * 1000)
         self._ahead_s = 0.0
         clock = page.history._clock
         page.history._clock = lambda: clock() + self._ahead_s
@@ -214,6 +222,38 @@ class Http:
     @property
     def endpoints(self) -> list[Endpoint]:
         return self.fleet.endpoints
+
+    @property
+    def under_way(self) -> dict[str, int]:
+        """Whatever is held for a client or a node, unless it is 0."""
+        front = self.front
+        counts = {
+            "handshakes": len(front._handshakes),
+            "requests": front.requests.count,
+            "bytes": front.budget.used_bytes,
+            "arriving bytes": front.budget.arriving_bytes,
+        }
+        return {name: count for name, count in counts.items() if count} | self.fleet.counts
+
+    def key(self, *verbs: Verb, tenant: str = "lab", **scope: Any) -> str:
+        """Return a new key, to run models where nothing else is said, which the router takes with all before it."""
+        text = new_text(lambda _: next(self._draws))
+        made = Scope(verbs=verbs or (Verb.INFER,), **scope)
+        self._keys[text] = Key(id_of(text), digest_of(text), tenant, made)
+        self.front.keys.ring.take(self._keys.values(), 0.0, 0.0)
+        return text
+
+    def bearer(self, *verbs: Verb, **scope: Any) -> dict[str, str]:
+        """Return the headers of a client with a new key."""
+        return bearer(self.key(*verbs, **scope))
+
+    def metadata(self, *verbs: Verb, **scope: Any) -> tuple[tuple[str, str], ...]:
+        """Return the metadata of a client of gRPC with a new key."""
+        return (("authorization", f"Bearer {self.key(*verbs, **scope)}"),)
+
+    def revoke(self, text: str) -> None:
+        del self._keys[text]
+        self.front.keys.ring.take(self._keys.values(), 0.0, 0.0)
 
     def node(
         self, peer: str, *script: Reply, models: tuple[ModelOffer, ...] = (offer(),)
@@ -303,6 +343,7 @@ async def serving(
                     wall_ns=lambda: int(WALL_S * 1e9),
                     rng=random.Random(0),
                     token_bytes=lambda size: bytes([7]) * size,
+                    make_wire=Certificates().make_wire,
                     is_virtual=isinstance(loop, SimLoop),
                 ),
                 "make_policy": policies,

@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from raw_http import GUARD_S, RawAnswer, chunked, request
+import pytest
+from patience import until
+from raw_http import RawAnswer, chunked, request
 from router_http import INFER, Http, serving
 
 X: Final = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
@@ -27,7 +29,7 @@ RELEVANT: Final = (
 
 @asynccontextmanager
 async def tidy(*, collects: bool = False, **options: Any) -> AsyncIterator[Http]:
-    """Serve, and see at the end that nothing is under way, nothing was lost and nobody complained.
+    """Serve, and see at the end that nothing is under way, nothing is held, nothing was lost and no one complained.
 
     `collects`: what is garbage by then is looked at, too (an exception that nobody fetched, an open transport).
     """
@@ -37,10 +39,16 @@ async def tidy(*, collects: bool = False, **options: Any) -> AsyncIterator[Http]
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     async with serving(**options) as http:
         own = asyncio.all_tasks()
+
+        def left() -> set[asyncio.Task[Any]]:
+            return asyncio.all_tasks() - own - {asyncio.current_task()}
+
         yield http
-        async with asyncio.timeout(GUARD_S):
-            while http.fleet.counts or asyncio.all_tasks() - own - {asyncio.current_task()}:
-                await asyncio.sleep(0)
+        await http.client.session.close()
+        try:
+            await until(lambda: not (http.under_way or left()))
+        except TimeoutError:
+            pytest.fail(f"it is under way: {http.under_way}, {left()}")
         assert http.log.events == []
     if collects:
         gc.collect()

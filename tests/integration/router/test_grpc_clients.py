@@ -19,27 +19,12 @@ from tritonclient.utils import InferenceServerException
 
 from capamesh.protocol.errors import RunFailed
 from capamesh.protocol.tensors import Limits
-from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
+from capamesh.router.access.keys import Verb
 from capamesh.router.grpc.health import HEALTH
 from capamesh.router.grpc.messages import CLASSES
 from capamesh.router.grpc.methods import SERVICE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[Http]:
-    async with tidy() as http:
-        yield http
-        await left(http)
-
-
-async def left(http: Http) -> None:
-    """Wait until all clients are gone, and see that nothing is held for them."""
-    async with asyncio.timeout(GUARD_S):
-        while len(http.front.connections) > 1:  # one is aiohttp's
-            await asyncio.sleep(0)
-    assert (http.front.requests.count, http.front.budget.used_bytes) == (0, 0)
 
 
 def address(http: Http) -> str:
@@ -52,7 +37,6 @@ def x_of(rows: Any) -> triton.InferInput:
     return tensor
 
 
-LAST = {"Connection": "close"}
 ROW = np.array([[1, 2]], np.float32)
 
 
@@ -94,9 +78,9 @@ async def test_triton_s_client_learns_what_http_s_clients_learn(http: Http) -> N
             "/v2/models/m/versions/1": await client.get_model_metadata("m", "1", as_json=True),
         }
         for path, found in told.items():
-            assert _texts(found) == _texts(await (await http.client.get(path, headers=LAST)).json())
+            assert _texts(found) == _texts(await (await http.client.get(path)).json())
         config = (await client.get_model_config("m", as_json=True))["config"]
-        expected = await (await http.client.get("/v2/models/m/config", headers=LAST)).json()
+        expected = await (await http.client.get("/v2/models/m/config")).json()
         assert config["input"][0]["dims"] == [str(dim) for dim in expected["input"][0]["dims"]]
         assert config["input"][0]["data_type"] == "TYPE_FP32"
         for one in ("m", ""):
@@ -138,7 +122,6 @@ async def test_triton_s_client_is_told_of_errors_as_http_s_are(http: Http) -> No
                 head + data,
                 header_length=len(head),
                 path=f"/v2/models/{model}/infer",
-                headers=LAST,
             )
             assert caught.value.message() == (await told.json())["error"]
             assert caught.value.status() == status
@@ -280,29 +263,21 @@ async def test_many_calls_of_one_connection_are_answered_as_their_answers_come(h
     assert found == [str(at) for at in range(40)]
 
 
-@pytest.mark.parametrize(
-    ("service", "status"), [("", 1), (SERVICE, 1), (HEALTH, 1), ("m", 1), ("gone", None)]
-)
-async def test_health_is_that_of_the_router_and_of_each_model(
-    http: Http, service: str, status: int | None
-) -> None:
-    http.node("a", echo)
-    request = CLASSES["HealthCheckRequest"](service=service).SerializeToString()
+async def test_health_is_that_of_the_router_and_of_each_model(http: Http) -> None:
     async with grpc.aio.insecure_channel(address(http)) as channel:
         check = method(channel, f"/{HEALTH}/Check")
-        if status is None:
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await check(request)
-            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-        else:
-            assert CLASSES["HealthCheckResponse"].FromString(await check(request)).status == status
 
+        async def health(service: str) -> int:
+            request = CLASSES["HealthCheckRequest"](service=service).SerializeToString()
+            return int(CLASSES["HealthCheckResponse"].FromString(await check(request)).status)
 
-async def test_router_without_nodes_is_not_serving(http: Http) -> None:
-    async with grpc.aio.insecure_channel(address(http)) as channel:
-        answer = await method(channel, f"/{HEALTH}/Check")(b"")
-        assert CLASSES["HealthCheckResponse"].FromString(answer).status == 2
+        assert await health("") == 2  # no node
         assert await method(channel, f"/{SERVICE}/ServerReady")(b"") == b""
+        http.node("a", echo)
+        assert [await health(each) for each in ("", SERVICE, HEALTH, "m")] == [1] * 4
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await health("gone")
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 @pytest.mark.parametrize(
@@ -338,20 +313,13 @@ async def test_message_over_the_limit_is_refused() -> None:
             assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert "the limit is 4096" in (caught.value.details() or "")
             await method(channel, INFER)(message())
-        await left(http)
-
-
-async def test_http_1_goes_on_beside_it(http: Http) -> None:
-    http.node("a", echo)
-    async with grpc.aio.insecure_channel(address(http)) as channel:
-        await method(channel, INFER)(message())
-        assert (await http.client.get("/v2/health/live", headers=LAST)).status == 200
 
 
 async def test_router_that_stops_asks_its_clients_to_leave(http: Http) -> None:
     http.node("a", echo)
     async with grpc.aio.insecure_channel(address(http)) as channel:
         await method(channel, INFER)(message())
+        assert (await http.client.get("/v2/health/live")).status == 200  # by HTTP/1, beside it
         http.front.requests.is_closing = True
         await method(channel, INFER)(message())
         async with asyncio.timeout(GUARD_S):
@@ -389,22 +357,6 @@ async def test_router_that_stops_asks_clients_at_once_and_answers_what_is_under_
         http.front.requests.is_closing = False
 
 
-@pytest.fixture
-def made() -> list[Key]:
-    return []
-
-
-def make_key(
-    http: Http, made: list[Key], *verbs: Verb, **scope: Any
-) -> tuple[tuple[str, str], ...]:
-    """Return the metadata with a new key, which the server takes from now on."""
-    draws = iter(ALPHABET[len(made) :] + ALPHABET * 10)
-    text = new_text(lambda _: next(draws))
-    made.append(Key(id_of(text), digest_of(text), "lab", Scope(verbs=verbs, **scope)))
-    http.front.keys.ring.take(made, 0.0, 0.0)
-    return (("authorization", f"Bearer {text}"),)
-
-
 async def status(call: Any, request_: bytes, metadata: Any = ()) -> str:
     """Return the status of a call."""
     try:
@@ -414,15 +366,15 @@ async def status(call: Any, request_: bytes, metadata: Any = ()) -> str:
     return "OK"
 
 
-async def test_keys_are_asked_for_once_there_are_some(http: Http, made: list[Key]) -> None:
+async def test_keys_are_asked_for_once_there_are_some(http: Http) -> None:
     link = http.node("a", echo)
     name = b"\x0a\x01m"
     async with grpc.aio.insecure_channel(address(http)) as channel:
         infer = method(channel, INFER)
         assert await status(infer, message()) == "OK"
-        mine = make_key(http, made, Verb.INFER)
-        other = make_key(http, made, Verb.INFER, models=("other",))
-        reads = make_key(http, made, Verb.READ)
+        mine = http.metadata(Verb.INFER)
+        other = http.metadata(Verb.INFER, models=("other",))
+        reads = http.metadata(Verb.READ)
         table = {
             "ModelInfer": ("UNAUTHENTICATED", "OK", "PERMISSION_DENIED", "PERMISSION_DENIED"),
             "ModelMetadata": ("UNAUTHENTICATED", "OK", "PERMISSION_DENIED", "OK"),
@@ -449,15 +401,15 @@ async def test_keys_are_asked_for_once_there_are_some(http: Http, made: list[Key
     assert len(link.asks) == 3
 
 
-async def test_key_that_is_revoked_ends_a_stream_that_goes_on(http: Http, made: list[Key]) -> None:
+async def test_key_that_is_revoked_ends_a_stream_that_goes_on(http: Http) -> None:
     http.node("a", echo)
-    mine = make_key(http, made, Verb.INFER)
-    make_key(http, made, Verb.INFER)
+    text = http.key()
+    metadata = (("authorization", f"Bearer {text}"),)
     async with grpc.aio.insecure_channel(address(http)) as channel:
-        call = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(metadata=mine)
+        call = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(metadata=metadata)
         await call.write(message())
         assert await call.read()
-        http.front.keys.ring.take(made[1:], 0.0, 0.0)
+        http.revoke(text)
         await call.write(message())
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call.read()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import gzip
 import zlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from ask_by_wire import BY_GRPC
 from fleet_fakes import echo
 from grpc_attacker import Attacker, attacking
 from http2_client import HEAD
@@ -25,15 +25,8 @@ from capamesh.router.grpc.messages import CLASSES
 from capamesh.router.grpc.methods import SERVICE
 from capamesh.router.http import unpacking
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 PATHS = {name: f"/{SERVICE}/{name}".encode() for name in ("ModelInfer", "ModelStreamInfer")}
 INVALID, EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = b"3", b"8", b"12", b"13", b"14"
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[Http]:
-    async with tidy() as http:
-        yield http
 
 
 def head(coding: str = "gzip", method: str = "ModelInfer") -> tuple[tuple[bytes, bytes], ...]:
@@ -61,6 +54,7 @@ def trailers(attacker: Attacker) -> dict[bytes, bytes]:
     return attacker.heads[1][-1]
 
 
+@BY_GRPC
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 @pytest.mark.parametrize("count", [2, 1_000_000])
 async def test_triton_s_client_packs_its_requests(http: Http, coding: str, count: int) -> None:
@@ -237,6 +231,7 @@ async def test_stream_takes_packed_messages_and_goes_on_behind_a_broken_one(http
     assert "cannot be decoded: gzip" in found[1].error_message
 
 
+@BY_GRPC
 async def test_lookups_may_be_packed_too(http: Http) -> None:
     http.node("a", echo)
     address = f"{http.client.host}:{http.client.port}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -12,31 +11,14 @@ from fleet_fakes import echo, offer
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from raw_http import GUARD_S
 from router_http import Http
-from tidy_router import tidy
 
-from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
 from capamesh.router.grpc import health
 from capamesh.router.grpc.health import HEALTH
 from capamesh.router.grpc.messages import CLASSES
 from capamesh.router.grpc.methods import SERVICE
 from capamesh.router.grpc.reflection import REFLECTION_METHOD, REFLECTIONS
-from capamesh.router.http.connection import FrontConnection
 
 SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[Http]:
-    async with tidy() as http:
-        yield http
-        async with asyncio.timeout(GUARD_S):
-            while not all(each.is_idle for each in connections(http)):  # a call lasts
-                await asyncio.sleep(0)
-        assert (http.front.requests.count, http.front.budget.used_bytes) == (0, 0)
-
-
-def connections(http: Http) -> list[FrontConnection]:
-    return [each for each in http.front.connections if isinstance(each, FrontConnection)]
 
 
 @pytest.fixture
@@ -122,21 +104,13 @@ async def test_watch_of_a_model_ends_once_keys_are_asked_for(http: Http) -> None
     async with grpc.aio.insecure_channel(address(http)) as channel:
         of_model, of_all = watch(channel, "m"), watch(channel)
         assert [await state(of_model), await state(of_all)] == [SERVING, SERVING]
-        key(http)
+        http.metadata()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await state(of_model)
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
         http.endpoints[0].link = None
         assert await state(of_all) == NOT_SERVING
         of_all.cancel()
-
-
-def key(http: Http) -> tuple[tuple[str, str], ...]:
-    draws = iter(ALPHABET * 10)
-    text = new_text(lambda _: next(draws))
-    made = Key(id_of(text), digest_of(text), "lab", Scope(verbs=(Verb.INFER,)))
-    http.front.keys.ring.take([made], 0.0, 0.0)
-    return (("authorization", f"Bearer {text}"),)
 
 
 async def reflected(channel: grpc.aio.Channel, *asked: dict[str, Any], service: str) -> list[Any]:
@@ -221,7 +195,7 @@ async def test_message_without_extensions_has_none(http: Http) -> None:
 
 
 async def test_reflection_takes_any_key_where_keys_are_asked_for(http: Http) -> None:
-    mine = key(http)
+    mine = http.metadata()
     path = f"/{REFLECTIONS[0]}/{REFLECTION_METHOD}"
     asked = CLASSES["ServerReflectionRequest"](list_services="").SerializeToString()
     async with grpc.aio.insecure_channel(address(http)) as channel:

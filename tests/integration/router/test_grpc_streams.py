@@ -12,33 +12,19 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from fleet_fakes import FakeLink, Reply, failing, offer, parting
-from patience import eventually
 from raw_http import GUARD_S
 from router_http import Http
-from tidy_router import tidy
 from tritonclient.grpc import aio as triton_aio
 from tritonclient.grpc import service_pb2
 
 from capamesh.protocol.errors import RunFailed
 from capamesh.router.grpc.methods import SERVICE
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 LOOP = replace(offer(), max_parts=1000)
 ROW = np.array([[1, 2]], np.float32)
 STREAM = f"/{SERVICE}/ModelStreamInfer"
 WIDE = 50_000
 """Rows of a part of 400 KB, more than what a client takes ahead."""
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[Http]:
-    async with tidy() as http:
-        yield http
-        # one is aiohttp's
-        await eventually(lambda: len(http.front.connections) <= 1, "a client is connected")
-        assert (http.front.requests.count, http.front.budget.used_bytes) == (0, 0)
-        assert http.fleet.counts == {}
 
 
 def node(http: Http, *script: Reply) -> FakeLink:

@@ -7,25 +7,20 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from ask_by_wire import NOBODY, WIRES, by_binary, by_grpc, by_json
+from ask_by_wire import NO_ONE, OVER_ALL_WIRES, Ask, by_binary, by_grpc, by_json
 from fleet_fakes import FakeLink, after, echo
 from google.protobuf.json_format import ParseDict
 from kept_ages import ages_since
 from router_http import Http
 from tidy_router import tidy
 
-from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
 from capamesh.router.grpc.messages import CLASSES
 from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
-
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-RULES = RoutingRules(ModelRules(cache=CacheRule(60.0)))
 
 
 @pytest.fixture
 async def http() -> AsyncIterator[Http]:
-    async with tidy(rules=RULES) as http:
+    async with tidy(rules=RoutingRules(ModelRules(cache=CacheRule(60.0)))) as http:
         yield http
 
 
@@ -34,13 +29,12 @@ def link(http: Http) -> FakeLink:
     return http.node("A", echo)
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@OVER_ALL_WIRES
 async def test_second_reply_says_that_it_was_kept_and_is_else_the_same(
-    http: Http, link: FakeLink, wire: str
+    http: Http, link: FakeLink, ask: Ask
 ) -> None:
-    ask = WIRES[wire]
     began_s = asyncio.get_running_loop().time()
-    replies = [await ask(http, NOBODY) for _ in range(4)]
+    replies = [await ask(http, NO_ONE) for _ in range(4)]
     assert [each.cache for each in replies] == ["", *["hit"] * 3]
     assert replies[0].age == ""
     assert {each.age for each in replies[1:]} <= {*ages_since(began_s)}
@@ -50,10 +44,10 @@ async def test_second_reply_says_that_it_was_kept_and_is_else_the_same(
 
 
 async def test_wires_get_one_another_s_answers(http: Http, link: FakeLink) -> None:
-    await by_json(http, NOBODY)
-    assert (await by_grpc(http, NOBODY)).cache == "hit"
+    await by_json(http, NO_ONE)
+    assert (await by_grpc(http, NO_ONE)).cache == "hit"
     # outputs that are named are another request
-    assert (await by_binary(http, NOBODY)).cache == ""
+    assert (await by_binary(http, NO_ONE)).cache == ""
     assert len(link.asks) == 2
 
 
@@ -61,9 +55,9 @@ async def test_statistics_tell_kept_answers_from_runs_over_both_wires(
     http: Http, link: FakeLink
 ) -> None:
     await by_grpc(http, {"Cache-Control": "no-store"})  # nothing is looked up
-    await asyncio.gather(*(by_grpc(http, NOBODY) for _ in range(2)))
-    await by_json(http, NOBODY)
-    response = await http.client.get("/v2/models/m/stats", headers={"Connection": "close"})
+    await asyncio.gather(*(by_grpc(http, NO_ONE) for _ in range(2)))
+    await by_json(http, NO_ONE)
+    response = await http.client.get("/v2/models/m/stats")
     (over_http,) = (await response.json())["model_stats"]
     async with grpc.aio.insecure_channel(f"{http.client.host}:{http.client.port}") as channel:
         asked = CLASSES["ModelStatisticsRequest"](name="m").SerializeToString()
@@ -87,52 +81,27 @@ async def test_statistics_tell_kept_answers_from_runs_over_both_wires(
     assert len(link.asks) == 2
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@OVER_ALL_WIRES
 async def test_tenants_are_those_of_keys_and_get_no_other_s_answer(
-    http: Http, link: FakeLink, wire: str
+    http: Http, link: FakeLink, ask: Ask
 ) -> None:
-    ask = WIRES[wire]
-    draws = iter(ALPHABET * 20)
-    texts = {tenant: new_text(lambda _: next(draws)) for tenant in ("lab", "shop")}
-    http.front.keys.ring.take(
-        [
-            Key(id_of(text), digest_of(text), tenant, Scope(verbs=(Verb.INFER,)))
-            for tenant, text in texts.items()
-        ],
-        0.0,
-        0.0,
-    )
+    keys = [http.bearer(tenant=tenant) for tenant in ("lab", "shop")]
     http.quotas.tick(0.0, http.front.keys.ring.keys)
-    found: dict[str, list[str]] = {tenant: [] for tenant in texts}
-    for _ in range(2):
-        for tenant, text in texts.items():
-            key = {"Authorization": f"Bearer {text}"}
-            found[tenant].append((await ask(http, key)).cache)
-    assert found == {"lab": ["", "hit"], "shop": ["", "hit"]}
+    for expected in ("", "hit"):
+        assert [(await ask(http, key)).cache for key in keys] == [expected] * 2
     assert len(link.asks) == 2
 
 
-@pytest.mark.parametrize("wire", WIRES)
-async def test_tenant_that_a_header_names_gets_no_other_s_answer(
-    http: Http, link: FakeLink, wire: str
+@OVER_ALL_WIRES
+async def test_tenant_that_a_header_names_gets_no_other_s_answer_and_asks_may_be_run_anew(
+    http: Http, link: FakeLink, ask: Ask
 ) -> None:
-    ask = WIRES[wire]
     lab, shop = {"X-Capamesh-Tenant": "lab"}, {"X-Capamesh-Tenant": "shop"}
-    await ask(http, lab)
-    assert (await ask(http, shop)).cache == ""
-    assert (await ask(http, NOBODY)).cache == ""
-    assert (await ask(http, lab)).cache == "hit"
-    assert len(link.asks) == 3
-
-
-@pytest.mark.parametrize("wire", WIRES)
-async def test_no_cache_and_no_store_are_obeyed(http: Http, link: FakeLink, wire: str) -> None:
-    ask = WIRES[wire]
-    assert (await ask(http, {"Cache-Control": "no-store"})).cache == ""
-    assert (await ask(http, NOBODY)).cache == ""
-    assert (await ask(http, {"Cache-Control": "no-cache"})).cache == ""
-    assert (await ask(http, {"Cache-Control": "max-age=9"})).cache == "hit"
-    assert len(link.asks) == 3
+    asked = [(await ask(http, headers)).cache for headers in (lab, shop, NO_ONE, lab)]
+    assert (asked, len(link.asks)) == (["", "", "", "hit"], 3)
+    words = ("no-store", "no-cache", "max-age=9")
+    asked = [(await ask(http, {"Cache-Control": each})).cache for each in words]
+    assert (asked, len(link.asks)) == (["", "", "hit"], 5)
 
 
 async def test_explained_request_is_run(http: Http, link: FakeLink) -> None:
@@ -142,11 +111,8 @@ async def test_explained_request_is_run(http: Http, link: FakeLink) -> None:
 
 
 async def test_reply_has_the_id_of_its_own_request(http: Http, link: FakeLink) -> None:
-    await by_json(http, NOBODY)
-    await by_json(http, NOBODY)
-    for request_id in ("one", "two"):
-        assert (await by_json(http, NOBODY, request_id=request_id)).cache == "hit"
-    assert (await by_json(http, NOBODY)).cache == "hit"
+    for request_id in ("", "", "one", "two", ""):
+        await by_json(http, NO_ONE, request_id=request_id)
     assert len(link.asks) == 1
 
 
@@ -163,9 +129,9 @@ async def test_packed_reply_is_packed_anew(http: Http) -> None:
     assert len(set(texts)) == 1
 
 
-@pytest.mark.parametrize("wire", WIRES)
-async def test_hundred_equal_requests_at_once_run_once(http: Http, wire: str) -> None:
+@OVER_ALL_WIRES
+async def test_hundred_equal_requests_at_once_run_once(http: Http, ask: Ask) -> None:
     link = http.node("A", after(0.2, echo))
-    replies = await asyncio.gather(*(WIRES[wire](http, NOBODY) for _ in range(100)))
+    replies = await asyncio.gather(*(ask(http, NO_ONE) for _ in range(100)))
     assert len({each.outputs for each in replies}) == 1
     assert len(link.asks) == 1

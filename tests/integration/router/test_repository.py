@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -11,7 +11,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from fleet_fakes import FakeLink, echo
-from router_http import Http, serving
+from router_http import Http
 from tritonclient.utils import InferenceServerException
 
 from capamesh.protocol.errors import CapameshError, InvalidRequest
@@ -19,19 +19,20 @@ from capamesh.protocol.links.calls import ControlCall, decode_call
 from capamesh.protocol.links.events import Answer
 from capamesh.protocol.links.handlers import ResponseHandler
 from capamesh.protocol.tensors import Limits
-from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
+from capamesh.router.access.keys import Verb
 from capamesh.router.grpc.methods import SERVICE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 LOAD = "/v2/repository/models/m/load"
 UNLOAD = "/v2/repository/models/m/unload"
+BY_ITSELF = pytest.mark.real_loop("the client has sockets and threads of its own")
 OPERATOR = {"Authorization": "Bearer secret"}
 
 
 @pytest.fixture
-async def http() -> AsyncIterator[Http]:
-    async with serving() as http:
-        yield http
+def http(http: Http) -> Iterator[Http]:
+    yield http
+    http.log.events.clear()  # what was changed
 
 
 class Control:
@@ -55,22 +56,6 @@ class Control:
         else:
             loop.call_soon(asker.failed, self._error)
         return 1
-
-
-class Keys:
-    """The keys that a server takes, which are those that were made here."""
-
-    def __init__(self, http: Http) -> None:
-        self._http = http
-        self._made: list[Key] = []
-
-    def make(self, *verbs: Verb, **scope: Any) -> dict[str, str]:
-        """Return the headers with a new key."""
-        draws = iter(ALPHABET[len(self._made) :] + ALPHABET * 10)
-        text = new_text(lambda _: next(draws))
-        self._made.append(Key(id_of(text), digest_of(text), "lab", Scope(verbs=verbs, **scope)))
-        self._http.front.keys.ring.take(self._made, 0.0, 0.0)
-        return {"authorization": f"Bearer {text}"}
 
 
 async def test_operator_loads_a_model_and_is_told_who_has(http: Http) -> None:
@@ -129,20 +114,20 @@ async def test_operator_and_admins_alone_change_models(http: Http) -> None:
     control = Control(http.node("a", echo))
     answer = await http.client.post(UNLOAD)
     assert (answer.status, "operator's key" in (await answer.json())["error"]) == (401, True)
-    keys = Keys(http)
     for headers, status in (
-        (keys.make(Verb.INFER, Verb.READ, Verb.METRICS), 403),
-        (keys.make(Verb.ADMIN, models=("other",)), 403),
+        (http.bearer(Verb.INFER, Verb.READ, Verb.METRICS), 403),
+        (http.bearer(Verb.ADMIN, models=("other",)), 403),
         ({}, 401),
     ):
         assert (await http.client.post(UNLOAD, headers=headers)).status == status
     assert control.asked == []
-    for headers in (keys.make(Verb.ADMIN, models=("m",)), OPERATOR):
+    for headers in (http.bearer(Verb.ADMIN, models=("m",)), OPERATOR):
         answer = await http.client.post(UNLOAD, headers=headers)
         assert answer.status == 200
     assert len(control.asked) == 2
 
 
+@BY_ITSELF
 async def test_triton_s_client_loads_and_unloads_over_http(http: Http) -> None:
     control = Control(http.node("a", echo))
 
@@ -163,6 +148,7 @@ async def test_triton_s_client_loads_and_unloads_over_http(http: Http) -> None:
     assert [each.action for each in control.asked] == ["load", "unload"]
 
 
+@BY_ITSELF
 async def test_triton_s_client_loads_and_unloads_over_grpc(http: Http) -> None:
     control = Control(http.node("a", echo))
     operator = {"authorization": "Bearer secret"}
@@ -188,19 +174,18 @@ async def test_triton_s_client_loads_and_unloads_over_grpc(http: Http) -> None:
     assert [each.action for each in control.asked] == ["load", "unload"]
 
 
+@BY_ITSELF
 async def test_key_of_another_model_changes_nothing_over_grpc(http: Http) -> None:
     control = Control(http.node("a", echo))
-    address = f"{http.client.host}:{http.client.port}"
-    keys = Keys(http)
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with grpc.aio.insecure_channel(f"{http.client.host}:{http.client.port}") as channel:
         load = channel.unary_unary(f"/{SERVICE}/RepositoryModelLoad")
-        for headers, code in (
-            (keys.make(Verb.ADMIN, models=("other",)), "PERMISSION_DENIED"),
-            (keys.make(Verb.INFER), "PERMISSION_DENIED"),
-            ({}, "UNAUTHENTICATED"),
+        for metadata, code in (
+            (http.metadata(Verb.ADMIN, models=("other",)), "PERMISSION_DENIED"),
+            (http.metadata(Verb.INFER), "PERMISSION_DENIED"),
+            ((), "UNAUTHENTICATED"),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await load(b"\x12\x01m", metadata=tuple(headers.items()))
+                await load(b"\x12\x01m", metadata=metadata)
             assert caught.value.code().name == code
     assert control.asked == []
 

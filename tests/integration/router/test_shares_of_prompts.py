@@ -8,15 +8,12 @@ from collections.abc import Awaitable, Callable
 import grpc
 import pytest
 from chat_nodes import CHAT, all_asked_of, chatting, words
-from fleet_fakes import FakeLink
 from router_http import Http
 from ws_client import streaming
 
 from capamesh.protocol.tensors import join_elements
 from capamesh.router.grpc.messages import CLASSES
 from capamesh.router.grpc.methods import SERVICE
-
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 HI = {"messages": [{"role": "user", "content": "Hi"}]}
 INFER = "/v2/models/chat/infer"
@@ -44,8 +41,7 @@ async def by_front(http: Http, headers: dict[str, str]) -> None:
 
 
 async def by_pages(http: Http, headers: dict[str, str]) -> None:
-    sent = {**headers, "Connection": "close"}
-    answer = await http.client.post(INFER, json=body(), headers=sent, chunked=True)
+    answer = await http.client.post(INFER, json=body(), headers=headers, chunked=True)
     assert answer.status == 200, await answer.text()
 
 
@@ -76,28 +72,26 @@ def by_websocket(query: str) -> Ask:
     return ask
 
 
-WIRES: dict[str, Ask] = {
-    "front": by_front,
-    "pages": by_pages,
-    "grpc": by_grpc,
-    "grpc stream": by_grpc_stream,
-    "websocket": by_websocket(""),
-    "websocket, in parts": by_websocket("?parts=1"),
-}
+WIRES = pytest.mark.parametrize(
+    "by_wire",
+    [
+        by_front,
+        by_pages,
+        by_grpc,
+        by_grpc_stream,
+        by_websocket(""),
+        by_websocket("?parts=1"),
+    ],
+    ids=["front", "pages", "grpc", "grpc stream", "websocket", "websocket, in parts"],
+)
 
 
-@pytest.fixture
-def link(http: Http) -> FakeLink:
-    return http.node("a", chatting(*words("1", finish="stop")), models=(CHAT,))
-
-
-@pytest.mark.parametrize("wire", WIRES)
-async def test_client_has_one_share_over_all_wires(http: Http, link: FakeLink, wire: str) -> None:
-    chat = {"model": "chat", **HI}
-    last = {"Connection": "close"}
-    await (await http.client.post("/v1/chat/completions", json=chat, headers=last)).read()
-    await WIRES[wire](http, {})
-    await WIRES[wire](http, {"X-Capamesh-Tenant": "lab"})
+@WIRES
+async def test_client_has_one_share_over_all_wires(http: Http, by_wire: Ask) -> None:
+    link = http.node("a", chatting(*words("1", finish="stop")), models=(CHAT,))
+    await (await http.client.post("/v1/chat/completions", json={"model": "chat", **HI})).read()
+    await by_wire(http, {})
+    await by_wire(http, {"X-Capamesh-Tenant": "lab"})
     of_chat, of_wire, of_tenant = [all_asked_of(ask) for ask in link.asks]
     assert (of_wire["share"], of_wire["cache_salt"]) == (of_chat["share"], "")
     assert of_wire["share"]

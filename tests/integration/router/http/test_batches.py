@@ -206,15 +206,6 @@ async def test_batch_goes_its_whole_way(clients: BatchClients) -> None:
     await clients.told("", "DELETE", f"/v1/files/{file}")
 
 
-async def test_batch_without_failures_has_no_file_of_errors(clients: BatchClients) -> None:
-    batch = await clients.created(requests=text_of(request("a")))
-    await clients.planned()
-    await clients.run(batch["id"])
-    await clients.made()
-    done = await clients.told("", "GET", f"/v1/batches/{batch['id']}")
-    assert (done["error_file_id"], done["output_file_id"] is None) == (None, False)
-
-
 async def test_cancelled_batch_keeps_what_was_answered(clients: BatchClients) -> None:
     batch = await clients.created()
     path = f"/v1/batches/{batch['id']}"
@@ -235,29 +226,29 @@ async def test_cancelled_batch_keeps_what_was_answered(clients: BatchClients) ->
     ]
 
 
-async def test_expired_batch_keeps_what_was_answered(clients: BatchClients) -> None:
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [(JobState.EXPIRED, "its deadline came first"), (JobState.FAILED, "the disk burned")],
+)
+async def test_batch_that_expired_or_failed_keeps_what_was_answered_and_says_why(
+    clients: BatchClients, state: JobState, told: str
+) -> None:
     batch = await clients.created()
     await clients.planned(rows=1)
-    await clients.run(batch["id"], shards=1)
-    store = await clients.store()
-    await store.move(job_of(batch["id"]), JobState.EXPIRED, "its deadline came first")
+    if state is JobState.EXPIRED:
+        await clients.run(batch["id"], shards=1)
+    await (await clients.store()).move(job_of(batch["id"]), state, told)
     await clients.made()
     done = await clients.told("", "GET", f"/v1/batches/{batch['id']}")
-    assert (done["status"], done["expired_at"] is None) == ("expired", False)
+    assert done["status"] == state.value
+    if state is JobState.FAILED:
+        assert done["output_file_id"] is None
+        assert [each["message"] for each in done["errors"]["data"]] == [told]
+        return
+    assert done["expired_at"] is not None
     assert [line["custom_id"] for line in await clients.lines(done["output_file_id"])] == ["first"]
     undone = await clients.lines(done["error_file_id"])
-    assert {line["error"]["code"] for line in undone} == {"batch_expired"}
-    assert len(undone) == 3
-
-
-async def test_batch_that_failed_says_why(clients: BatchClients) -> None:
-    batch = await clients.created()
-    store = await clients.store()
-    await store.move(job_of(batch["id"]), JobState.FAILED, "the disk burned")
-    await clients.made()
-    done = await clients.told("", "GET", f"/v1/batches/{batch['id']}")
-    assert (done["status"], done["output_file_id"]) == ("failed", None)
-    assert [each["message"] for each in done["errors"]["data"]] == ["the disk burned"]
+    assert [line["error"]["code"] for line in undone] == ["batch_expired"] * 3
 
 
 async def test_files_that_cannot_be_made_say_why_and_are_made_later(
@@ -291,6 +282,8 @@ async def test_one_of_two_routers_makes_the_files(clients: BatchClients) -> None
     assert sorted(await asyncio.gather(clients.made(), clients.made())) == [False, True]
     files = await clients.told("", "GET", "/v1/files?purpose=batch_output")
     assert len(files["data"]) == 1
+    done = await clients.told("", "GET", f"/v1/batches/{batch['id']}")
+    assert (done["error_file_id"], done["output_file_id"] is None) == (None, False)
 
 
 @pytest.mark.parametrize(

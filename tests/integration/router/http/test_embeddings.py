@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,8 @@ import pytest
 from fleet_fakes import Ask, answer_of, answering, failing, hang, offer
 from kept_ages import ages_since
 from loading_nodes import LoadingLink
-from raw_http import GUARD_S
+from patience import until
+from raw_http import GUARD_S, turns
 from router_http import Http, serving
 
 from capamesh.client import AsyncClient
@@ -22,7 +22,7 @@ from capamesh.protocol.adverts import ModelOffer
 from capamesh.protocol.errors import InvalidRequest, ModelNotFound, Overloaded, RunFailed
 from capamesh.protocol.tasks import Task
 from capamesh.protocol.tensors import Datatype, Tensor, split_elements
-from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
+from capamesh.router.access.keys import Verb
 from capamesh.router.http import embeddings
 from capamesh.router.requests import parts
 from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
@@ -45,12 +45,6 @@ def embed(ask: Ask, *, numbers: int = 2) -> None:
     asyncio.get_running_loop().call_soon(ask.answer, answer)
 
 
-@pytest.fixture
-async def http() -> AsyncIterator[Http]:
-    async with serving() as http:
-        yield http
-
-
 async def posted(http: Http, headers: dict[str, str] | None = None, **body: Any) -> Any:
     response = await http.client.post(
         "/v1/embeddings", json={"model": "words", **body}, headers=headers or {}
@@ -62,7 +56,7 @@ def words(http: Http, *script: Any, model: ModelOffer = WORDS, peer: str = "A") 
     return http.node(peer, *(script or (embed,)), models=(model,))
 
 
-async def test_one_text_becomes_one_vector(http: Http) -> None:
+async def test_texts_become_vectors_in_their_order(http: Http) -> None:
     link = words(http)
     status, body, headers = await posted(http, input="cat")
     assert (status, headers["X-Capamesh-Node"]) == (200, "A")
@@ -75,21 +69,21 @@ async def test_one_text_becomes_one_vector(http: Http) -> None:
     (call,) = link.calls
     assert call.outputs == ("embedding", "tokens")
     assert [(one.name, one.shape) for one in call.inputs] == [("text", (1,))]
-
-
-async def test_texts_keep_their_order_and_may_be_unicode(http: Http) -> None:
-    words(http)
     _, body, _ = await posted(http, input=["aaa", "b", "ü"])
-    assert [entry["index"] for entry in body["data"]] == [0, 1, 2]
-    assert [entry["embedding"] for entry in body["data"]] == [[3, 97], [1, 98], [2, 0xC3]]
+    vectors = [(each["index"], each["embedding"]) for each in body["data"]]
+    assert vectors == [(0, [3, 97]), (1, [1, 98]), (2, [2, 0xC3])]
     assert body["usage"] == {"prompt_tokens": 6, "total_tokens": 6}
+    _, body, _ = await posted(http, input="cat", encoding_format="base64", dimensions=2)
+    assert numbers_of(body["data"][0]) == [3.0, 99.0]
+    dimensions = link.calls[-1].inputs[1]
+    assert (dimensions.name, dimensions.to_numpy().tolist()) == ("dimensions", [2])
+    assert dimensions.datatype is Datatype.INT32
 
 
-async def test_base64_is_of_little_endian_float32(http: Http) -> None:
-    words(http)
-    _, body, _ = await posted(http, input="cat", encoding_format="base64")
-    raw = base64.b64decode(body["data"][0]["embedding"])
-    assert np.frombuffer(raw, "<f4").tolist() == [3.0, 99.0]
+def numbers_of(entry: dict[str, Any]) -> list[float]:
+    """Return a vector in base64, which is of little-endian float32."""
+    found: list[float] = np.frombuffer(base64.b64decode(entry["embedding"]), "<f4").tolist()
+    return found
 
 
 @pytest.mark.parametrize(
@@ -102,14 +96,6 @@ async def test_tokens_travel_as_their_numbers(http: Http, given: Any, rows: Any)
     (ask,) = link.asks
     assert ask.call.inputs[0].name == "token_ids"
     assert [np.frombuffer(row, "<i4").tolist() for row in rows_of(ask)] == rows
-
-
-async def test_dimensions_are_asked_of_the_node(http: Http) -> None:
-    link = words(http)
-    await posted(http, input="cat", dimensions=2)
-    dimensions = link.calls[0].inputs[1]
-    assert (dimensions.name, dimensions.to_numpy().tolist()) == ("dimensions", [2])
-    assert dimensions.datatype is Datatype.INT32
 
 
 async def test_many_texts_are_divided_by_length_over_the_nodes(http: Http) -> None:
@@ -130,16 +116,11 @@ async def test_many_texts_are_divided_by_length_over_the_nodes(http: Http) -> No
 async def test_few_parts_are_under_way_at_a_time(http: Http) -> None:
     link = words(http, hang)
     asked = asyncio.create_task(posted(http, input=["x"] * 500))
-    async with asyncio.timeout(60):
-        while len(link.asks) < embeddings.AT_ONCE:
-            await asyncio.sleep(0)
-    for _ in range(100):
-        await asyncio.sleep(0)
+    await until(lambda: len(link.asks) == embeddings.AT_ONCE)
+    await turns(100)
     assert len(link.asks) == embeddings.AT_ONCE
     asked.cancel()
-    async with asyncio.timeout(60):
-        while len(link.withdrawn) < embeddings.AT_ONCE:
-            await asyncio.sleep(0)
+    await until(lambda: len(link.withdrawn) == embeddings.AT_ONCE)
 
 
 async def test_part_that_fails_ends_the_request_and_withdraws_the_others(http: Http) -> None:
@@ -147,10 +128,7 @@ async def test_part_that_fails_ends_the_request_and_withdraws_the_others(http: H
     link = words(http, hang, refused, hang)
     status, body, _ = await posted(http, input=["x"] * 40)
     assert (status, body["error"]["message"]) == (400, "text 3 is not UTF-8")
-    async with asyncio.timeout(60):
-        while not link.withdrawn:
-            await asyncio.sleep(0)
-    assert not link.waiting
+    await until(lambda: link.withdrawn and not link.waiting)
 
 
 async def test_nodes_without_room_for_so_many_parts_get_fewer_at_a_time(http: Http) -> None:
@@ -192,12 +170,10 @@ async def test_lone_part_that_nodes_have_no_room_for_is_sent_again_and_then_give
 async def test_long_answer_is_written_in_slices(http: Http) -> None:
     words(http, lambda ask: embed(ask, numbers=1000))
     _, plain, _ = await posted(http, input=["a", "bb"] * 10)
-    assert [entry["embedding"][0] for entry in plain["data"]] == [1.0, 2.0] * 10
+    vectors = [entry["embedding"] for entry in plain["data"]]
+    assert [each[0] for each in vectors] == [1.0, 2.0] * 10
     _, packed, _ = await posted(http, input=["a", "bb"] * 10, encoding_format="base64")
-    assert [
-        np.frombuffer(base64.b64decode(entry["embedding"]), "<f4").tolist()
-        for entry in packed["data"]
-    ] == [entry["embedding"] for entry in plain["data"]]
+    assert [*map(numbers_of, packed["data"])] == vectors
 
 
 @pytest.mark.parametrize(
@@ -267,40 +243,28 @@ async def test_errors_have_openais_form_whoever_raises_them(http: Http) -> None:
     assert explained[0] == 400
 
 
-async def test_answer_that_is_not_what_was_asked_for_is_the_nodes_failure(http: Http) -> None:
+async def test_answer_that_is_not_what_was_asked_for_or_has_no_number_is_told(http: Http) -> None:
     counts = Tensor.from_numpy("tokens", np.array([1], np.int32))
-    two = Tensor.from_numpy("embedding", np.ones((2, 2), np.float32))
-    words(http, answering(answer_of("1", two, counts)))
-    status, body, _ = await posted(http, input="a")
-    assert status == 500
-    assert body["error"]["message"].startswith("a node answered 2 vectors of length 2 for 1 texts")
-
-
-async def test_vector_without_a_number_that_json_has_is_told(http: Http) -> None:
-    counts = Tensor.from_numpy("tokens", np.array([1], np.int32))
-    nan = Tensor.from_numpy("embedding", np.array([[np.nan, 1]], np.float32))
-    words(http, answering(answer_of("1", nan, counts)))
-    status, body, _ = await posted(http, input="a")
-    assert status == 500
-    assert body["error"]["message"].startswith("the vector of text 0 has NaN")
-    status, _, _ = await posted(http, input="a", encoding_format="base64")
-    assert status == 200
+    two, nan = (
+        Tensor.from_numpy("embedding", np.array(rows, np.float32))
+        for rows in ([[1, 1], [1, 1]], [[np.nan, 1]])
+    )
+    words(http, *(answering(answer_of("1", each, counts)) for each in (two, nan)))
+    for said in (
+        "a node answered 2 vectors of length 2 for 1 texts",
+        "the vector of text 0 has NaN",
+    ):
+        status, body, _ = await posted(http, input="a")
+        assert (status, body["error"]["message"].startswith(said)) == (500, True)
+    assert (await posted(http, input="a", encoding_format="base64"))[0] == 200
 
 
 # keys
 
 
-def key_of(http: Http, *verbs: Verb, **scope: Any) -> tuple[Key, dict[str, str]]:
-    draws = iter(ALPHABET * 10)
-    text = new_text(lambda _: next(draws))
-    key = Key(id_of(text), digest_of(text), "lab", Scope(verbs=verbs, **scope))
-    http.front.keys.ring.take([key], 0.0, 0.0)
-    return key, {"Authorization": f"Bearer {text}"}
-
-
 async def test_key_is_charged_once_for_all_texts_of_a_request(http: Http) -> None:
     link = words(http)
-    _, headers = key_of(http, Verb.INFER, rows_per_s=0.1, requests_per_s=2.0)
+    headers = http.bearer(rows_per_s=0.1, requests_per_s=2.0)
     status, _, _ = await posted(http, headers, input=["x"] * 100)
     assert status == 200
     assert len(link.calls) == 13
@@ -315,7 +279,7 @@ async def test_key_is_charged_once_for_all_texts_of_a_request(http: Http) -> Non
 async def test_key_is_held_to_its_rows_while_a_model_is_loaded(http: Http) -> None:
     link = LoadingLink(http.fleet, "A", WORDS, *[embed] * 13)
     link.is_ready_at_once = False
-    _, headers = key_of(http, Verb.INFER, rows_per_s=0.1)
+    headers = http.bearer(rows_per_s=0.1)
     waiting = asyncio.create_task(posted(http, headers, input=["x"] * 100))
     await asyncio.wait_for(link.wanted.wait(), GUARD_S)
     status, body, _ = await posted(http, headers, input=["x"])
@@ -330,11 +294,13 @@ async def test_request_with_an_idempotency_key_is_not_run_again_and_charged_once
     http: Http,
 ) -> None:
     link = words(http)
-    _, headers = key_of(http, Verb.INFER)
     texts = ["x" * (1 + at % 7) for at in range(80)]
-    named = {**headers, "Idempotency-Key": "k1"}
+    named = {**http.bearer(), "Idempotency-Key": "k1"}
     began_s = asyncio.get_running_loop().time()
-    found = [await posted(http, named, input=texts) for _ in range(3)]
+    found = [await posted(http, named, input=texts) for _ in range(2)]
+    (replica,) = http.fleet.replicas
+    replica.offer = replace(replica.offer, best_rows=8)  # its node has measured anew
+    found.append(await posted(http, named, input=texts))
     assert [each[2].get("X-Capamesh-Cache") for each in found] == [None, "repeated", "repeated"]
     assert found[0][1] == found[1][1] == found[2][1]
     assert found[1][2]["Age"] in ages_since(began_s)
@@ -360,17 +326,6 @@ async def test_part_that_no_node_has_run_is_run_when_the_request_comes_again(htt
     assert len(asked) == 4
 
 
-async def test_node_that_has_measured_anew_does_not_make_it_another_request(http: Http) -> None:
-    link = words(http)
-    texts = ["x" * (1 + at % 7) for at in range(40)]
-    headers = {"Idempotency-Key": "k1"}
-    await posted(http, headers, input=texts)
-    (replica,) = http.fleet.replicas
-    replica.offer = replace(replica.offer, best_rows=8)
-    _, _, told = await posted(http, headers, input=texts)
-    assert (told["X-Capamesh-Cache"], len(link.asks)) == ("repeated", 2)
-
-
 async def test_kept_vectors_are_told_of() -> None:
     async with serving(rules=RoutingRules(ModelRules(cache=CacheRule(60.0)))) as http:
         link = words(http)
@@ -385,18 +340,19 @@ async def test_kept_vectors_are_told_of() -> None:
 
 async def test_key_embeds_by_its_own_models_alone_and_sees_no_others(http: Http) -> None:
     http.node("A", embed, models=(WORDS, replace(offer("secret"), task=Task.TEXT_EMBEDDING)))
-    _, headers = key_of(http, Verb.INFER, models=("words",))
-    assert (await posted(http, headers, input="a"))[0] == 200
-    status, body, _ = await posted(http, headers, input="a", model="secret")
+
+    async def listed(headers: dict[str, str]) -> Any:
+        return await (await http.client.get("/v1/models", headers=headers)).json()
+
+    own, reader = http.bearer(models=("words",)), http.bearer(Verb.READ)
+    assert (await posted(http, own, input="a"))[0] == 200
+    status, body, _ = await posted(http, own, input="a", model="secret")
     assert (status, body["error"]["type"]) == (403, "permission_error")
-    listed = await (await http.client.get("/v1/models", headers=headers)).json()
-    assert [entry["id"] for entry in listed["data"]] == ["words"]
-    assert "models" not in listed
-    assert (await http.client.get("/v1/models/secret", headers=headers)).status == 403
-    _, headers = key_of(http, Verb.READ)
-    listed = await (await http.client.get("/v1/models", headers=headers)).json()
-    assert [entry["id"] for entry in listed["data"]] == ["secret", "words"]
-    assert (await posted(http, headers, input="a"))[0] == 403
+    seen = await listed(own)
+    assert ([entry["id"] for entry in seen["data"]], "models" in seen) == (["words"], False)
+    assert (await http.client.get("/v1/models/secret", headers=own)).status == 403
+    assert [entry["id"] for entry in (await listed(reader))["data"]] == ["secret", "words"]
+    assert (await posted(http, reader, input="a"))[0] == 403
 
 
 async def test_models_are_listed_with_what_they_are_for(http: Http) -> None:
@@ -404,23 +360,10 @@ async def test_models_are_listed_with_what_they_are_for(http: Http) -> None:
     listed = await (await http.client.get("/v1/models")).json()
     assert listed["object"] == "list"
     assert [model["name"] for model in listed["models"]] == ["m", "words", "words"]
+    common = {"object": "model", "created": 0, "owned_by": "capamesh"}
     assert listed["data"] == [
-        {
-            "id": "m",
-            "object": "model",
-            "created": 0,
-            "owned_by": "capamesh",
-            "task": None,
-            "versions": ["1"],
-        },
-        {
-            "id": "words",
-            "object": "model",
-            "created": 0,
-            "owned_by": "capamesh",
-            "task": "text-embedding",
-            "versions": ["1", "2"],
-        },
+        {"id": "m", **common, "task": None, "versions": ["1"]},
+        {"id": "words", **common, "task": "text-embedding", "versions": ["1", "2"]},
     ]
     one = await (await http.client.get("/v1/models/words")).json()
     assert one == listed["data"][1]

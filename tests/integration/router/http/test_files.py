@@ -79,6 +79,14 @@ async def offset_of(clients: JobClients, file: str) -> int:
     return int(response.headers["Upload-Offset"])
 
 
+async def content_of(clients: JobClients, file: str) -> bytes:
+    """Return all of a file, whose digest is told, too."""
+    response = await clients.ask("", "GET", f"/v1/files/{file}/content")
+    data = await response.read()
+    assert response.headers["ETag"] == f'"{hashlib.sha256(data).hexdigest()}"'
+    return data
+
+
 # by a form
 
 
@@ -180,37 +188,42 @@ async def test_form_that_is_wrong_is_refused(clients: JobClients, body: bytes, w
 
 
 @pytest.mark.parametrize(
-    "kind",
-    ["application/json", "multipart/form-data", f"multipart/form-data; boundary={'b' * 71}"],
+    ("headers", "words"),
+    [
+        ({"Content-Type": "application/json"}, ""),
+        ({"Content-Type": "multipart/form-data"}, ""),
+        ({"Content-Type": f"multipart/form-data; boundary={'b' * 71}"}, ""),
+        ({"Content-Encoding": "gzip"}, "sent as it is"),
+        ({"Upload-Length": "x"}, "Upload-Length is 'x'"),
+        ({"Upload-Length": "-1"}, "Upload-Length is '-1'"),
+        ({"Upload-Length": "9" * 20}, "Upload-Length is '999"),
+        ({"Upload-Length": "5", "Upload-Purpose": "other"}, "purpose is 'other'"),
+        ({"Upload-Length": "5", "Upload-Expires-After": "5"}, "expires_after are '5'"),
+    ],
 )
-async def test_body_that_is_no_form_is_refused(clients: JobClients, kind: str) -> None:
-    await refused(await sent(clients, b"{}", kind=kind), 400)
+async def test_body_that_is_no_form_and_upload_announced_wrongly_are_refused(
+    clients: JobClients, headers: dict[str, str], words: str
+) -> None:
+    data = None if "Upload-Length" in headers else b"{}"
+    response = await clients.http.client.post("/v1/files", data=data, headers=headers)
+    assert words in (await refused(response, 400))["message"]
 
 
-async def test_packed_body_is_refused(clients: JobClients) -> None:
-    response = await clients.ask("", "POST", "/v1/files", **{"Content-Encoding": "gzip"})
-    assert "sent as it is" in (await refused(response, 400))["message"]
-
-
-async def test_file_may_be_larger_than_a_message(tmp_path: Path) -> None:
-    limits = Limits(max_message_bytes=100_000)
+async def test_file_may_be_larger_than_a_message_but_has_no_more_bytes_than_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = os.urandom(1_000_000)
-    async with served(tmp_path, limits=limits) as clients:
+    async with served(tmp_path, limits=Limits(max_message_bytes=100_000)) as clients:
         file = await made(clients, data)
-        content = await clients.ask("", "GET", f"/v1/files/{file['id']}/content")
-        assert await content.read() == data
+        assert await content_of(clients, file["id"]) == data
         too_large = await clients.ask("", "POST", "/v1/jobs", "x" * 200_000)
         assert too_large.status == 413  # the limit of what is held in memory stays
-
-
-async def test_file_has_no_more_bytes_than_it_may(
-    clients: JobClients, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(uploads, "MAX_FILE_BYTES", 200_000)
-    await refused(await sent(clients, usual(b"x" * 300_000)), 413)
-    response = await clients.ask("", "POST", "/v1/files", **{"Upload-Length": "200001"})
-    await refused(response, 413)
-    assert on_disk(clients) == []
+        await clients.told("", "DELETE", f"/v1/files/{file['id']}")
+        monkeypatch.setattr(uploads, "MAX_FILE_BYTES", 200_000)
+        await refused(await sent(clients, usual(b"x" * 300_000)), 413)
+        response = await clients.ask("", "POST", "/v1/files", **{"Upload-Length": "200001"})
+        await refused(response, 413)
+        assert on_disk(clients) == []
 
 
 # that go on
@@ -226,38 +239,23 @@ async def test_upload_goes_on_where_it_ended(clients: JobClients) -> None:
     assert (await clients.told("", "GET", "/v1/files"))["data"] == []
     early = await clients.ask("", "GET", f"/v1/files/{file['id']}/content")
     assert (await refused(early, 409))["code"] == "file_conflict"
+    for offset in (0, 3999, 4001, 10**12):  # whoever errs is told the right one
+        response = await patched(clients, file["id"], offset, b"x" * 10)
+        assert (await refused(response, 409))["code"] == "file_conflict"
+        assert response.headers["Upload-Offset"] == "4000"
+        assert await offset_of(clients, file["id"]) == 4000
+    response = await clients.ask("", "PATCH", f"/v1/files/{file['id']}")
+    assert "Upload-Offset is ''" in (await refused(response, 400))["message"]
     response = await patched(clients, file["id"], 4000, DATA[4000:])
     done = await response.json()
     assert (response.status, done["status"], done.get("offset")) == (200, "processed", None)
-    content = await clients.ask("", "GET", f"/v1/files/{file['id']}/content")
-    assert await content.read() == DATA
-    assert content.headers["ETag"] == f'"{hashlib.sha256(DATA).hexdigest()}"'
-
-
-@pytest.mark.parametrize("offset", [0, 3999, 4001, 10**12])
-async def test_wrong_offset_is_told_the_right_one(clients: JobClients, offset: int) -> None:
-    file = (await begun(clients, len(DATA)))["id"]
-    await patched(clients, file, 0, DATA[:4000])
-    response = await patched(clients, file, offset, b"x" * 10)
-    assert (await refused(response, 409))["code"] == "file_conflict"
-    assert response.headers["Upload-Offset"] == "4000"
-    assert await offset_of(clients, file) == 4000
-
-
-async def test_file_that_is_whole_takes_nothing_more(clients: JobClients) -> None:
-    file = (await begun(clients, 4))["id"]
-    await patched(clients, file, 0, b"abcd")
-    for offset in (0, 4):
-        response = await patched(clients, file, offset, b"")
+    assert await content_of(clients, file["id"]) == DATA
+    for offset in (0, len(DATA)):
+        response = await patched(clients, file["id"], offset, b"")
         assert "all of it is here" in (await refused(response, 409))["message"]
-        assert response.headers["Upload-Offset"] == "4"
-
-
-async def test_upload_without_bytes_is_whole_at_once(clients: JobClients) -> None:
-    file = await begun(clients, 0)
-    assert file["status"] == "processed"
-    content = await clients.ask("", "GET", f"/v1/files/{file['id']}/content")
-    assert (content.status, await content.read()) == (200, b"")
+        assert response.headers["Upload-Offset"] == f"{len(DATA)}"
+    empty = await begun(clients, 0)
+    assert (empty["status"], await content_of(clients, empty["id"])) == ("processed", b"")
 
 
 async def test_requests_that_came_in_pieces_are_checked_at_the_end(clients: JobClients) -> None:
@@ -290,29 +288,6 @@ async def test_more_bytes_than_announced_are_refused(clients: JobClients) -> Non
     assert (await patched(clients, file, 1000, b"")).status == 200
 
 
-@pytest.mark.parametrize(
-    ("headers", "words"),
-    [
-        ({"Upload-Length": "x"}, "Upload-Length is 'x'"),
-        ({"Upload-Length": "-1"}, "Upload-Length is '-1'"),
-        ({"Upload-Length": "9" * 20}, "Upload-Length is '999"),
-        ({"Upload-Length": "5", "Upload-Purpose": "other"}, "purpose is 'other'"),
-        ({"Upload-Length": "5", "Upload-Expires-After": "5"}, "expires_after are '5'"),
-    ],
-)
-async def test_upload_that_is_announced_wrongly_is_refused(
-    clients: JobClients, headers: dict[str, str], words: str
-) -> None:
-    response = await clients.ask("", "POST", "/v1/files", **headers)
-    assert words in (await refused(response, 400))["message"]
-
-
-async def test_offset_is_asked_for(clients: JobClients) -> None:
-    file = (await begun(clients, 5))["id"]
-    response = await clients.ask("", "PATCH", f"/v1/files/{file}")
-    assert "Upload-Offset is ''" in (await refused(response, 400))["message"]
-
-
 async def raw(clients: JobClients) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     return await asyncio.open_connection(clients.http.client.host, clients.http.client.port)
 
@@ -324,14 +299,24 @@ def patch_head(file: str, offset: int, size: int) -> bytes:
     ).encode()
 
 
+async def writing(clients: JobClients, file: str) -> tuple[Any, asyncio.StreamWriter]:
+    """Return a connection on which 600 of 1,000 bytes of a file have come."""
+    reader, writer = await raw(clients)
+    writer.write(patch_head(file, 0, 1000) + b"x" * 600)
+
+    async def is_there() -> bool:
+        return await offset_of(clients, file) == 600
+
+    await until(is_there)
+    return reader, writer
+
+
 @pytest.mark.parametrize("is_reset", [False, True])
 async def test_bytes_before_a_connection_broke_are_kept(
     clients: JobClients, is_reset: bool
 ) -> None:
     file = (await begun(clients, 1000))["id"]
-    _, writer = await raw(clients)
-    writer.write(patch_head(file, 0, 1000) + b"x" * 600)
-    await until(lambda: _is_there(clients, file, 600))
+    _, writer = await writing(clients, file)
     if is_reset:
         writer.transport.abort()
     else:
@@ -340,67 +325,57 @@ async def test_bytes_before_a_connection_broke_are_kept(
     while response.status == 409:  # until the router knows that the other client is gone
         assert response.headers.get("Upload-Offset") in {None, "600"}
         response = await patched(clients, file, 600, b"x" * 400)
-    assert response.status == 200
-    assert (await response.json())["status"] == "processed"
-
-
-async def _is_there(clients: JobClients, file: str, size: int) -> bool:
-    return await offset_of(clients, file) == size
+    assert (response.status, (await response.json())["status"]) == (200, "processed")
 
 
 async def test_one_of_two_requests_that_write_a_file_is_refused(clients: JobClients) -> None:
     file = (await begun(clients, 1000))["id"]
-    reader, writer = await raw(clients)
-    writer.write(patch_head(file, 0, 1000) + b"x" * 600)
-    await until(lambda: _is_there(clients, file, 600))
+    reader, writer = await writing(clients, file)
     response = await patched(clients, file, 600, b"y" * 400)
     assert "another request writes the file" in (await refused(response, 409))["message"]
     writer.write(b"x" * 400)
     assert (await reader.readline()).startswith(b"HTTP/1.1 200")
     writer.close()
-    content = await clients.ask("", "GET", f"/v1/files/{file}/content")
-    assert await content.read() == b"x" * 1000
+    assert await content_of(clients, file) == b"x" * 1000
+
+
+def form_head(size: int) -> bytes:
+    return (
+        f"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n"
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
+    ).encode()
 
 
 async def test_client_that_sends_nothing_is_given_up(tmp_path: Path) -> None:
     async with served(tmp_path, arrival_s=0.2) as clients:
         file = (await begun(clients, 1000))["id"]
-        reader, writer = await raw(clients)
-        writer.write(patch_head(file, 0, 1000) + b"x" * 600)
-        assert (await reader.readline()).startswith(b"HTTP/1.1 408")
-        writer.close()
-        assert await offset_of(clients, file) == 600
-        head = (
-            f"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n"
-            f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
-        )
-        reader, writer = await raw(clients)
-        writer.write(head.encode() + usual(b"x" * 1000)[:800])
-        assert (await reader.readline()).startswith(b"HTTP/1.1 408")
-        writer.close()
+        for data, left in (
+            (patch_head(file, 0, 1000) + b"x" * 600, 600),
+            (form_head(9000) + usual(b"x" * 1000)[:800], 600),
+        ):
+            reader, writer = await raw(clients)
+            writer.write(data)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+            writer.close()
+            assert await offset_of(clients, file) == left
         assert [place.name for place in on_disk(clients)] == [f"{file}.part"]
 
 
 async def test_form_that_breaks_off_leaves_nothing(clients: JobClients) -> None:
-    head = (
-        f"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n"
-        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
-    )
     _, writer = await raw(clients)
-    writer.write(head.encode() + usual(b"x" * 80_000)[:70_000])
+    writer.write(form_head(90_000) + usual(b"x" * 80_000)[:70_000])
     await until(lambda: on_disk(clients))
     writer.transport.abort()
     await until(lambda: not on_disk(clients))
     store = await clients.http.job_service.store()
-    await until(lambda: _is_empty(store))
 
+    def count(turn: Any) -> int:
+        return int(turn.connection.exec_driver_sql("SELECT count(*) FROM file").scalar())
 
-async def _is_empty(store: Any) -> bool:
-    return not await store.files._ask(_count)
+    async def is_empty() -> bool:
+        return not await store.files._ask(count)
 
-
-def _count(turn: Any) -> int:
-    return int(turn.connection.exec_driver_sql("SELECT count(*) FROM file").scalar())
+    await until(is_empty)
 
 
 # how many, how much
@@ -435,15 +410,6 @@ async def test_uploads_at_once_are_bounded(
     while (response := await patched(clients, files[2], 0, b"x", mine)).status in {429, 503}:
         pass
     assert response.status == 200
-
-
-async def test_checks_at_once_are_bounded(
-    clients: JobClients, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(uploads, "MOST_CHECKED", 0)
-    error = await refused(await sent(clients, usual(line("a"), "batch")), 503)
-    assert "are being checked" in error["message"]
-    await made(clients)
 
 
 async def test_full_disk_is_told(clients: JobClients, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,20 +461,15 @@ async def test_tenant_sees_its_own_files_alone(clients: JobClients) -> None:
     open_file = (await begun(clients, 100, mine))["id"]
     other = (await made(clients, key=theirs))["id"]
     unknown = f"file-{'0' * 22}"
+    asked = (*((word, "") for word in ("GET", "HEAD", "PATCH", "DELETE")), ("GET", "/content"))
     for file in (data, open_file):
-        for method, path in (
-            ("GET", ""),
-            ("HEAD", ""),
-            ("PATCH", ""),
-            ("DELETE", ""),
-            ("GET", "/content"),
-        ):
-            told = await clients.ask(
-                theirs, method, f"/v1/files/{file}{path}", **{"Upload-Offset": "0"}
-            )
-            none = await clients.ask(
-                theirs, method, f"/v1/files/{unknown}{path}", **{"Upload-Offset": "0"}
-            )
+        for method, path in asked:
+            told, none = [
+                await clients.ask(
+                    theirs, method, f"/v1/files/{each}{path}", **{"Upload-Offset": "0"}
+                )
+                for each in (file, unknown)
+            ]
             assert told.status == none.status == 404
             assert (await told.text()).replace(file, unknown) == await none.text()
 
@@ -579,29 +540,26 @@ async def test_list_goes_page_by_page(clients: JobClients) -> None:
 async def test_range_of_a_file_is_answered(
     clients: JobClients, asked: str, first: int, end: int
 ) -> None:
-    file = (await made(clients))["id"]
-    response = await clients.ask("", "GET", f"/v1/files/{file}/content", Range=asked)
+    path = f"/v1/files/{(await made(clients))['id']}/content"
+    response = await clients.ask("", "GET", path, Range=asked)
     assert await response.read() == DATA[first:end]
     if (first, end) != (0, len(DATA)):
         assert response.status == 206
         assert response.headers["Content-Range"] == f"bytes {first}-{end - 1}/{len(DATA)}"
-    head = await clients.ask("", "HEAD", f"/v1/files/{file}/content", Range=asked)
+    head = await clients.ask("", "HEAD", path, Range=asked)
     assert int(head.headers["Content-Length"]) == end - first
 
 
-@pytest.mark.parametrize("asked", ["bytes=99999-", "bytes=5-2", "bytes=0-1,4-5", "lines=1-2", "x"])
-async def test_range_that_is_none_is_refused(clients: JobClients, asked: str) -> None:
-    file = (await made(clients))["id"]
-    response = await clients.ask("", "GET", f"/v1/files/{file}/content", Range=asked)
-    assert response.status == 416
-    assert response.headers["Content-Range"] == f"bytes */{len(DATA)}"
-    assert (await response.json())["error"]["type"] == "invalid_request_error"
-
-
-async def test_range_of_another_state_of_the_file_is_the_whole(clients: JobClients) -> None:
-    file = (await made(clients))["id"]
+async def test_range_that_is_none_is_refused_and_that_of_another_state_is_the_whole(
+    clients: JobClients,
+) -> None:
+    path = f"/v1/files/{(await made(clients))['id']}/content"
+    for asked in ("bytes=99999-", "bytes=5-2", "bytes=0-1,4-5", "lines=1-2", "x"):
+        response = await clients.ask("", "GET", path, Range=asked)
+        assert response.headers["Content-Range"] == f"bytes */{len(DATA)}"
+        assert (await refused(response, 416))["type"] == "invalid_request_error"
     headers = {"Range": "bytes=2-4", "If-Range": '"other"'}
-    response = await clients.ask("", "GET", f"/v1/files/{file}/content", **headers)
+    response = await clients.ask("", "GET", path, **headers)
     assert (response.status, await response.read()) == (200, DATA)
 
 

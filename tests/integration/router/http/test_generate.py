@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,29 +24,17 @@ from fleet_fakes import (
 )
 from kept_ages import ages_since
 from loading_nodes import LoadingLink
-from patience import eventually
-from raw_http import GUARD_S
+from patience import eventually, until
 from router_http import Http
 from tidy_router import tidy
 
 from capamesh.protocol.errors import ModelUnavailable, RunFailed
 from capamesh.protocol.tensors import Limits
-from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
 from capamesh.router.requests.cold_starts import MAX_OF_MODEL
 from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
 
 LOOP = replace(offer(), max_parts=1000)
-STREAM = "/v2/models/m/generate_stream"
-LAST = {"Connection": "close"}
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[Http]:
-    async with tidy() as http:
-        yield http
-        await eventually(
-            lambda: not (http.front.requests.count or http.fleet.counts), "a request is under way"
-        )
+GENERATE, STREAM = "/v2/models/m/generate", "/v2/models/m/generate_stream"
 
 
 def node(http: Http, *script: Reply) -> FakeLink:
@@ -56,7 +43,7 @@ def node(http: Http, *script: Reply) -> FakeLink:
 
 async def events(http: Http, body: object = None, path: str = STREAM) -> list[Any]:
     """Return the data of all events."""
-    answer = await http.infer(body or {"x": [1, 2]}, path=path, headers=LAST)
+    answer = await http.infer(body or {"x": [1, 2]}, path=path)
     assert answer.status == 200
     assert answer.content_type == "text/event-stream"
     assert answer.headers["X-Capamesh-Node"] == "a"
@@ -70,49 +57,32 @@ def read(text: str) -> list[Any]:
     return [json.loads(line[6:]) for line in lines]
 
 
-async def test_each_part_is_an_event(http: Http) -> None:
-    link = node(http, parting(3))
+async def test_each_part_is_an_event_and_generate_answers_with_the_last(http: Http) -> None:
+    link = node(http, parting(3), parting(2), parting(1))
     found = await events(http, {"x": [1, 2], "id": "7"})
     one = {"model_name": "m", "model_version": "1", "id": "7"}
     assert found == [{**one, "y": [value, value]} for value in (1.0, 2.0, 3.0)]
-    assert [ask.call.takes_parts for ask in link.asks] == [True]
-
-
-async def test_version_may_be_named(http: Http) -> None:
-    node(http, parting(2))
     found = await events(http, path="/v2/models/m/versions/1/generate_stream")
     assert [event["y"][0] for event in found] == [1, 2]
-
-
-async def test_answer_of_a_model_that_answers_whole_is_one_event(http: Http) -> None:
-    http.node("a", echo)
-    assert [event["y"] for event in await events(http)] == [[1.0, 2.0]]
-
-
-async def test_generate_answers_at_once_with_the_last_part(http: Http) -> None:
-    link = node(http, parting(1))
-    answer = await http.infer({"x": [1, 2]}, path="/v2/models/m/generate", headers=LAST)
+    answer = await http.infer({"x": [1, 2]}, path=GENERATE)
     assert (answer.status, answer.content_type) == (200, "application/json")
     assert (await answer.json())["y"] == [1.0, 1.0]
-    assert [ask.call.takes_parts for ask in link.asks] == [False]
+    assert [ask.call.takes_parts for ask in link.asks] == [True, True, False]
 
 
 @pytest.mark.parametrize("name", ["generate", "generate_stream"])
 async def test_errors_before_the_first_part_have_their_status(http: Http, name: str) -> None:
     node(http, failing(ModelUnavailable("leaving")))
-    cases = [
-        (f"/v2/models/m/{name}", {"x": [1, 2]}, 503),
-        (f"/v2/models/gone/{name}", {"x": [1, 2]}, 404),
-        (f"/v2/models/m/{name}", {"z": 1}, 400),
-        (f"/v2/models/m/{name}", b"[", 400),
-    ]
-    for path, body, status in cases:
-        answer = await http.infer(body, path=path, headers=LAST)
-        assert answer.status == status
-        assert "error" in await answer.json()
-    long = io.BytesIO(b" " * 2**20 + b"{}")
-    answer = await http.client.post(f"/v2/models/m/{name}", data=long, headers=LAST)
-    assert answer.status == 413
+    for model, body, status in (
+        ("m", {"x": [1, 2]}, 503),
+        ("gone", {"x": [1, 2]}, 404),
+        ("m", {"z": 1}, 400),
+        ("m", b"[", 400),
+        ("m", io.BytesIO(b" " * 2**20 + b"{}"), 413),
+    ):
+        data = body if not isinstance(body, dict) else json.dumps(body).encode()
+        answer = await http.client.post(f"/v2/models/{model}/{name}", data=data)
+        assert (answer.status, "error" in await answer.json()) == (status, True)
 
 
 async def test_answer_that_breaks_off_ends_with_an_error_and_the_number_of_parts(
@@ -128,16 +98,6 @@ async def test_answer_that_breaks_off_ends_with_an_error_and_the_number_of_parts
     }
 
 
-async def test_client_that_leaves_stops_the_node(http: Http) -> None:
-    link = node(http, parting(1000))
-    answer = await http.infer({"x": [1, 2]}, path=STREAM)
-    await answer.content.readline()
-    answer.close()
-    async with asyncio.timeout(GUARD_S):
-        await link.cancelled.wait()
-    assert link.asks[0].ended == "withdrawn"
-
-
 async def begun(http: Http, link: FakeLink, version: str) -> Any:
     """Return the ends of a connection on which one event of an answer has come, and the node is silent then."""
     reader, writer = await asyncio.open_connection(http.client.host, http.client.port)
@@ -146,38 +106,29 @@ async def begun(http: Http, link: FakeLink, version: str) -> Any:
         f"POST {STREAM} HTTP/{version}\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         + body
     )
-    async with asyncio.timeout(GUARD_S):
-        await link.asked.wait()
-        link.asks[0].part(answer_of("1", fp32("y", [1, 1])))
-        await reader.readuntil(b'"y":[1.0,1.0]}\n\n')
+    await link.asked.wait()
+    link.asks[0].part(answer_of("1", fp32("y", [1, 1])))
+    await reader.readuntil(b'"y":[1.0,1.0]}\n\n')
     return reader, writer
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-async def test_client_that_closes_while_its_node_is_silent_stops_the_node(
-    http: Http, version: str
-) -> None:
-    link = node(http, hang)
-    _, writer = await begun(http, link, version)
-    writer.close()
-    async with asyncio.timeout(GUARD_S):
-        await link.cancelled.wait()
-    assert link.asks[0].ended == "withdrawn"
-
-
-@pytest.mark.parametrize("version", ["1.0", "1.1"])
-async def test_client_that_half_closes_is_sent_a_comment_and_the_rest(
-    http: Http, version: str
+@pytest.mark.parametrize("is_half", [True, False])
+async def test_client_that_half_closes_gets_the_rest_and_one_that_leaves_stops_the_node(
+    http: Http, version: str, is_half: bool
 ) -> None:
     link = node(http, hang)
     reader, writer = await begun(http, link, version)
+    if not is_half:
+        writer.close()
+        await link.cancelled.wait()
+        assert link.asks[0].ended == "withdrawn"
+        return
     writer.write_eof()
-    async with asyncio.timeout(GUARD_S):
-        comment = b"3\r\n:\n\n\r\n" if version == "1.1" else b":\n\n"
-        assert (await reader.readuntil(b":\n\n")).endswith(comment.removesuffix(b"\r\n"))
-        link.asks[0].answer(answer_of("1", fp32("y", [2, 2])))
-        rest = await reader.read()
-    assert b'"y":[2.0,2.0]' in rest
+    comment = b"3\r\n:\n\n\r\n" if version == "1.1" else b":\n\n"
+    assert (await reader.readuntil(b":\n\n")).endswith(comment.removesuffix(b"\r\n"))
+    link.asks[0].answer(answer_of("1", fp32("y", [2, 2])))
+    assert b'"y":[2.0,2.0]' in await reader.read()
     writer.close()
 
 
@@ -207,18 +158,6 @@ async def test_client_that_neither_reads_nor_leaves_is_hung_up_on() -> None:
 
 
 async def test_part_that_json_cannot_hold_ends_the_events_and_the_node_s_work() -> None:
-    long = Limits(max_json_answer_bytes=1000)
-    async with tidy(limits=long) as narrow:
-        link = node(narrow, parting(1000, rows=1000), parting(1, rows=1000))
-        (last,) = await events(narrow)
-        assert (last["code"], last["parts"]) == ("too_large", 0)
-        async with asyncio.timeout(GUARD_S):
-            await link.cancelled.wait()
-        answer = await narrow.infer({"x": [1, 2]}, path="/v2/models/m/generate", headers=LAST)
-        assert answer.status == 413
-
-
-async def test_parts_before_one_that_json_cannot_hold_are_sent() -> None:
     def reply(ask: Ask) -> None:
         def send() -> None:
             for rows in (1, 2, 1000):
@@ -227,10 +166,14 @@ async def test_parts_before_one_that_json_cannot_hold_are_sent() -> None:
         asyncio.get_running_loop().call_soon(send)
 
     async with tidy(limits=Limits(max_json_answer_bytes=1000)) as narrow:
-        node(narrow, reply)
-        first, second, last = await events(narrow)
+        link = node(narrow, parting(1000, rows=1000), reply, parting(1, rows=1000))
+        (last,) = await events(narrow)
+        assert (last["code"], last["parts"]) == ("too_large", 0)
+        await link.cancelled.wait()
+        first, second, last = await events(narrow)  # those before it are sent
         assert (first["y"][0], second["y"][0]) == (1, 2)
         assert (last["code"], last["parts"]) == ("too_large", 2)
+        assert (await narrow.infer({"x": [1, 2]}, path=GENERATE)).status == 413
 
 
 async def test_old_client_gets_events_until_the_end_of_the_connection(http: Http) -> None:
@@ -246,34 +189,28 @@ async def test_generate_with_a_key_that_comes_again_is_not_run_again(http: Http)
     link = http.node("a", echo)
     seen: list[tuple[str | None, bool]] = []
     for key in ("k1", "k1", "k2"):
-        headers = {**LAST, "Idempotency-Key": key}
-        answer = await http.infer({"x": [1, 2]}, path="/v2/models/m/generate", headers=headers)
+        headers = {"Idempotency-Key": key}
+        answer = await http.infer({"x": [1, 2]}, path=GENERATE, headers=headers)
         assert (answer.status, (await answer.json())["y"]) == (200, [1.0, 2.0])
         seen.append((answer.headers.get("X-Capamesh-Cache"), "Age" in answer.headers))
     assert (seen, len(link.asks)) == ([(None, False), ("repeated", True), (None, False)], 2)
-    other = await http.infer(
-        {"x": [3, 4]},
-        path="/v2/models/m/generate",
-        headers={**LAST, "Idempotency-Key": "k1"},
-    )
+    other = await http.infer({"x": [3, 4]}, path=GENERATE, headers={"Idempotency-Key": "k1"})
     assert (other.status, other.headers["X-Capamesh-Error"]) == (409, "key_used")
 
 
 async def test_answer_in_parts_takes_no_key(http: Http) -> None:
     link = node(http, parting(3))
-    answer = await http.infer({"x": [1, 2]}, path=STREAM, headers={**LAST, "Idempotency-Key": "k"})
+    answer = await http.infer({"x": [1, 2]}, path=STREAM, headers={"Idempotency-Key": "k"})
     assert (answer.status, link.asks) == (400, [])
     assert "takes no Idempotency-Key" in (await answer.json())["error"]
 
 
-@pytest.mark.parametrize("path", ["/v2/models/m/generate", STREAM])
+@pytest.mark.parametrize("path", [GENERATE, STREAM])
 async def test_kept_answer_is_given_to_generate_and_told_of(path: str) -> None:
     async with tidy(rules=RoutingRules(ModelRules(cache=CacheRule(60.0)))) as http:
         link = http.node("a", echo)
         began_s = asyncio.get_running_loop().time()
-        found = [
-            (await http.infer({"x": [1, 2]}, path=path, headers=LAST)).headers for _ in range(2)
-        ]
+        found = [(await http.infer({"x": [1, 2]}, path=path)).headers for _ in range(2)]
         assert [each.get("X-Capamesh-Cache") for each in found] == [None, "hit"]
         assert found[1]["Age"] in ages_since(began_s)
         assert len(link.asks) == 1
@@ -282,45 +219,38 @@ async def test_kept_answer_is_given_to_generate_and_told_of(path: str) -> None:
 @pytest.mark.parametrize("name", ["generate", "generate_stream"])
 async def test_model_that_is_away_is_loaded_for_it(http: Http, name: str) -> None:
     link = LoadingLink(http.fleet, "a", LOOP, parting(1))
-    answer = await http.infer({"x": [1, 2]}, path=f"/v2/models/m/{name}", headers=LAST)
+    answer = await http.infer({"x": [1, 2]}, path=f"/v2/models/m/{name}")
     assert (answer.status, b'"y":[1.0,1.0]' in await answer.read()) == (200, True)
     assert (link.wants, len(link.asks)) == (1, 1)
 
 
-async def test_body_that_is_none_loads_nothing(http: Http) -> None:
+async def test_body_that_is_none_loads_nothing_and_values_are_read_by_the_model_loaded(
+    http: Http,
+) -> None:
     link = LoadingLink(http.fleet, "a", LOOP)
     for body in (b"[", {"id": []}, {"x": [1, 2], "parameters": {"timeout": -1}}):
-        answer = await http.infer(body, path=STREAM, headers=LAST)
-        assert answer.status == 400
-    assert link.wants == 0
-
-
-async def test_values_are_read_by_the_model_that_was_loaded(http: Http) -> None:
-    link = LoadingLink(http.fleet, "a", LOOP)
-    answer = await http.infer({"z": [1, 2]}, path=STREAM, headers=LAST)
+        assert (await http.infer(body, path=STREAM)).status == 400
+    urgent = {"x": [1, 2], "parameters": {"priority": 1}}
+    answer = await http.infer(urgent, path=STREAM, headers=http.bearer(max_priority=100))
+    assert (answer.status, link.wants) == (403, 0)
+    answer = await http.infer({"z": [1, 2]}, path=STREAM, headers=http.bearer())
     assert (answer.status, "'z' is no input" in await answer.text()) == (400, True)
     assert (link.wants, link.asks) == (1, [])
 
 
-async def test_load_that_takes_longer_than_the_request_may_is_told(http: Http) -> None:
-    link = LoadingLink(http.fleet, "a", LOOP)
-    link.is_ready_at_once = False
-    body = {"x": [1, 2], "parameters": {"timeout": 1_000_000}}
-    answer = await http.infer(body, path=STREAM, headers=LAST)
-    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-    assert "takes longer than the request's time" in await answer.text()
+def waiting(http: Http) -> int:
+    """Return how many wait for a load."""
+    return int(repr(http.fleet.routing.pipeline.cold).split("(")[1].split()[0])
 
 
 async def test_client_that_leaves_while_a_model_is_loaded_waits_no_more(http: Http) -> None:
     link = LoadingLink(http.fleet, "a", LOOP, parting(1))
     link.is_ready_at_once = False
-    cold = http.fleet.routing.pipeline.cold
     asked = asyncio.create_task(http.infer({"x": [1, 2]}, path=STREAM))
-    async with asyncio.timeout(GUARD_S):
-        await link.wanted.wait()
-    assert repr(cold).startswith("ColdStarts(1 waiting")
+    await link.wanted.wait()
+    assert waiting(http) == 1
     asked.cancel()
-    await eventually(lambda: repr(cold).startswith("ColdStarts(0 waiting"), "it waits for the load")
+    await until(lambda: waiting(http) == 0)
     link.load()
     await http.settled()
     assert link.asks == []
@@ -333,7 +263,7 @@ async def test_many_that_wait_for_one_load_are_bounded(http: Http) -> None:
     url = f"http://{http.client.host}:{http.client.port}{STREAM}"
 
     async def ask() -> int:
-        async with session.post(url, json={"x": [1, 2]}, headers=LAST) as answer:
+        async with session.post(url, json={"x": [1, 2]}) as answer:
             return answer.status
 
     async with session:
@@ -345,28 +275,18 @@ async def test_many_that_wait_for_one_load_are_bounded(http: Http) -> None:
     assert link.wants == 1
 
 
-def with_key(http: Http, **scope: Any) -> dict[str, str]:
-    """Return the headers of a client with a key, the only one that the router takes."""
-    draws = iter(ALPHABET * 10)
-    text = new_text(lambda _: next(draws))
-    key = Key(id_of(text), digest_of(text), "lab", Scope(verbs=(Verb.INFER,), **scope))
-    http.front.keys.ring.take([key], 0.0, 0.0)
-    return {"Authorization": f"Bearer {text}", **LAST}
-
-
 async def test_key_is_held_to_its_limits_while_a_model_is_loaded(http: Http) -> None:
-    link = LoadingLink(http.fleet, "a", LOOP, parting(1), parting(1))
+    link = LoadingLink(http.fleet, "a", LOOP, *[parting(1)] * 2)
     link.is_ready_at_once = False
-    headers = with_key(http, concurrency=1)
-    waiting = asyncio.create_task(http.infer({"x": [1, 2]}, path=STREAM, headers=headers))
-    async with asyncio.timeout(GUARD_S):
-        await link.wanted.wait()
-    other = await http.infer({"x": [1, 2]}, path=STREAM, headers=headers)
+    body, headers = {"x": [1, 2]}, http.bearer(concurrency=1)
+    first = asyncio.create_task(http.infer(body, path=STREAM, headers=headers))
+    await link.wanted.wait()
+    other = await http.infer(body, path=STREAM, headers=headers)
     assert (other.status, "1 requests of the key" in await other.text()) == (429, True)
     link.load()
-    answer = await waiting
+    answer = await first
     assert (answer.status, b'"y":[1.0,1.0]' in await answer.read()) == (200, True)
-    again = await http.infer({"x": [1, 2]}, path=STREAM, headers=headers)
+    again = await http.infer(body, path=STREAM, headers=headers)
     assert (again.status, len(await again.read()) > 0) == (200, True)
     ((place, used),) = http.quotas.unwritten().rows.items()
     assert (place.tenant, place.model, used) == ("lab", "m", (2, 2, 2 * 16))
@@ -374,7 +294,7 @@ async def test_key_is_held_to_its_limits_while_a_model_is_loaded(http: Http) -> 
 
 async def test_request_that_waits_for_a_load_is_charged_once_with_what_it_is(http: Http) -> None:
     LoadingLink(http.fleet, "a", LOOP, parting(1))
-    headers = with_key(http, requests_per_s=0.001, rows_per_s=0.001, bytes_per_s=8.0)
+    headers = http.bearer(requests_per_s=0.001, rows_per_s=0.001, bytes_per_s=8.0)
     answer = await http.infer({"x": [1, 2]}, path=STREAM, headers=headers)
     assert (answer.status, len(await answer.read()) > 0) == (200, True)
     ((_, used),) = http.quotas.unwritten().rows.items()
@@ -386,23 +306,15 @@ async def test_request_that_waits_for_a_load_is_charged_once_with_what_it_is(htt
 async def test_wait_for_a_load_that_fails_gives_its_place_back(http: Http) -> None:
     link = LoadingLink(http.fleet, "a", LOOP)
     link.is_ready_at_once = False
-    headers = with_key(http, concurrency=1)
-    body = {"x": [1, 2], "parameters": {"timeout": 300_000}}
+    headers = http.bearer(concurrency=1)
+    body = {"x": [1, 2], "parameters": {"timeout": 1_000_000}}
     for _ in range(2):
         answer = await http.infer(body, path=STREAM, headers=headers)
-        assert answer.status == 503
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        assert "takes longer than the request's time" in await answer.text()
     leaving = asyncio.create_task(http.infer({"x": [1, 2]}, path=STREAM, headers=headers))
-    cold = http.fleet.routing.pipeline.cold
-    await eventually(lambda: repr(cold).startswith("ColdStarts(1 waiting"), "it does not wait")
+    await until(lambda: waiting(http) == 1)
     leaving.cancel()
-    await eventually(lambda: repr(cold).startswith("ColdStarts(0 waiting"), "it waits for the load")
+    await until(lambda: waiting(http) == 0)
     assert (await http.infer(body, path=STREAM, headers=headers)).status == 503
     assert http.quotas.unwritten().rows == {}
-
-
-async def test_request_more_urgent_than_its_key_may_be_loads_nothing(http: Http) -> None:
-    link = LoadingLink(http.fleet, "a", LOOP)
-    headers = with_key(http, max_priority=100)
-    body = {"x": [1, 2], "parameters": {"priority": 1}}
-    answer = await http.infer(body, path=STREAM, headers=headers)
-    assert (answer.status, link.wants) == (403, 0)

@@ -8,11 +8,9 @@ import io
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from chat_nodes import CHAT, counting, part_of
 from fleet_fakes import Ask
 from patience import eventually
@@ -24,12 +22,6 @@ HI = [{"role": "user", "content": "Hi"}]
 TOOL = {"type": "function", "function": {"name": "f"}}
 DEEP = 100_000
 STREAMS = 1000
-
-
-@pytest_asyncio.fixture
-async def http() -> AsyncIterator[Http]:
-    async with serving() as served:
-        yield served
 
 
 def body_of(**fields: Any) -> dict[str, Any]:
@@ -134,7 +126,7 @@ async def connected(http: Http) -> socket.socket:
 
 
 async def test_client_that_never_reads_holds_little_and_is_hung_up_on() -> None:
-    async with serving(timeout_s=GUARD_S, arrival_s=0.5) as http, asyncio.timeout(GUARD_S):
+    async with serving(timeout_s=GUARD_S, arrival_s=0.5) as http:
         link = http.node("a", endless(20_000), models=(CHAT,))
         with contextlib.closing(await connected(http)) as sock:
             loop = asyncio.get_running_loop()
@@ -148,7 +140,7 @@ async def test_client_that_never_reads_holds_little_and_is_hung_up_on() -> None:
 
 
 async def test_thousand_half_open_streams_hold_up_nobody_and_leave_nothing() -> None:
-    async with serving(timeout_s=GUARD_S) as http, asyncio.timeout(GUARD_S):
+    async with serving(timeout_s=GUARD_S) as http:
         link = http.node("a", begun, models=(CHAT,))
         socks = await _opened(http)
         other = http.node("b", counting(3), models=(CHAT,))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -11,24 +10,12 @@ import pytest
 from chat_nodes import CHAT, asked_of, chatting, counting, data_of, words
 from fleet_fakes import FakeLink, Reply, failing, offer
 from openapi_fits import answers_of, misfits
-from patience import eventually
 from router_http import DRAWN, Http
-from tidy_router import tidy
 
 from capamesh.protocol.errors import InvalidRequest, RunFailed
 
-LAST = {"Connection": "close"}
 USED = {"c": 0, "u": [9, 4, 3]}
 CALL = {"i": 0, "id": "x", "name": "f", "arguments": '{"a"'}
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[Http]:
-    async with tidy() as http:
-        yield http
-        await eventually(
-            lambda: not (http.front.requests.count or http.fleet.counts), "a request is under way"
-        )
 
 
 def node(http: Http, reply: Reply, peer: str = "a") -> FakeLink:
@@ -36,7 +23,7 @@ def node(http: Http, reply: Reply, peer: str = "a") -> FakeLink:
 
 
 async def post(http: Http, path: str, **body: Any) -> aiohttp.ClientResponse:
-    return await http.client.post(path, json={"model": "chat", **body}, headers=LAST)
+    return await http.client.post(path, json={"model": "chat", **body})
 
 
 def fits(path: str, body: Any) -> bool:
@@ -62,38 +49,28 @@ def events_of(text: str) -> list[dict[str, Any]]:
     return found
 
 
-async def test_response_is_whole(http: Http) -> None:
+async def test_response_is_whole_and_says_where_it_is_cut(http: Http) -> None:
     link = node(http, chatting(*words("He", "llo", finish="stop"), [USED]))
     answer = await respond(http, instructions="Be kind", max_output_tokens=5, temperature=0.5)
     body = await answer.json()
-    assert (answer.status, body["status"], body["object"], body["id"]) == (
-        200,
-        "completed",
-        "response",
-        f"resp_{DRAWN}",
-    )
-    assert body["output"] == [
-        {
-            "type": "message",
-            "id": f"msg_{DRAWN}",
-            "status": "completed",
-            "role": "assistant",
-            "content": [
-                {"type": "output_text", "text": "Hello", "annotations": [], "logprobs": []}
-            ],
-        }
-    ]
+    told = tuple(body[name] for name in ("status", "object", "id"))
+    assert (answer.status, *told) == (200, "completed", "response", f"resp_{DRAWN}")
+    text = {"type": "output_text", "text": "Hello", "annotations": [], "logprobs": []}
+    message = {"type": "message", "role": "assistant", "status": "completed"}
+    assert body["output"] == [{**message, "id": f"msg_{DRAWN}", "content": [text]}]
     assert body["usage"]["total_tokens"] == 12
     assert body["usage"]["input_tokens_details"] == {"cached_tokens": 4}
     assert fits("/v1/responses", body)
-    assert asked_of(link.asks[0]) == {
-        "messages": [
-            {"role": "system", "content": "Be kind"},
-            {"role": "user", "content": "Hi"},
-        ],
-        "temperature": 0.5,
-        "max_tokens": 5,
-    }
+    messages = [{"role": "system", "content": "Be kind"}, {"role": "user", "content": "Hi"}]
+    asked = {"messages": messages, "temperature": 0.5, "max_tokens": 5}
+    assert asked_of(link.asks[0]) == asked
+    node(http, chatting(*words("a", finish="length")), "b")
+    http.endpoints[0].link = None
+    body = await (await respond(http, max_output_tokens=1)).json()
+    reason = {"reason": "max_output_tokens"}
+    assert (body["status"], body["incomplete_details"]) == ("incomplete", reason)
+    events = events_of(await (await respond(http, max_output_tokens=1, stream=True)).text())
+    assert events[-1]["type"] == "response.incomplete"
 
 
 async def test_response_comes_in_events(http: Http) -> None:
@@ -136,17 +113,6 @@ async def test_response_comes_in_events(http: Http) -> None:
     ]
     body = await (await respond(http)).json()
     assert body == whole
-
-
-async def test_response_that_is_cut_says_so(http: Http) -> None:
-    node(http, chatting(*words("a", finish="length")))
-    body = await (await respond(http, max_output_tokens=1)).json()
-    assert (body["status"], body["incomplete_details"]) == (
-        "incomplete",
-        {"reason": "max_output_tokens"},
-    )
-    events = events_of(await (await respond(http, max_output_tokens=1, stream=True)).text())
-    assert events[-1]["type"] == "response.incomplete"
 
 
 async def test_items_become_messages(http: Http) -> None:
@@ -294,8 +260,12 @@ async def test_ollamas_generate_answers_a_message_or_goes_on_with_a_text(http: H
     ]
 
 
-async def test_ollamas_errors_are_texts(http: Http) -> None:
+async def test_ollamas_list_has_models_for_chat_alone_and_its_errors_are_texts(http: Http) -> None:
     node(http, chatting(*words("a"), end=RunFailed("the device is gone")))
+    http.node("b", models=(offer(),))
+    listed = await (await http.client.get("/api/tags")).json()
+    assert [each["name"] for each in listed["models"]] == ["chat"]
+    assert (await (await http.client.get("/api/version")).json())["version"]
     answer = await post(http, "/api/generate", prompt="Hi")
     *_, last = (await answer.text()).splitlines()
     assert json.loads(last) == {"error": "the answer broke off after 1 part: the device is gone"}
@@ -311,15 +281,6 @@ async def test_ollamas_errors_are_texts(http: Http) -> None:
         assert (answer.status, type((await answer.json())["error"])) == (status, str), body
 
 
-async def test_ollamas_list_has_models_for_chat_alone(http: Http) -> None:
-    node(http, counting(1))
-    http.node("b", models=(offer(),))
-    body = await (await http.client.get("/api/tags", headers=LAST)).json()
-    assert [each["name"] for each in body["models"]] == ["chat"]
-    version = await (await http.client.get("/api/version", headers=LAST)).json()
-    assert version["version"]
-
-
 # Triton
 
 
@@ -331,11 +292,11 @@ async def test_tritons_generate_goes_on_with_a_text(http: Http) -> None:
         "stop_words": ["x"],
         "parameters": {"max_tokens": 5, "temperature": 0, "exclude_input_in_output": False},
     }
-    answer = await http.infer(body, path="/v2/models/chat/generate", headers=LAST)
+    answer = await http.infer(body, path="/v2/models/chat/generate")
     head = {"model_name": "chat", "model_version": "1", "id": "7"}
     assert (answer.status, await answer.json()) == (200, {**head, "text_output": "ab"})
     path = "/v2/models/chat/versions/1/generate_stream"
-    answer = await http.infer({"text_input": "Hi"}, path=path, headers=LAST)
+    answer = await http.infer({"text_input": "Hi"}, path=path)
     assert data_of(await answer.text()) == [
         {"model_name": "chat", "model_version": "1", "text_output": text} for text in "ab"
     ]
@@ -351,13 +312,10 @@ async def test_tritons_errors_have_its_form(http: Http) -> None:
     for name in ("generate", "generate_stream"):
         path = f"/v2/models/chat/{name}"
         for body in ({"text_input": ""}, {"text_input": "x", "parameters": 1}, {"text_input": "x"}):
-            answer = await http.infer(body, path=path, headers=LAST)
+            answer = await http.infer(body, path=path)
             assert (answer.status, type((await answer.json())["error"])) == (400, str)
-
-
-async def test_tritons_stream_that_breaks_off_tells_the_parts(http: Http) -> None:
-    node(http, chatting(*words("a"), end=RunFailed("no")))
-    path = "/v2/models/chat/generate_stream"
-    answer = await http.infer({"text_input": "x"}, path=path, headers=LAST)
+    http.endpoints[0].link = None
+    node(http, chatting(*words("a"), end=RunFailed("no")), "b")
+    answer = await http.infer({"text_input": "x"}, path="/v2/models/chat/generate_stream")
     *_, last = data_of(await answer.text())
     assert (last["code"], last["parts"]) == ("run_failed", 1)

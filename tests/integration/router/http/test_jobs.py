@@ -396,7 +396,7 @@ async def test_full_disk_is_told_and_what_is_there_is_still_shown(clients: JobCl
 
 async def test_store_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     async with serving(data_folder=tmp_path / "data") as http:
-        (tmp_path / "data" / "jobs.db").mkdir()
+        (tmp_path / "data" / "jobs.db").mkdir(parents=True)
         http.node("A")
         response = await http.client.get("/v1/jobs")
         assert (response.status, response.headers["X-Capamesh-Error"]) == (503, "jobs_unavailable")

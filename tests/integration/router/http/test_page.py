@@ -38,10 +38,9 @@ async def events(
 
 
 async def next_event(content: aiohttp.StreamReader) -> tuple[str, Any]:
-    async with asyncio.timeout(GUARD_S):
-        lines = [(await content.readline()).decode().rstrip("\n")]
-        while lines[-1]:
-            lines.append((await content.readline()).decode().rstrip("\n"))
+    lines = [(await content.readline()).decode().rstrip("\n")]
+    while lines[-1]:
+        lines.append((await content.readline()).decode().rstrip("\n"))
     fields = dict(line.split(": ", 1) for line in lines if line)
     return fields["event"], json.loads(fields["data"])
 
@@ -69,77 +68,65 @@ async def test_browser_gets_the_page_and_others_the_routes() -> None:
     assert {("GET", "/"), ("GET", "/metrics"), ("GET", "/v1/page/changes")} <= routes.keys()
 
 
-async def test_files_of_the_page_are_kept_for_ever_by_their_digest() -> None:
-    async with serving() as http:
-        text = await (await http.client.get("/", headers=BROWSER)).text()
-        path = "/" + text.split('src="')[1].split('"')[0]
-        script = await http.client.get(path)
-        assert script.status == 200
-        assert script.headers["Cache-Control"].endswith("immutable")
-        assert script.headers["Content-Encoding"] == "gzip"
-        plain = await http.client.get(path, headers={"Accept-Encoding": "identity"})
-        assert await plain.read() == await script.read()
-        for wrong in (
-            path.replace("/page/", "/page/0"),
-            "/page/x/..%2f..%2f__init__.py",
-            path + "x",
-        ):
-            assert (await http.client.get(wrong)).status == 404, wrong
+async def test_files_of_the_page_are_kept_for_ever_by_their_digest(http: Http) -> None:
+    text = await (await http.client.get("/", headers=BROWSER)).text()
+    path = "/" + text.split('src="')[1].split('"')[0]
+    script = await http.client.get(path)
+    assert script.status == 200
+    assert script.headers["Cache-Control"].endswith("immutable")
+    assert script.headers["Content-Encoding"] == "gzip"
+    plain = await http.client.get(path, headers={"Accept-Encoding": "identity"})
+    assert await plain.read() == await script.read()
+    for wrong in (
+        path.replace("/page/", "/page/0"),
+        "/page/x/..%2f..%2f__init__.py",
+        path + "x",
+    ):
+        assert (await http.client.get(wrong)).status == 404, wrong
 
 
-@pytest.mark.parametrize("path", ["/redoc", "/v1", "/swagger", "/ui"])
-async def test_wrong_path_is_told_where_all_routes_are(path: str) -> None:
-    async with serving() as http:
-        reply = await http.client.get(path)
-        assert reply.status == 404
-        assert (await reply.json())[
-            "error"
-        ] == f"there is nothing at {path}; GET / lists all routes"
-
-
-async def test_snapshot_and_changes_give_the_fleet_of_now() -> None:
-    async with serving() as http:
-        http.node("a", hang)
-        first = await snapshot(http)
-        assert list(first["nodes"]) == ["a"]
-        async with events(http, first["revision"]) as content:
-            http.node("b", hang, models=(offer("n"),))
-            event, changes = await next_event(content)
-            assert event == "changes"
-            assert list(changes["nodes"]) == ["b"]
-            assert list(changes["models"]) == ["n/1"]
-
-
-async def test_one_who_comes_back_goes_on_where_it_was() -> None:
-    async with serving() as http:
-        first = await snapshot(http)
-        http.node("a", hang)
-        async with events(http, "gone-1", **{"Last-Event-ID": first["revision"]}) as content:
-            _, changes = await next_event(content)
-            assert list(changes["nodes"]) == ["a"]
+async def test_snapshot_and_changes_give_the_fleet_of_now(
+    http: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    http.node("a", hang)
+    first = await snapshot(http)
+    assert list(first["nodes"]) == ["a"]
+    async with events(http, first["revision"]) as content:
+        http.node("b", hang, models=(offer("n"),))
+        event, changes = await next_event(content)
+        assert (event, list(changes["nodes"]), list(changes["models"])) == (
+            "changes",
+            ["b"],
+            ["n/1"],
+        )
+    # one who comes back goes on where it was
+    async with events(http, "gone-1", **{"Last-Event-ID": first["revision"]}) as content:
+        _, changes = await next_event(content)
+        assert list(changes["nodes"]) == ["b"]
+    monkeypatch.setattr(page, "STILL_EVERY_S", 0.0)
+    async with events(http, (await snapshot(http))["revision"]) as content:
+        assert await next_event(content) == ("still", {})
 
 
 @pytest.mark.parametrize("after", ["", "other-1", "%00", "x" * 2000])
-async def test_unknown_revision_begins_anew(after: str) -> None:
-    async with serving() as http:
-        await snapshot(http)
-        async with events(http, after) as content:
-            assert await next_event(content) == ("reset", {})
-            assert await content.read() == b""
+async def test_unknown_revision_begins_anew(http: Http, after: str) -> None:
+    await snapshot(http)
+    async with events(http, after) as content:
+        assert await next_event(content) == ("reset", {})
+        assert await content.read() == b""
 
 
-async def test_too_many_viewers_are_told_so() -> None:
-    async with serving() as http:
-        revision = (await snapshot(http))["revision"]
-        streams = [events(http, revision) for _ in range(64)]
-        for stream in streams:
-            await stream.__aenter__()
-        reply = await http.client.get("/v1/page/changes")
-        assert (reply.status, reply.headers["X-Capamesh-Error"]) == (503, "overloaded")
-        assert reply.headers["Retry-After"] == "10"
-        assert "64 pages follow" in (await reply.json())["error"]
-        for stream in streams:
-            await stream.__aexit__(None, None, None)
+async def test_too_many_viewers_are_told_so(http: Http) -> None:
+    revision = (await snapshot(http))["revision"]
+    streams = [events(http, revision) for _ in range(64)]
+    for stream in streams:
+        await stream.__aenter__()
+    reply = await http.client.get("/v1/page/changes")
+    assert (reply.status, reply.headers["X-Capamesh-Error"]) == (503, "overloaded")
+    assert reply.headers["Retry-After"] == "10"
+    assert "64 pages follow" in (await reply.json())["error"]
+    for stream in streams:
+        await stream.__aexit__(None, None, None)
 
 
 class DeafViewers:
@@ -220,36 +207,23 @@ async def test_thousand_viewers_that_read_nothing_hold_few_bytes(
         assert len((await snapshot(http))["nodes"]) == 5
 
 
-async def test_viewer_that_falls_behind_between_frames_is_told_to_begin_anew() -> None:
-    async with serving() as http:
-        revision = (await snapshot(http))["revision"]
-        async with events(http, revision) as content:
-            http.node("a", hang, models=many_models("a", 10_000))
-            said = await content.read()
-            assert said.endswith(b"event: reset\ndata: {}\n\n"), (
-                "the frame is larger than any that is kept"
-            )
-            assert b"changes" not in said
+async def test_viewer_that_falls_behind_between_frames_is_told_to_begin_anew(http: Http) -> None:
+    revision = (await snapshot(http))["revision"]
+    async with events(http, revision) as content:
+        http.node("a", hang, models=many_models("a", 10_000))
+        said = await content.read()
+        assert said.endswith(b"event: reset\ndata: {}\n\n"), (
+            "the frame is larger than any that is kept"
+        )
+        assert b"changes" not in said
 
 
-async def test_stream_says_that_it_is_there_while_nothing_changes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(page, "STILL_EVERY_S", 0.0)
-    async with serving() as http:
-        revision = (await snapshot(http))["revision"]
-        async with events(http, revision) as content:
-            assert await next_event(content) == ("still", {})
-
-
-async def test_stream_ends_when_the_router_stops() -> None:
-    async with serving() as http:
-        revision = (await snapshot(http))["revision"]
-        async with events(http, revision) as content:
-            http.front.requests.is_closing = True
-            async with asyncio.timeout(GUARD_S):
-                assert await content.read() == b""
-                await http.front.requests.wait_none()
+async def test_stream_ends_when_the_router_stops(http: Http) -> None:
+    revision = (await snapshot(http))["revision"]
+    async with events(http, revision) as content:
+        http.front.requests.is_closing = True
+        assert await content.read() == b""
+        await http.front.requests.wait_none()
 
 
 async def test_hostile_names_stay_inside_of_their_event() -> None:
@@ -263,12 +237,14 @@ async def test_hostile_names_stay_inside_of_their_event() -> None:
             assert list(changes["models"]) == [f"{name}/1"]
 
 
-async def test_history_is_that_of_the_router_or_of_a_model() -> None:
-    async with serving() as http:
-        found = await (await http.client.get("/v1/page/history?span=3600")).json()
-        assert (found["model"], found["point_s"], len(found["series"]["nodes"])) == ("", 10.0, 360)
-        unknown = await (await http.client.get("/v1/page/history?model=nobody&span=20")).json()
-        assert unknown["series"]["requests_per_s"] == [None, None]
+async def test_history_is_that_of_the_router_or_of_a_model(http: Http) -> None:
+    found = await (await http.client.get("/v1/page/history?span=3600")).json()
+    assert (found["model"], found["point_s"], len(found["series"]["nodes"])) == ("", 10.0, 360)
+    unknown = await (await http.client.get("/v1/page/history?model=nobody&span=20")).json()
+    assert unknown["series"]["requests_per_s"] == [None, None]
+    for span in ("-1", "1e3", "x", "9" * 5000, "²"):
+        reply = await http.client.get("/v1/page/history", params={"span": span})
+        assert (reply.status, reply.headers["X-Capamesh-Error"]) == (400, "invalid_request")
 
 
 async def test_history_is_packed_and_one_who_has_it_is_told_so() -> None:
@@ -299,27 +275,17 @@ async def test_history_is_packed_and_one_who_has_it_is_told_so() -> None:
         assert newer.headers["ETag"] != tag
 
 
-@pytest.mark.parametrize("span", ["-1", "1e3", "x", "9" * 5000, "²"])
-async def test_span_that_is_no_number_is_refused(span: str) -> None:
-    async with serving() as http:
-        reply = await http.client.get("/v1/page/history", params={"span": span})
-        assert (reply.status, reply.headers["X-Capamesh-Error"]) == (400, "invalid_request")
-
-
-async def test_requests_that_failed_are_told_by_model_and_code_and_invented_names_as_one() -> None:
-    async with serving() as http:
-        http.node("a", hang)
-        await http.infer(b"junk")
-        for name in ("x", "y"):
-            await http.infer(b"{}", path=f"/v2/models/{name}/infer")
-        found = (await (await http.client.get("/v1/requests")).json())["kinds"]
-        told = [(each["model"], each["code"], each["count"], len(each["newest"])) for each in found]
-        assert told == [("", "model_not_found", 2, 2), ("m", "invalid_request", 1, 1)]
-
-
-async def test_one_node_is_the_same_as_in_the_list_of_all() -> None:
-    async with serving() as http:
-        http.node("a", hang)
-        all_nodes = (await (await http.client.get("/v1/nodes")).json())["nodes"]
-        assert [await (await http.client.get("/v1/nodes/a")).json()] == all_nodes
-        assert (await http.client.get("/v1/nodes/b")).status == 404
+async def test_requests_that_failed_are_told_by_model_and_code_and_invented_names_as_one(
+    http: Http,
+) -> None:
+    http.node("a", hang)
+    await http.infer(b"junk")
+    for name in ("x", "y"):
+        await http.infer(b"{}", path=f"/v2/models/{name}/infer")
+    found = (await (await http.client.get("/v1/requests")).json())["kinds"]
+    told = [(each["model"], each["code"], each["count"], len(each["newest"])) for each in found]
+    assert told == [("", "model_not_found", 2, 2), ("m", "invalid_request", 1, 1)]
+    # one node is the same as in the list of all
+    all_nodes = (await (await http.client.get("/v1/nodes")).json())["nodes"]
+    assert [await (await http.client.get("/v1/nodes/a")).json()] == all_nodes
+    assert (await http.client.get("/v1/nodes/b")).status == 404

@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 from fleet_fakes import offer
 from loading_nodes import LoadingLink
-from raw_http import GUARD_S
 from router_http import Http
-from tidy_router import tidy
 from ws_client import STREAM, WsClient, all_given_back, connected, infer, streaming
 
 from capamesh.protocol.adverts import Scheduling
 from capamesh.protocol.windows import Windows
-from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[Http]:
-    async with tidy() as http:
-        http.node("A")
-        yield http
-
-
-def key(http: Http, *verbs: Verb, **scope: object) -> str:
-    """Return a key, the only one that the router takes."""
-    draws = iter(ALPHABET * 1000)
-    text = new_text(lambda _: next(draws))
-    made = Key(id_of(text), digest_of(text), "lab", Scope(verbs=verbs, **scope))  # type: ignore[arg-type]
-    http.front.keys.ring.take([made], 0.0, 0.0)
-    return text
+from capamesh.router.access.keys import Verb
 
 
 @pytest.mark.parametrize(
@@ -44,7 +25,7 @@ def key(http: Http, *verbs: Verb, **scope: object) -> str:
     ],
 )
 async def test_key_opens_a_stream_in_each_of_its_forms(http: Http, line: str) -> None:
-    text = key(http, Verb.INFER)
+    text = http.key()
     async with streaming(http, STREAM, line.format(text)) as client:
         is_named = b"Sec-WebSocket-Protocol: capamesh\r\n" in client.answer
         assert (is_named, text.encode() in client.answer) == ("Protocol" in line, False)
@@ -53,7 +34,7 @@ async def test_key_opens_a_stream_in_each_of_its_forms(http: Http, line: str) ->
 
 
 async def test_client_without_a_key_gets_no_stream(http: Http) -> None:
-    text = key(http, Verb.READ)
+    text = http.key(Verb.READ)
     for lines, status in (
         ((), 401),
         (("Authorization: Bearer cm_00000000_none",), 401),
@@ -71,7 +52,7 @@ async def test_client_without_a_key_gets_no_stream(http: Http) -> None:
 
 
 async def test_key_that_is_revoked_ends_the_stream_at_its_next_message(http: Http) -> None:
-    text = key(http, Verb.INFER)
+    text = http.key()
     async with streaming(http, STREAM, f"Authorization: Bearer {text}") as client:
         client.send(infer("a"))
         await client.next()
@@ -83,7 +64,7 @@ async def test_key_that_is_revoked_ends_the_stream_at_its_next_message(http: Htt
 
 
 async def test_stream_is_its_tenants(http: Http) -> None:
-    text = key(http, Verb.INFER)
+    text = http.key()
     client = await connected(http, f"{STREAM}?tenant=other", f"Authorization: Bearer {text}")
     assert client.status == 403
     client.leave()
@@ -121,15 +102,14 @@ async def waiting(http: Http, text: str) -> tuple[LoadingLink, asyncio.Task[WsCl
     link = LoadingLink(http.fleet, "B", WINDOWS)
     link.is_ready_at_once = False
     opening = asyncio.create_task(connected(http, "/v2/models/w/stream", f"X-API-Key: {text}"))
-    async with asyncio.timeout(GUARD_S):
-        await link.wanted.wait()
+    await link.wanted.wait()
     return link, opening
 
 
 async def test_key_that_is_revoked_while_a_stream_waits_for_its_model_opens_none(
     http: Http,
 ) -> None:
-    link, opening = await waiting(http, key(http, Verb.INFER))
+    link, opening = await waiting(http, http.key())
     http.front.keys.ring.take([], 0.0, 0.0)
     link.load()
     client = await opening

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,13 +14,13 @@ from capamesh.router.http.replies import JSON
 from capamesh.router.http.route import ANY_KEY, Content, Pages, Route, json_of
 from capamesh.router.http.safe_pages import html_page
 from capamesh.router.http.schemas.page import OpenApi
+from capamesh.router.page.static_files import packed
 
 if TYPE_CHECKING:
     from capamesh.router.page.static_files import StaticFiles
 
 FILE: Final = Path(__file__).with_name("openapi.json")
 """The description, which `make reference` makes of the routes."""
-_GZIP: Final = 31
 
 
 class DocumentsApi(Pages):
@@ -31,8 +30,7 @@ class DocumentsApi(Pages):
         """Read the description; raise `OSError` when it cannot be read. `files` are those of the pages."""
         self._files = files
         self._plain = FILE.read_bytes()
-        packer = zlib.compressobj(9, wbits=_GZIP)
-        self._packed = packer.compress(self._plain) + packer.flush()
+        self._packed = packed(self._plain)
         self._tag = hashlib.sha256(self._plain).hexdigest()[:16]
 
     @override

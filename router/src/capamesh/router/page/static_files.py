@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import zlib
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class StaticFiles:
         self.docs = found.pop(DOCS).replace(PLACE, place)
         """The page on the routes, which does so, too."""
         self._files = {
-            name: StaticFile(content, _packed(content), TYPES[Path(name).suffix])
+            name: StaticFile(content, packed(content), TYPES[Path(name).suffix])
             for name, content in found.items()
         }
 
@@ -65,6 +66,8 @@ class StaticFiles:
         return self._files.get(name) if digest == self.digest else None
 
 
-def _packed(content: bytes) -> bytes:
+@functools.cache
+def packed(content: bytes) -> bytes:
+    """Return the content as gzip has it: packed once, however many routers a process has."""
     packer = zlib.compressobj(9, wbits=_GZIP)
     return packer.compress(content) + packer.flush()
