@@ -68,12 +68,9 @@ async def test_request_without_a_body_is_a_400_and_the_connection_goes_on(
 async def test_body_without_a_length_is_no_body_and_no_request(http: Http) -> None:
     """What follows the head is read as a request, which it is not. In one write the two may be one refusal."""
     link = http.node("A")
-    assert statuses(await exchange(http.client.port, HEAD + b"\r\n" + BODY + infer("in"))) in (
-        [400],
-        [400, 400],
-    )
-    data = HEAD + b"\r\n"
-    assert statuses(await exchange(http.client.port, data, BODY + infer("in"))) == [400, 400]
+    head, body = HEAD + b"\r\n", BODY + infer("in")
+    assert statuses(await exchange(http.client.port, head + body)) in ([400], [400, 400])
+    assert statuses(await exchange(http.client.port, head, body)) == [400, 400]
     assert link.asks == []
 
 
@@ -244,11 +241,18 @@ async def test_time_for_a_body_is_not_the_time_for_its_answer(
 # packed, announced, in chunks
 
 
+def raw_deflate(data: bytes) -> bytes:
+    """Return it without its frame, as some send it."""
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()
+
+
 @pytest.mark.parametrize(
     ("coding", "packed"),
     [
         (b"gzip", gzip.compress(BODY, mtime=0)),
         (b"deflate", zlib.compress(BODY)),
+        (b"deflate", raw_deflate(BODY)),
         (b"GZIP", gzip.compress(BODY, mtime=0)),
     ],
 )
@@ -285,51 +289,37 @@ async def test_body_whose_coding_is_broken_is_a_400_and_its_connection_goes_on(
     assert last.status == 200
 
 
-async def test_deflate_without_its_frame_is_taken_as_some_send_it(http: Http) -> None:
-    http.node("A")
-    packer = zlib.compressobj(wbits=-15)
-    packed = packer.compress(BODY) + packer.flush()
-    data = request(INFER, packed, b"Content-Encoding: deflate")
-    check(await ask(http.client.port, data), "infer", "one")
-
-
 async def test_body_that_unpacks_to_far_too_much_is_a_413(http: Http) -> None:
-    bomb = gzip.compress(bytes(50 * 2**20), mtime=0)
-    answer = await ask(http.client.port, request(INFER, bomb, b"Content-Encoding: gzip"))
+    def bomb(size: int) -> bytes:
+        packed = gzip.compress(BODY + bytes(size), mtime=0)
+        return request(INFER, packed, b"Content-Encoding: gzip")
+
+    answer = await ask(http.client.port, bomb(50 * 2**20))
     assert (answer.status, "unpacks to more than 200 times" in answer.error) == (413, True)
     assert http.front.budget.used_bytes == 0
-
-
-async def test_packed_body_has_the_same_limit_unpacked() -> None:
-    async with tidy(limits=Limits(max_message_bytes=1000)) as http:
-        http.node("A")
-        data = request(
-            INFER, gzip.compress(BODY + bytes(100_000), mtime=0), b"Content-Encoding: gzip"
-        )
-        assert (await ask(http.client.port, data)).status == 413
+    async with tidy(limits=Limits(max_message_bytes=1000)) as narrow:
+        assert (await ask(narrow.client.port, bomb(100_000))).status == 413
 
 
 @pytest.mark.parametrize(
-    "data",
+    "chunks",
     [
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\njunk\r\n0\r\n\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\njunk\r\n0\r\n\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0x1\r\nj\r\n0\r\n\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n4\njunk\n0\n\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n4 \r\njunk\r\n0\r\n\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\njunk\r\n0\r\n\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffffff\r\njunk\r\n0\r\n\r\n",
+        b"zz\r\njunk\r\n0\r\n\r\n",
+        b"-1\r\njunk\r\n0\r\n\r\n",
+        b"0x1\r\nj\r\n0\r\n\r\n",
+        b"4\njunk\n0\n\n",
+        b"4 \r\njunk\r\n0\r\n\r\n",
+        b"3\r\njunk\r\n0\r\n\r\n",
+        b"fffffffffffffffffff\r\njunk\r\n0\r\n\r\n",
     ],
     ids=["zz", "-1", "0x1", "line feeds", "a space", "too short", "huge"],
 )
-async def test_body_whose_coding_is_broken_is_a_400_and_the_end(http: Http, data: bytes) -> None:
+async def test_body_whose_coding_is_broken_is_a_400_and_the_end(http: Http, chunks: bytes) -> None:
     link = http.node("A")
+    data = HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks
     assert statuses(await exchange(http.client.port, data, infer("two"))) == [400]
-    assert statuses(await exchange(http.client.port, infer("one"), data, infer("two"))) == [
-        200,
-        400,
-    ]
-    assert len(link.asks) == 1
+    seen = statuses(await exchange(http.client.port, infer("one"), data, infer("two")))
+    assert (seen, len(link.asks)) == ([200, 400], 1)
 
 
 async def test_chunks_may_have_extensions_and_trailers(http: Http) -> None:
@@ -389,31 +379,21 @@ async def test_upgrade_is_not_taken_and_the_request_is_answered(http: Http, upgr
 
 
 @pytest.mark.parametrize(
-    ("header_length", "status"),
-    [
-        (b"0", 400),
-        (b"-1", 400),
-        (b"1", 400),
-        (b"99999", 400),
-        (b"junk", 400),
-        (b"", 400),
-        (b"1 1", 400),
-    ],
+    "length",
+    [b"0", b"-1", b"1", b"99999", b"junk", b"", b"1 1", b"1e3", b"1.0", b"0x10", "٣".encode()],
 )
-async def test_wrong_length_of_the_json_is_a_400(
-    http: Http, header_length: bytes, status: int
-) -> None:
+async def test_wrong_length_of_the_json_is_a_400(http: Http, length: bytes) -> None:
     link = http.node("A")
-    data = infer("one", b"Inference-Header-Content-Length: " + header_length)
+    data = infer("one", b"Inference-Header-Content-Length: " + length)
     answers = await exchange(http.client.port, data + infer("two") + LAST)
-    assert statuses(answers) == [status, 200, 200]
+    assert statuses(answers) == [400, 200, 200]
     assert "Inference-Header-Content-Length" in answers[0].error or "JSON" in answers[0].error
     assert len(link.asks) == 1
 
 
 async def test_raw_bytes_that_are_too_few_or_too_many_are_a_400(http: Http) -> None:
     link = http.node("A")
-    for size in (0, 7, 9, 2**62):
+    for size in (0, 7, 9, 2**62, -1, 1.5, "8", None):
         packed = {"binary_data_size": size}
         described = {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": packed}
         head = json.dumps({"inputs": [described]}).encode()

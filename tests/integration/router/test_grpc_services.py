@@ -44,25 +44,18 @@ async def state(call: Any) -> int:
 @pytest.mark.parametrize("service", ["", SERVICE, "m"])
 async def test_watch_tells_the_first_state_and_each_other_one(http: Http, service: str) -> None:
     async with grpc.aio.insecure_channel(address(http)) as channel:
-        call = watch(channel, service)
+        call, other = watch(channel, service), watch(channel, "other")
         assert await state(call) == NOT_SERVING
         http.node("a", echo)
         assert await state(call) == SERVING
         http.endpoints[0].link = None
         assert await state(call) == NOT_SERVING
-        assert http.front.requests.count == 0  # nobody waits for its end
-        call.cancel()
-
-
-@pytest.mark.usefixtures("often")
-async def test_watch_of_a_model_that_nobody_knows_waits_for_it(http: Http) -> None:
-    http.node("a", echo)
-    async with grpc.aio.insecure_channel(address(http)) as channel:
-        call = watch(channel, "other")
-        assert await state(call) == UNKNOWN
-        http.node("b", echo, models=(offer("other"),))
-        assert await state(call) == SERVING
-        call.cancel()
+        assert await state(other) == UNKNOWN
+        http.node("b", echo, models=(offer("other"),))  # it was waited for
+        assert await state(other) == SERVING
+        assert http.front.requests.count == 0  # no one waits for its end
+        for each in (call, other):
+            each.cancel()
 
 
 @pytest.mark.usefixtures("often")
@@ -178,27 +171,28 @@ async def test_every_method_that_is_described_is_there(http: Http) -> None:
 async def test_name_that_nothing_has_is_told_so(
     http: Http, asked: dict[str, Any], code: int, text: str
 ) -> None:
+    none = {"all_extension_numbers_of_type": "inference.ModelInferRequest"}
     async with grpc.aio.insecure_channel(address(http)) as channel:
-        (told,) = await reflected(channel, {**asked, "host": "h"}, service=REFLECTIONS[0])
+        told, without = await reflected(
+            channel, {**asked, "host": "h"}, none, service=REFLECTIONS[0]
+        )
     assert told.valid_host == told.original_request.host == "h"
     assert told.error_response.error_code == code
     assert text in told.error_response.error_message
-
-
-async def test_message_without_extensions_has_none(http: Http) -> None:
-    name = "inference.ModelInferRequest"
-    asked = {"all_extension_numbers_of_type": name}
-    async with grpc.aio.insecure_channel(address(http)) as channel:
-        (told,) = await reflected(channel, asked, service=REFLECTIONS[0])
-    response = told.all_extension_numbers_response
-    assert (response.base_type_name, list(response.extension_number)) == (name, [])
+    response = without.all_extension_numbers_response
+    assert response.base_type_name == none["all_extension_numbers_of_type"]
+    assert list(response.extension_number) == []
 
 
 async def test_reflection_takes_any_key_where_keys_are_asked_for(http: Http) -> None:
-    mine = http.metadata()
     path = f"/{REFLECTIONS[0]}/{REFLECTION_METHOD}"
     asked = CLASSES["ServerReflectionRequest"](list_services="").SerializeToString()
     async with grpc.aio.insecure_channel(address(http)) as channel:
+        call = channel.stream_stream(path)()
+        await call.write(b"\x0a\xff")
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "no ServerReflectionRequest" in (await call.details() or "")
+        mine = http.metadata()
         call = channel.stream_stream(path)()
         await call.done_writing()
         assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
@@ -206,11 +200,3 @@ async def test_reflection_takes_any_key_where_keys_are_asked_for(http: Http) -> 
         await call.write(asked)
         assert len(await call.read()) > 0
         await call.done_writing()
-
-
-async def test_broken_request_of_reflection_ends_the_call(http: Http) -> None:
-    async with grpc.aio.insecure_channel(address(http)) as channel:
-        call = channel.stream_stream(f"/{REFLECTIONS[0]}/{REFLECTION_METHOD}")()
-        await call.write(b"\x0a\xff")
-        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert "no ServerReflectionRequest" in (await call.details() or "")

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from fleet_fakes import FakeLink, Reply, failing, offer, parting
+from fleet_fakes import FakeLink, Reply, echo, offer, parting
 from raw_http import GUARD_S
 from router_http import Http
 from tritonclient.grpc import aio as triton_aio
@@ -35,9 +35,9 @@ def address(http: Http) -> str:
     return f"{http.client.host}:{http.client.port}"
 
 
-def message(**fields: Any) -> bytes:
+def message(model: str = "m", **fields: Any) -> bytes:
     built = service_pb2.ModelInferRequest(
-        model_name="m",
+        model_name=model,
         inputs=[{"name": "x", "datatype": "FP32", "shape": [1, 2]}],
         raw_input_contents=[ROW.tobytes()],
         **fields,
@@ -88,38 +88,34 @@ async def test_triton_s_client_is_given_each_part_and_told_which_is_the_last(htt
 
 
 async def test_last_message_may_be_empty_on_request(http: Http) -> None:
-    node(http, parting(2))
+    link = node(http, parting(2), parting(1), parting(1))
     wish = {"triton_enable_empty_final_response": {"bool_param": True}}
     async with grpc.aio.insecure_channel(address(http)) as channel:
         found = await asked(channel.stream_stream(STREAM)(), id="7", parameters=wish)
-    assert [is_final(each) for each in found] == [False, False, True]
-    assert [len(each.infer_response.outputs) for each in found] == [1, 1, 0]
-    assert {each.infer_response.id for each in found} == {"7"}
-
-
-async def test_one_answer_is_its_own_last_message_whatever_is_asked(http: Http) -> None:
-    http.node("a", parting(1))
-    wish = {"triton_enable_empty_final_response": {"bool_param": True}}
-    async with grpc.aio.insecure_channel(address(http)) as channel:
-        (found,) = await asked(channel.stream_stream(STREAM)(), parameters=wish)
-    assert is_final(found)
-
-
-async def test_model_that_answers_in_parts_answers_a_unary_call_whole(http: Http) -> None:
-    link = node(http, parting(1))
-    async with grpc.aio.insecure_channel(address(http)) as channel:
+        assert [is_final(each) for each in found] == [False, False, True]
+        assert [len(each.infer_response.outputs) for each in found] == [1, 1, 0]
+        assert {each.infer_response.id for each in found} == {"7"}
+        # a call that is unary is answered whole
         data = await channel.unary_unary(f"/{SERVICE}/ModelInfer")(message())
-    assert not service_pb2.ModelInferResponse.FromString(data).parameters
-    assert [ask.call.takes_parts for ask in link.asks] == [False]
+        assert not service_pb2.ModelInferResponse.FromString(data).parameters
+        assert [ask.call.takes_parts for ask in link.asks] == [True, False]
+        # one answer is its own last message
+        http.node("b", echo, models=(offer("n"),))
+        (one,) = await asked(channel.stream_stream(STREAM)(), model="n", parameters=wish)
+        assert is_final(one)
 
 
 async def test_answer_that_breaks_off_is_told_in_band_with_the_request_s_id(http: Http) -> None:
     node(http, parting(3, end=RunFailed("it fell over")))
+    unreadable = {"priority": {"int64_param": -1}}
     async with grpc.aio.insecure_channel(address(http)) as channel:
         *parts, last = await asked(channel.stream_stream(STREAM)(), id="7")
+        (refused,) = await asked(channel.stream_stream(STREAM)(), id="8", parameters=unreadable)
     assert [is_final(each) for each in parts] == [False, False]
     assert last.error_message == "the answer broke off after 2 parts: it fell over"
     assert last.infer_response.id == "7"
+    assert refused.error_message
+    assert refused.infer_response.id == "8"
 
 
 async def test_answer_that_breaks_off_ends_the_call_for_those_who_want_a_status(http: Http) -> None:
@@ -133,16 +129,6 @@ async def test_answer_that_breaks_off_ends_the_call_for_those_who_want_a_status(
             await call.read()
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert caught.value.details() == "the answer broke off after 2 parts: it fell over"
-
-
-async def test_error_of_a_request_that_cannot_be_read_carries_its_id_too(http: Http) -> None:
-    node(http, failing(RunFailed("never asked")))
-    async with grpc.aio.insecure_channel(address(http)) as channel:
-        found = await asked(
-            channel.stream_stream(STREAM)(), id="7", parameters={"priority": {"int64_param": -1}}
-        )
-    assert found[0].error_message
-    assert found[0].infer_response.id == "7"
 
 
 async def test_client_that_cancels_stops_the_node(http: Http) -> None:

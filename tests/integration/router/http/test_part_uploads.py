@@ -87,16 +87,6 @@ async def test_parts_become_a_file_in_the_order_that_is_asked_for(clients: JobCl
     await refused(await asked(clients, f"/{upload['id']}/parts", form(part("data", b"x"))), 409)
 
 
-async def test_parts_that_are_not_used_are_forgotten(clients: JobClients) -> None:
-    upload = await begun(clients, 3)
-    await added(clients, upload, b"old")
-    new = await added(clients, upload, b"new")
-    found = await told(await completed(clients, upload, new))
-    content = await clients.ask("", "GET", f"/v1/files/{found['file']['id']}/content")
-    assert await content.read() == b"new"
-    assert len(on_disk(clients)) == 1
-
-
 async def test_wrong_parts_are_refused_and_the_upload_stays(clients: JobClients) -> None:
     upload, other = await begun(clients, 6), await begun(clients, 3)
     one, two = await added(clients, upload, b"one"), await added(clients, upload, b"two")
@@ -139,30 +129,23 @@ async def test_upload_that_cannot_be_is_refused(
     assert error["param"] == param
 
 
-async def test_file_that_may_not_be_so_large_is_refused(clients: JobClients) -> None:
+async def test_parts_are_so_large_and_so_many_and_files_no_larger_than_they_may(
+    clients: JobClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
     body = {"bytes": 2**50, "filename": "in.bin", "purpose": "user_data"}
     await refused(await asked(clients, "", body), 413)
-
-
-async def test_part_that_is_too_large_is_refused_and_leaves_nothing(
-    clients: JobClients, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setattr(joined, "MAX_PART_BYTES", 1000)
-    upload = await begun(clients, len(DATA))
-    response = await asked(clients, f"/{upload['id']}/parts", form(part("data", DATA)))
-    await refused(response, 413)
-    assert on_disk(clients) == []
-
-
-async def test_upload_has_a_bounded_number_of_parts(
-    clients: JobClients, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setattr(joined, "MAX_PARTS", 2)
     upload = await begun(clients, 3)
-    for _ in range(2):
-        await added(clients, upload, b"x")
-    response = await asked(clients, f"/{upload['id']}/parts", form(part("data", b"x")))
-    await refused(response, 429)
+    path = f"/{upload['id']}/parts"
+    await refused(await asked(clients, path, form(part("data", DATA))), 413)
+    assert on_disk(clients) == []
+    _, new = [await added(clients, upload, data) for data in (b"old", b"new")]
+    await refused(await asked(clients, path, form(part("data", b"x"))), 429)
+    found = await told(await completed(clients, upload, new))  # what is not used is forgotten
+    content = await clients.ask("", "GET", f"/v1/files/{found['file']['id']}/content")
+    assert await content.read() == b"new"
+    assert len(on_disk(clients)) == 1
 
 
 async def test_form_without_a_part_or_with_several_is_refused(clients: JobClients) -> None:
@@ -184,9 +167,9 @@ async def test_cancelled_upload_and_its_parts_are_gone(clients: JobClients) -> N
     await refused(await asked(clients, f"/{upload['id']}/cancel"), 404)
 
 
-@pytest.mark.parametrize("upload_id", ["upload_", "upload_../../x", "file-0", "x" * 300])
-async def test_id_that_no_upload_has_is_not_found(clients: JobClients, upload_id: str) -> None:
-    await refused(await asked(clients, f"/{upload_id}/cancel"), 404)
+async def test_id_that_no_upload_has_is_not_found(clients: JobClients) -> None:
+    for upload_id in ("upload_", "upload_../../x", "file-0", "x" * 300):
+        await refused(await asked(clients, f"/{upload_id}/cancel"), 404)
 
 
 async def test_client_that_leaves_in_the_middle_of_a_part_leaves_nothing(

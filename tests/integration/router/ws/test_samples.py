@@ -18,7 +18,7 @@ from tidy_router import tidy
 from ws_client import WsClient, all_given_back, connected, frame, head, infer, streaming
 
 from capamesh.protocol.adverts import ModelOffer, Scheduling
-from capamesh.protocol.errors import LinkLost, NoEndpoint, Overloaded
+from capamesh.protocol.errors import CapameshError, LinkLost, NoEndpoint, Overloaded
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.tensors import Datatype, TensorSpec
 from capamesh.protocol.windows import Windows
@@ -104,21 +104,15 @@ async def test_messages_of_any_length_come_to_the_same_windows(
 
 async def test_sequence_is_ended_by_silence_where_no_samples_are_left(http: Http) -> None:
     link = node(http)
-    async with streaming(http, PATH) as client:
-        client.send(sound(1, 2, 3, 4))
-        client.send('{"end": true}')
-        assert await client.end() == (1000, "")
-        assert [answer["id"] for answer in client.messages] == ["0"]
+    for samples, ids in (((), []), ((1, 2, 3, 4), ["0"])):
+        async with streaming(http, PATH) as client:
+            if samples:
+                client.send(sound(*samples))
+            client.send('{"end": true}')
+            assert await client.end() == (1000, "")
+            assert [answer["id"] for answer in client.messages] == ids
     assert marks_of(link.calls) == [(True, False), (False, True)]
     assert windows_of(link.calls)[1][CONTEXT:] == [0, 0, 0, 0]
-
-
-async def test_end_without_samples_runs_nothing(http: Http) -> None:
-    link = node(http)
-    async with streaming(http, PATH) as client:
-        client.send('{"end": true}')
-        assert await client.end() == (1000, "")
-    assert link.calls == []
 
 
 async def test_node_that_dies_is_told_and_another_goes_on_anew(http: Http) -> None:
@@ -140,26 +134,20 @@ async def test_node_that_dies_is_told_and_another_goes_on_anew(http: Http) -> No
 @pytest.mark.parametrize(
     ("error", "code"), [(Overloaded("full", 1.0), 1013), (LinkLost("gone"), 1011)]
 )
-async def test_windows_that_nobody_answers_close_the_stream(
-    http: Http, error: Exception, code: int
+async def test_windows_in_a_row_that_no_one_answers_close_the_stream(
+    http: Http, error: CapameshError, code: int
 ) -> None:
-    node(http, "A", echo, failing(error))  # type: ignore[arg-type]
-    async with streaming(http, PATH) as client:
-        client.send(sound(*range(16)))
-        assert (await client.next())["id"] == "0"
-        told = await client.all(2)
-        assert [(each["id"], each["answered"]) for each in told] == [("1", 1), ("2", 1)]
-        assert await client.end() == (code, "2 windows in a row were not answered")
-
-
-async def test_one_window_that_is_missed_now_and_then_closes_nothing(http: Http) -> None:
-    gone = failing(LinkLost("gone"))
-    link = node(http, "A", echo, gone, echo, gone, echo)
+    lost = failing(error)
+    link = node(http, "A", echo, lost, echo, lost, echo, lost)
     async with streaming(http, PATH) as client:
         client.send(sound(*range(20)))
         answers = await client.all(5)
         assert ["error" in answer for answer in answers] == [False, True, False, True, False]
-    assert [mark[0] for mark in marks_of(link.calls)] == [True, False, True, False, True]
+        assert [mark[0] for mark in marks_of(link.calls)] == [True, False, True, False, True]
+        client.send(sound(*range(8)))
+        told = await client.all(2)
+        assert [(each["id"], each["answered"]) for each in told] == [("5", 3), ("6", 3)]
+        assert await client.end() == (code, "2 windows in a row were not answered")
 
 
 async def test_whole_requests_go_on_with_the_same_sequence(http: Http) -> None:
@@ -178,15 +166,7 @@ async def test_whole_requests_go_on_with_the_same_sequence(http: Http) -> None:
     assert marks_of(link.calls) == [(True, False), (False, False)]
 
 
-async def test_answers_are_binary_where_the_query_says_so(http: Http) -> None:
-    node(http)
-    async with streaming(http, f"{PATH}?binary=1&priority=7&timeout=5000000") as client:
-        client.send(sound(1, 2, 3, 4))
-        answer = await client.next()
-        assert np.frombuffer(answer[-24:], "<f4").tolist() == [0, 0, 1, 2, 3, 4]
-
-
-async def test_samples_are_refused_by_models_without_windows_and_by_none(http: Http) -> None:
+async def test_windows_are_told_and_samples_refused_where_there_are_none(http: Http) -> None:
     http.node("A")
     for path, status, said in (
         ("/v2/models/m/stream?messages=samples", 400, b"declares no window"),
@@ -195,7 +175,14 @@ async def test_samples_are_refused_by_models_without_windows_and_by_none(http: H
         client = await connected(http, path)
         assert (client.status, said in client.answer) == (status, True), client.answer
         client.leave()
-    await all_given_back(http)
+    node(http, "B")
+    response = await http.client.get("/v2/models/vad")
+    windows = {"input": "sound", "samples": SAMPLES, "context": CONTEXT, "rate_hz": 8000}
+    assert (await response.json())["window"] == windows
+    client = await connected(http, f"{PATH}?binary=1&priority=7&timeout=5000000")
+    client.send(sound(1, 2, 3, 4))
+    assert np.frombuffer((await client.next())[-24:], "<f4").tolist() == [0, 0, 1, 2, 3, 4]
+    client.leave()
 
 
 async def test_client_that_sends_faster_than_it_is_answered_is_not_read(http: Http) -> None:
@@ -221,17 +208,6 @@ async def test_model_that_no_node_can_be_asked_for_closes_with_try_later(http: H
         closed = await client.end()
         assert closed is not None
         assert closed[0] in {1013, 1011}
-
-
-async def test_metadata_tells_of_the_windows(http: Http) -> None:
-    node(http)
-    response = await http.client.get("/v2/models/vad", headers={"Connection": "close"})
-    assert (await response.json())["window"] == {
-        "input": "sound",
-        "samples": SAMPLES,
-        "context": CONTEXT,
-        "rate_hz": 8000,
-    }
 
 
 def away(http: Http, *script: Callable[[Ask], None]) -> LoadingLink:

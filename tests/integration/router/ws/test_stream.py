@@ -7,6 +7,7 @@ import struct
 
 import pytest
 from fleet_fakes import echo, failing, hang
+from patience import until
 from router_http import Http
 from tidy_router import tidy
 from ws_client import STREAM, X, all_given_back, connected, infer, streaming
@@ -29,26 +30,29 @@ def binary(name: str, *values: float) -> bytes:
     return struct.pack("<I", len(text)) + text + struct.pack("<2f", *values)
 
 
-async def test_messages_are_answered_in_their_order(http: Http) -> None:
-    http.node("A")
-    async with streaming(http) as client:
-        for name in ("a", "b", "c"):
-            client.send(infer(name))
-        answers = await client.all(3)
-        assert [answer["id"] for answer in answers] == ["a", "b", "c"]
-        assert answers[0]["outputs"] == [
-            {"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}
-        ]
-        assert answers[0]["model_name"] == "m"
-
-
-async def test_version_and_a_query_are_heeded(http: Http) -> None:
+async def test_messages_are_answered_in_their_order_up_to_the_end(http: Http) -> None:
     link = http.node("A")
     path = "/v2/models/m/versions/1/stream?nodes=A&timeout=9000000"
     async with streaming(http, path) as client:
-        client.send(infer())
-        assert (await client.next())["model_version"] == "1"
-    assert link.asks[0].call.version == "1"
+        for name in ("a", "b", "c"):
+            client.send(infer(name))
+        client.send('{"end": true}')
+        assert await client.end() == (1000, "")
+        assert [answer["id"] for answer in client.messages] == ["a", "b", "c"]
+        assert client.messages[0]["outputs"] == [
+            {"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}
+        ]
+        told = {(each["model_name"], each["model_version"]) for each in client.messages}
+        assert told == {("m", "1")}
+    assert {ask.call.version for ask in link.asks} == {"1"}
+    # also behind other requests of its connection
+    response = await http.client.get(STREAM, headers={"Connection": "close"})
+    assert (response.status, response.headers["Upgrade"]) == (426, "websocket")
+    assert "this is a WebSocket" in (await response.json())["error"]
+    assert (await http.client.get("/v2/health/live")).status == 200
+    async with http.client.session.ws_connect(STREAM) as stream:
+        await stream.send_str(infer("a"))
+        assert json.loads(await stream.receive_str())["id"] == "a"
 
 
 async def test_binary_message_is_answered_with_one(http: Http) -> None:
@@ -63,27 +67,16 @@ async def test_binary_message_is_answered_with_one(http: Http) -> None:
 
 
 async def test_error_is_told_in_the_stream_which_goes_on(http: Http) -> None:
-    http.node("A", echo, failing(InvalidRequest("not such rows")), echo)
+    full = failing(Overloaded("full", 2.5))
+    http.node("A", echo, failing(InvalidRequest("not such rows")), echo, full)
     async with streaming(http) as client:
-        for name in ("a", "b", "c"):
+        for name in ("a", "b", "c", "d"):
             client.send(infer(name))
-        first, second, third = await client.all(3)
+        first, second, third, last = await client.all(4)
         assert (first["id"], third["id"]) == ("a", "c")
-        assert second == {
-            "error": "not such rows",
-            "code": "invalid_request",
-            "answered": 1,
-            "id": "b",
-        }
-
-
-async def test_error_says_when_to_come_again(http: Http) -> None:
-    http.node("A", echo, failing(Overloaded("full", 2.5)))
-    async with streaming(http) as client:
-        for name in ("a", "b"):
-            client.send(infer(name))
-        _, told = await client.all(2)
-        assert (told["id"], told["code"], told["retry_after_s"]) == ("b", "overloaded", 3)
+        wrong = {"error": "not such rows", "code": "invalid_request", "answered": 1, "id": "b"}
+        assert second == wrong
+        assert (last["id"], last["code"], last["retry_after_s"]) == ("d", "overloaded", 3)
 
 
 async def test_message_that_is_no_request_is_told_so(http: Http) -> None:
@@ -97,33 +90,21 @@ async def test_message_that_is_no_request_is_told_so(http: Http) -> None:
         assert (await client.next())["id"] == "d"
 
 
-async def test_end_closes_behind_the_last_answer(http: Http) -> None:
-    http.node("A")
-    async with streaming(http) as client:
-        client.send(infer("a"))
-        client.send('{"end": true}')
-        assert await client.end() == (1000, "")
-        assert [answer["id"] for answer in client.messages] == ["a"]
-
-
-async def test_close_is_answered_and_takes_back_what_is_under_way(http: Http) -> None:
+@pytest.mark.parametrize("is_rude", [True, False])
+async def test_client_that_closes_or_is_gone_takes_back_what_is_under_way(
+    http: Http, is_rude: bool
+) -> None:
     link = http.node("A", hang)
     async with streaming(http) as client:
         client.send(infer("a"))
         await link.asked.wait()
-        client.close(1000)
-        assert await client.end() == (1000, "")
-    assert len(link.withdrawn) == len(link.asks) == 1
-
-
-async def test_client_that_is_gone_takes_back_what_is_under_way(http: Http) -> None:
-    link = http.node("A", hang)
-    async with streaming(http) as client:
-        client.send(infer("a"))
-        client.send(infer("b"))
-        await link.asked.wait()
-        client.leave()
-        await all_given_back(http)
+        if is_rude:
+            client.send(infer("b"))
+            client.leave()
+            await all_given_back(http)
+        else:
+            client.close(1000)
+            assert await client.end() == (1000, "")
     assert len(link.withdrawn) == len(link.asks) == 1
 
 
@@ -147,34 +128,21 @@ async def test_frames_in_the_same_breath_as_the_request_are_read(http: Http) -> 
     client.leave()
 
 
-async def test_stream_opens_behind_other_requests_of_its_connection(http: Http) -> None:
-    http.node("A")
-    async with http.client.session.get("/v2/health/live") as response:
-        assert response.status == 200
-    async with http.client.session.ws_connect(STREAM) as stream:
-        await stream.send_str(infer("a"))
-        assert json.loads(await stream.receive_str())["id"] == "a"
-
-
-async def test_router_asks_to_leave_when_it_stops(http: Http) -> None:
-    http.node("A")
+async def test_stream_is_closed_when_the_router_stops_behind_its_answer_when_it_drains(
+    http: Http,
+) -> None:
+    link = http.node("A", echo, hang)
     async with streaming(http) as client:
         client.send(infer("a"))
         await client.next()
         http.front.close()
         assert await client.end() == (1001, "the router stops")
-
-
-async def test_stream_in_use_is_closed_behind_its_answer_when_the_router_drains(
-    http: Http,
-) -> None:
-    link = http.node("A", hang)
     async with streaming(http) as client:
-        client.send(infer("a"))
-        client.send(infer("b"))
-        await link.asked.wait()
+        for name in ("a", "b"):
+            client.send(infer(name))
+        await until(lambda: len(link.asks) == 2)
         http.front.requests.is_closing = True
-        link.asks[0].echo()
+        link.asks[1].echo()
         assert await client.end() == (1001, "the router stops")
         assert [answer["id"] for answer in client.messages] == ["a"]
 
@@ -219,26 +187,15 @@ async def test_own_pages_and_allowed_ones_open_streams(line: str) -> None:
             assert (await client.next())["id"] == "a"
 
 
-async def test_route_without_an_upgrade_says_what_it_is(http: Http) -> None:
-    response = await http.client.get(STREAM, headers={"Connection": "close"})
-    assert (response.status, response.headers["Upgrade"]) == (426, "websocket")
-    assert "this is a WebSocket" in (await response.json())["error"]
-
-
 async def test_message_over_the_limit_closes_before_it_is_here() -> None:
     async with tidy(limits=Limits(max_message_bytes=100_000, max_json_bytes=1000)) as http:
         http.node("A")
-        async with streaming(http) as client:
-            client.send(" " * 1001, is_last=False)
-            assert (await client.next())["code"] == "too_large"
-            closed = await client.end()
-            assert closed is not None
-            assert closed[0] == 1009
-        async with streaming(http) as client:
-            client.send(bytes(100_001), is_last=False)
-            told = await client.next()
-            assert "the limit is 100000" in told["error"]
-            assert (await client.end() or (0,))[0] == 1009
+        for message, said in ((" " * 1001, "1000"), (bytes(100_001), "the limit is 100000")):
+            async with streaming(http) as client:
+                client.send(message, is_last=False)
+                told = await client.next()
+                assert (told["code"], said in told["error"]) == ("too_large", True), told
+                assert (await client.end() or (0,))[0] == 1009
 
 
 async def test_long_json_is_read_in_slices(http: Http) -> None:
