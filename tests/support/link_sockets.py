@@ -16,7 +16,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
 from link_awaiting import request
 from patience import eventually
 
@@ -40,8 +39,6 @@ from capamesh.protocol.network import (
 LIMIT_S = 60.0
 """Nothing here takes long; whatever is not over by then hangs."""
 HOST = "127.0.0.1"
-ON_ONE_LOOP = pytest.mark.asyncio(loop_factories=["uvloop"])
-"""For cases of what the core decides: the loop makes no difference to it."""
 BRISK = LinkTimes(hello_s=0.4, ping_every_s=0.1, silent_s=0.3)
 """For tests of handshakes whose time is over."""
 WATCHFUL = dataclasses.replace(BRISK, hello_s=LIMIT_S)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 from oip_servers import OipServer, Script, ScriptedServer, running_server
 
 from capamesh.client import AsyncClient, Client
+from capamesh.client.jobs.async_jobs import AsyncFiles, AsyncJob, AsyncJobs
 
 
 @pytest.fixture
@@ -31,37 +33,63 @@ def scripted() -> Iterator[Callable[..., ScriptedServer]]:
         server.close()
 
 
-class Awaited:
-    """An `AsyncClient` whose methods wait, so that one test is for both clients."""
+class Blocking:
+    """Waits for what an object's methods return, and for what their iterators yield."""
 
-    def __init__(self, url: str, **options: object) -> None:
-        self._runner = asyncio.Runner()
-        self._client = AsyncClient(url, **options)
+    def __init__(self, inner: Any, runner: asyncio.Runner) -> None:
+        self._inner = inner
+        self._runner = runner
 
-    def __getattr__(self, name: str) -> Callable[..., object]:
-        method = getattr(self._client, name)
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if not inspect.ismethod(found):
+            return self._wrapped(found)
 
-        def call(*args: object, **kwargs: object) -> object:
-            async def wait() -> object:
-                return await method(*args, **kwargs)
-
-            return self._runner.run(wait())
+        def call(*args: object, **kwargs: object) -> Any:
+            result = found(*args, **kwargs)
+            if inspect.isasyncgen(result):
+                return self._each(result)
+            return self._wrapped(self._wait(result) if inspect.isawaitable(result) else result)
 
         return call
 
+    def _each(self, items: AsyncIterator[Any]) -> Iterator[Any]:
+        while True:
+            try:
+                yield self._wrapped(self._wait(anext(items)))
+            except StopAsyncIteration:
+                return
+
+    def _wait(self, awaited: Any) -> Any:
+        async def wait() -> Any:
+            return await awaited
+
+        return self._runner.run(wait())
+
+    def _wrapped(self, value: Any) -> Any:
+        if isinstance(value, AsyncJobs | AsyncJob | AsyncFiles):
+            return Blocking(value, self._runner)
+        return value
+
+
+class BlockingClient(Blocking):
+    """An asynchronous client in a loop of its own."""
+
+    def __init__(self, url: Any, **options: Any) -> None:
+        super().__init__(AsyncClient(url, **options), asyncio.Runner())
+
     def end(self) -> None:
-        self._runner.run(self._client.close())
+        self._wait(self._inner.close())
         self._runner.close()
 
 
-@pytest.fixture(params=["sync", "async"])
+@pytest.fixture(params=[Client, BlockingClient], ids=["sync", "async"])
 def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """Return what makes a client of either kind for a URL."""
-    clients: list[Client | Awaited] = []
+    clients: list[Any] = []
 
-    def make(url: str, **options: object) -> Client | Awaited:
-        kind = Client if request.param == "sync" else Awaited
-        clients.append(kind(url, **options))
+    def make(url: Any, **options: Any) -> Any:
+        clients.append(request.param(url, **options))
         return clients[-1]
 
     yield make

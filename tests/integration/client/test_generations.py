@@ -123,13 +123,18 @@ async def test_chat_comes_whole_and_in_pieces(kind: str) -> None:
 
 
 @both
-async def test_texts_are_gone_on_with(kind: str) -> None:
+async def test_texts_are_gone_on_with_also_over_a_node_that_is_lost(kind: str) -> None:
     async with serving() as http, asking(kind, http) as client:
         http.node("a", counting(5), models=(CHAT,))
         found = await client.call("complete", "chat", ["a", "b"], n=1)
         assert [choice.text for choice in found.choices] == [TEXT, TEXT]
+        http.endpoints[0].link = None
+        reply = counting(5, dies_after=(2, None))
+        for peer in "bc":
+            http.node(peer, reply, models=(CHAT,))
         pieces, stream = await client.read("complete_stream", "chat", "a")
         assert "".join([piece.text for piece in pieces]) == stream.answer.text == TEXT
+        assert stream.answer.resumes == 1
 
 
 @both
@@ -146,17 +151,6 @@ async def test_errors_are_those_of_other_requests(kind: str) -> None:
             await client.read("chat_stream", "chat", "Hi", temprature=1)
         with pytest.raises(RunFailed, match="full"):
             await client.read("chat_stream", "chat", "Hi")
-
-
-@both
-async def test_node_that_is_lost_is_told_of(kind: str) -> None:
-    async with serving() as http, asking(kind, http) as client:
-        reply = counting(5, dies_after=(2, None))
-        for peer in "ab":
-            http.node(peer, reply, models=(CHAT,))
-        pieces, stream = await client.read("chat_stream", "chat", "Hi")
-        assert "".join([piece.text for piece in pieces]) == TEXT
-        assert stream.answer.resumes == 1
 
 
 @both

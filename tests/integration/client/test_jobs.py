@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +13,6 @@ import pytest
 from job_server import Fault, JobServer, result, running_job_server
 
 from capamesh.client import (
-    AsyncClient,
-    Client,
     DeadlineExceeded,
     InvalidRequest,
     JobConflict,
@@ -30,60 +26,9 @@ from capamesh.client import (
     sync_client,
 )
 from capamesh.client.jobs import async_jobs, sync_jobs, uploads
-from capamesh.client.jobs.async_jobs import AsyncFiles, AsyncJob, AsyncJobs
 
 if TYPE_CHECKING:
     from job_server import KeptJob
-
-
-class Blocking:
-    """Waits for what an object's methods return, and for what their iterators yield."""
-
-    def __init__(self, inner: Any, runner: asyncio.Runner) -> None:
-        self._inner = inner
-        self._runner = runner
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
-        if not inspect.ismethod(found):
-            return self._wrapped(found)
-
-        def call(*args: object, **kwargs: object) -> Any:
-            result = found(*args, **kwargs)
-            if inspect.isasyncgen(result):
-                return self._each(result)
-            return self._wrapped(self._wait(result) if inspect.isawaitable(result) else result)
-
-        return call
-
-    def _each(self, items: AsyncIterator[Any]) -> Iterator[Any]:
-        while True:
-            try:
-                yield self._wrapped(self._wait(anext(items)))
-            except StopAsyncIteration:
-                return
-
-    def _wait(self, awaited: Any) -> Any:
-        async def wait() -> Any:
-            return await awaited
-
-        return self._runner.run(wait())
-
-    def _wrapped(self, value: Any) -> Any:
-        if isinstance(value, AsyncJobs | AsyncJob | AsyncFiles):
-            return Blocking(value, self._runner)
-        return value
-
-
-class BlockingClient(Blocking):
-    """An asynchronous client in a loop of its own."""
-
-    def __init__(self, url: Any, **options: Any) -> None:
-        super().__init__(AsyncClient(url, **options), asyncio.Runner())
-
-    def end(self) -> None:
-        self._wait(self._inner.close())
-        self._runner.close()
 
 
 Connect = Callable[..., Any]
@@ -93,19 +38,6 @@ Connect = Callable[..., Any]
 def router() -> Iterator[JobServer]:
     with running_job_server() as served:
         yield served
-
-
-@pytest.fixture(params=[Client, BlockingClient], ids=["sync", "async"])
-def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
-    clients: list[Any] = []
-
-    def make(url: Any, **options: Any) -> Any:
-        clients.append(request.param(url, **options))
-        return clients[-1]
-
-    yield make
-    for client in clients:
-        client.close() if isinstance(client, Client) else client.end()
 
 
 class Waits(list[float]):
@@ -328,10 +260,22 @@ def test_other_router_is_asked_where_one_is_away(router: JobServer, connect: Con
     checked(job.results(), list(range(10)))
 
 
-def test_results_come_in_order_while_the_job_runs(
-    router: JobServer, connect: Connect, waits: Waits
+@pytest.mark.parametrize(
+    ("in_order", "bad", "numbers"),
+    [
+        (True, {5: "no number"}, [0, 1, 2, 3, 4, 6, 7, 8, 9]),
+        (False, {}, [8, 9, 0, 1, 2, 3, 4, 5, 6, 7]),
+    ],
+)
+def test_results_come_while_the_job_runs_in_order_or_as_they_are_ready(
+    router: JobServer,
+    connect: Connect,
+    waits: Waits,
+    in_order: bool,
+    bad: dict[int, str],
+    numbers: list[int],
 ) -> None:
-    kept = router.add(10, bad={5: "no number"})
+    kept = router.add(10, bad=bad)
     order = iter([2, 0, 1])
 
     def commit() -> None:
@@ -340,23 +284,8 @@ def test_results_come_in_order_while_the_job_runs(
 
     waits.on_wait = commit
     job = connect(router.url).jobs.get(kept.id)
-    checked(job.results(), [0, 1, 2, 3, 4, 6, 7, 8, 9])
+    checked(job.results(in_order=in_order), numbers)
     assert len(waits) == 3
-
-
-def test_results_come_as_they_are_ready_where_order_does_not_matter(
-    router: JobServer, connect: Connect, waits: Waits
-) -> None:
-    kept = router.add(10)
-    order = iter([2, 0, 1])
-
-    def commit() -> None:
-        kept.done.add(next(order))
-        kept.state = "completed" if len(kept.done) == 3 else "running"
-
-    waits.on_wait = commit
-    job = connect(router.url).jobs.get(kept.id)
-    checked(job.results(in_order=False), [8, 9, 0, 1, 2, 3, 4, 5, 6, 7])
 
 
 def test_results_begin_with_a_row_and_end_with_what_there_is(
@@ -382,13 +311,21 @@ def test_results_go_on_over_lost_connections(
     assert router.faults == []
 
 
-def test_garbage_is_told(router: JobServer, connect: Connect) -> None:
+def test_garbage_and_errors_are_told(router: JobServer, connect: Connect) -> None:
     kept = done_job(router)
-    job = connect(router.url).jobs.get(kept.id)
+    client = connect(router.url)
+    job = client.jobs.get(kept.id)
     for part in ("results", "parts", "job-1"):
         router.faults = [Fault("GET", part, "garbage")]
         with pytest.raises(ProtocolViolation, match="is this a router's URL"):
             list(job.results())
+    with pytest.raises(JobNotFound):
+        client.jobs.get("job-9")
+    with pytest.raises(InvalidRequest, match="id is empty"):
+        client.jobs.get("")
+    router.faults = [Fault("GET", "/v1/jobs", "status", 500)]
+    with pytest.raises(PeerError, match="HTTP status 500"):
+        client.jobs.get("job-1")
 
 
 def test_results_that_are_missing_are_told(router: JobServer, connect: Connect) -> None:
@@ -434,13 +371,6 @@ def test_job_is_paused_resumed_and_cancelled(router: JobServer, connect: Connect
     router.faults = [Fault("POST", "resume", "lost")]
     other = connect(router.url).jobs.get(router.add(10, state="paused").id)
     assert other.resume().state == "running"
-
-
-def test_job_that_is_not_there_is_told(router: JobServer, connect: Connect) -> None:
-    with pytest.raises(JobNotFound):
-        connect(router.url).jobs.get("job-9")
-    with pytest.raises(InvalidRequest, match="id is empty"):
-        connect(router.url).jobs.get("")
 
 
 def test_jobs_are_listed_page_by_page(router: JobServer, connect: Connect) -> None:
@@ -526,23 +456,3 @@ def test_results_of_a_model_that_is_gone_are_what_they_look_like(
     (row, *_) = connect(router.url).jobs.get(kept.id).results()
     assert row.outputs["label"].tolist() == 0
     assert json.dumps(result(0)["outputs"]["label"]) == "0"
-
-
-def test_job_is_awaited(router: JobServer) -> None:
-    import asyncio  # noqa: PLC0415 - of this test alone
-
-    from capamesh.client import AsyncClient  # noqa: PLC0415 - the same
-
-    async def run() -> str:
-        async with AsyncClient(router.url) as client:
-            return (await (await client.jobs.get(done_job(router).id))).state
-
-    assert asyncio.run(run()) == "completed"
-
-
-def test_answers_of_errors_that_are_no_routers_are_told(
-    router: JobServer, connect: Connect
-) -> None:
-    router.faults = [Fault("GET", "/v1/jobs", "status", 500)]
-    with pytest.raises(PeerError, match="HTTP status 500"):
-        connect(router.url).jobs.get("job-1")

@@ -1,4 +1,4 @@
-"""Both event loops, because links are served by uvloop in production and by asyncio where it is missing."""
+"""Links are served by uvloop in production, and by asyncio where it is missing: what meets the loop itself is tried on both."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 import uvloop
 from link_sockets import Members
 
-LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
-}
+ON_BOTH = {"test_honest_links.py", "test_tls_transport.py"}
 
 
-def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return LOOPS
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    uv = {"uvloop": uvloop.new_event_loop}
+    return uv | ({"asyncio": asyncio.new_event_loop} if item.path.name in ON_BOTH else {})
 
 
 @pytest.fixture

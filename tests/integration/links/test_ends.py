@@ -19,7 +19,6 @@ from link_awaiting import probe, request
 from link_sockets import (
     HOST,
     LIMIT_S,
-    ON_ONE_LOOP,
     WATCHFUL,
     Members,
     RawPeer,
@@ -115,7 +114,6 @@ async def node_process(members: Members) -> AsyncIterator[tuple[int, str]]:
         process.stdout.close()
 
 
-@ON_ONE_LOOP
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGSTOP])
 async def test_requests_to_a_process_that_is_killed_or_stopped_fail(
     members: Members, kind: signal.Signals
@@ -153,7 +151,6 @@ async def test_process_that_was_stopped_itself_does_not_blame_its_peers(members:
         assert not here.router.reasons
 
 
-@ON_ONE_LOOP
 async def test_idle_link_lives_on_its_pings(members: Members) -> None:
     async with town(members, times=WATCHFUL) as here:
         core, start = here.link._core, here.link._liveness.heard_s

@@ -86,7 +86,7 @@ async def test_renewed_membership_is_shown_on_an_open_link_while_requests_go_on(
         await here.router.until(lambda: len(here.router.links) == 1)
 
 
-@pytest.mark.parametrize("size", [0, KIB, 600 * KIB, 20 * MB])
+@pytest.mark.parametrize("size", [0, KIB, 600 * KIB, 5 * MB])
 async def test_body_of_any_size_comes_back_as_it_was(members: Members, size: int) -> None:
     body = random.Random(size).randbytes(size)
     async with town(members) as here:
@@ -117,14 +117,14 @@ async def test_two_hundred_requests_of_mixed_sizes_at_once_come_back_to_whom_the
 
 
 @pytest.mark.parametrize("direction", ["there", "back"])
-async def test_small_request_is_answered_while_fifty_megabytes_are_under_way(
+async def test_small_request_is_answered_while_twenty_megabytes_are_under_way(
     members: Members, direction: str
 ) -> None:
     async with town(members) as here:
         large = (
-            request(here.link, b"m", [bytes(50 * MB)])
+            request(here.link, b"m", [bytes(20 * MB)])
             if direction == "there"
-            else request(here.link, b"give 50000000")
+            else request(here.link, b"give 20000000")
         )
         transfer = asyncio.create_task(large)
         core = here.node_link._core if direction == "there" else here.link._core
@@ -134,7 +134,7 @@ async def test_small_request_is_answered_while_fifty_megabytes_are_under_way(
             assert (await within(request(here.link, b"s", [bytes(KIB)]))).body == bytes(KIB)
             answers += not transfer.done()
         assert answers == 3
-        assert len((await within(transfer)).body) == 50 * MB
+        assert len((await within(transfer)).body) == 20 * MB
 
 
 async def test_little_is_handed_to_the_kernel_ahead_of_a_small_message(members: Members) -> None:

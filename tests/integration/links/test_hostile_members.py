@@ -14,7 +14,6 @@ from link_awaiting import probe, request
 from link_sockets import (
     BRISK,
     LIMIT_S,
-    ON_ONE_LOOP,
     WATCHFUL,
     Members,
     RawPeer,
@@ -109,7 +108,6 @@ BROKEN = {
 }
 
 
-@ON_ONE_LOOP
 @pytest.mark.parametrize("name", BROKEN)
 async def test_broken_rule_ends_the_link_with_its_name(members: Members, name: str) -> None:
     frames, reason = BROKEN[name]

@@ -1,4 +1,4 @@
-"""Whose TLS handshake is refused, the log tells; on both event loops."""
+"""Whose TLS handshake is refused, the log tells."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ from link_sockets import (
     BRISK,
     HOST,
     LIMIT_S,
-    ON_ONE_LOOP,
     WATCHFUL,
     Members,
     RawPeer,
@@ -96,7 +95,6 @@ async def test_handshake_one_byte_at_a_time_is_cut_off_when_its_time_is_over(
             await writer.wait_closed()
 
 
-@ON_ONE_LOOP
 async def test_hundred_half_open_connections_are_cut_off_when_their_time_is_over(
     members: Members,
 ) -> None:
@@ -245,7 +243,6 @@ def revoking(members: Members, here: Town, peer: object) -> object:
     )
 
 
-@ON_ONE_LOOP
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -320,7 +317,6 @@ async def test_both_sides_give_up_without_a_hello_in_time(members: Members) -> N
                 await within(here.router_endpoint.dial(address, owner))
 
 
-@ON_ONE_LOOP
 @pytest.mark.parametrize("kind", [k for k in FrameKind if k != FrameKind.HELLO] + [0, 255])
 async def test_frames_before_the_hello_are_refused(members: Members, kind: int) -> None:
     async with town(members) as here:
@@ -422,7 +418,6 @@ async def test_more_handshakes_than_a_port_takes_in_a_second_are_closed_before_t
 
 
 @pytest.mark.parametrize("failure", [MemoryError(), RuntimeError("a defect")])
-@ON_ONE_LOOP
 async def test_connection_of_which_no_link_can_be_made_gives_its_place_back(
     failure: Exception, members: Members
 ) -> None:
@@ -444,7 +439,6 @@ async def test_connection_of_which_no_link_can_be_made_gives_its_place_back(
     listener.close()
 
 
-@ON_ONE_LOOP
 async def test_handshake_that_cannot_even_begin_gives_its_place_back(members: Members) -> None:
     async with town(members) as here:
         link = here.node_endpoint._link(here.node, is_dialer=False)

@@ -137,14 +137,20 @@ async def test_child_that_is_to_restart_ends_in_order_and_starts_again_at_once()
         assert [message["key"] for message in owner.heard] == ["s3cret", "s3cret"]
 
 
-async def test_child_that_will_not_end_for_its_restart_is_killed() -> None:
+@pytest.mark.parametrize("is_restart", [True, False])
+async def test_child_that_will_not_end_for_its_restart_or_for_good_is_killed(
+    is_restart: bool,
+) -> None:
     async with owned(STUBBORN_CHILD, stop_grace_s=0.1) as owner:
         async with asyncio.timeout(LIMIT_S):
             while owner.child.pid is None:  # it says nothing that could be waited for
                 await asyncio.sleep(0)
-        owner.child.restart("for good reason")
-        await owner.until(lambda: owner.downs != [])
-        assert owner.downs == ["restarted: for good reason"]
+        pid = owner.child.pid
+        if is_restart:
+            owner.child.restart("for good reason")
+            await owner.until(lambda: owner.downs != [])
+            assert owner.downs == ["restarted: for good reason"]
+    assert not is_running(pid)
 
 
 @pytest.mark.parametrize("program", [ASYNCIO_CHILD, TRIO_CHILD], ids=["asyncio", "trio"])
@@ -155,6 +161,9 @@ async def test_child_gets_its_opening_answers_and_is_gone_after_a_clean_stop(
         await owner.until(lambda: len(owner.heard) == 1)
         pid = owner.child.pid
         assert owner.heard == [{"type": "echo", "key": "s3cret", "pid": pid}]
+        for name in ("cmdline", "environ"):
+            proc = Path(f"/proc/{pid}/{name}")
+            assert b"s3cret" not in proc.read_bytes()  # noqa: ASYNC240  # a proc file answers at once
         assert owner.child.send({"type": "hello", "number": 7})
         await owner.until(lambda: len(owner.heard) == 2)
         assert owner.heard[1] == {"type": "echo", "number": 7, "pid": pid}
@@ -164,23 +173,28 @@ async def test_child_gets_its_opening_answers_and_is_gone_after_a_clean_stop(
     assert owner.child.send({"type": "hello"}) is False
 
 
-async def test_child_that_exits_is_started_again_and_gets_its_opening_again() -> None:
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("exit", "exited with status 3"),
+        ("junk", "sent junk: a message of 4294967295 bytes was announced"),
+        ("killed", "killed by signal 9 (Killed)"),
+    ],
+)
+async def test_child_that_ends_is_started_again_and_gets_its_opening_again(
+    how: str, reason: str
+) -> None:
     async with owned(ASYNCIO_CHILD) as owner:
         await owner.until(lambda: len(owner.heard) == 1)
-        owner.child.send({"type": "exit"})
+        if how == "killed":
+            os.kill(owner.heard[0]["pid"], signal.SIGKILL)
+        else:
+            owner.child.send({"type": how})
         await owner.until(lambda: len(owner.heard) == 2)
-        assert owner.downs == ["exited with status 3"]
+        assert owner.downs[0].startswith(reason)
         assert owner.heard[1]["key"] == "s3cret"
         assert owner.heard[0]["pid"] != owner.heard[1]["pid"] == owner.child.pid
         assert owner.child.starts == 2
-
-
-async def test_killed_child_is_started_again_and_the_signal_is_named() -> None:
-    async with owned(ASYNCIO_CHILD) as owner:
-        await owner.until(lambda: len(owner.heard) == 1)
-        os.kill(owner.heard[0]["pid"], signal.SIGKILL)
-        await owner.until(lambda: len(owner.heard) == 2)
-        assert owner.downs == ["killed by signal 9 (Killed)"]
 
 
 async def test_exit_status_tells_more_than_what_ends_with_it(
@@ -247,14 +261,6 @@ async def test_stopped_child_is_detected_by_its_silence_killed_and_started_again
         assert not is_running(pid)
 
 
-async def test_child_that_sends_junk_is_killed_and_started_again() -> None:
-    async with owned(ASYNCIO_CHILD) as owner:
-        await owner.until(lambda: len(owner.heard) == 1)
-        owner.child.send({"type": "junk"})
-        await owner.until(lambda: len(owner.heard) == 2)
-        assert owner.downs[0].startswith("sent junk: a message of 4294967295 bytes was announced")
-
-
 async def test_child_that_does_not_read_never_grows_the_owners_memory() -> None:
     async with owned(ASYNCIO_CHILD) as owner:
         await owner.until(lambda: len(owner.heard) == 1)
@@ -267,15 +273,6 @@ async def test_child_that_does_not_read_never_grows_the_owners_memory() -> None:
         assert sent >= 30
         # A deaf child never hears "stop" either: shorten the wait for it.
         owner.child._stop_grace_s = 0.1
-
-
-async def test_child_that_ignores_stop_is_killed_after_the_grace_time() -> None:
-    async with owned(STUBBORN_CHILD, stop_grace_s=0.1) as owner:
-        async with asyncio.timeout(LIMIT_S):
-            while owner.child.pid is None:  # it says nothing that could be waited for
-                await asyncio.sleep(0)
-        pid = owner.child.pid
-    assert not is_running(pid)
 
 
 async def test_command_that_does_not_exist_is_reported_and_tried_again() -> None:
@@ -321,14 +318,6 @@ async def test_callback_that_raises_does_not_end_the_supervision() -> None:
         owner.child.send({"type": "two"})
         await owner.until(lambda: len(owner.heard) == 3)
         assert owner.downs == []
-
-
-async def test_secrets_stand_neither_in_the_command_line_nor_in_the_environment() -> None:
-    async with owned(ASYNCIO_CHILD) as owner:
-        await owner.until(lambda: len(owner.heard) == 1)
-        for name in ("cmdline", "environ"):
-            proc = Path(f"/proc/{owner.child.pid}/{name}")
-            assert b"s3cret" not in proc.read_bytes()  # noqa: ASYNC240  # a proc file answers at once
 
 
 async def test_child_exits_when_its_owner_dies() -> None:

@@ -44,13 +44,14 @@ async def state(call: Any) -> int:
 @pytest.mark.parametrize("service", ["", SERVICE, "m"])
 async def test_watch_tells_the_first_state_and_each_other_one(http: Http, service: str) -> None:
     async with grpc.aio.insecure_channel(address(http)) as channel:
-        call, other = watch(channel, service), watch(channel, "other")
+        call = watch(channel, service)
         assert await state(call) == NOT_SERVING
         http.node("a", echo)
         assert await state(call) == SERVING
+        other = watch(channel, "other")
+        assert await state(other) == UNKNOWN
         http.endpoints[0].link = None
         assert await state(call) == NOT_SERVING
-        assert await state(other) == UNKNOWN
         http.node("b", echo, models=(offer("other"),))  # it was waited for
         assert await state(other) == SERVING
         assert http.front.requests.count == 0  # no one waits for its end

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 
 import aiohttp
 import pytest
 from fleet_fakes import offer
 from openapi_fits import DOCUMENT, answers_of, misfits
 from route_paths import VALUES, filled
-from router_http import INFER, Http, serving
+from router_http import INFER, Http
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.router.http.route import Route
@@ -21,10 +21,10 @@ BODY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1
 
 
 @pytest.fixture
-async def http() -> AsyncIterator[Http]:
-    async with serving() as http:
-        http.node("A", models=(offer(), offer("other", reason="because")))
-        yield http
+def http(http: Http) -> Iterator[Http]:
+    http.node("A", models=(offer(), offer("other", reason="because")))
+    yield http
+    http.log.events.clear()  # what was changed
 
 
 async def described(http: Http, route: Route, response: aiohttp.ClientResponse) -> list[str]:

@@ -20,11 +20,6 @@ def connections(http: Http) -> set[FrontConnection]:
     return set(http.front._open())
 
 
-async def until_connected(http: Http, count: int = 1) -> None:
-    while len(connections(http)) < count:
-        await asyncio.sleep(0)
-
-
 async def test_front_that_nobody_uses_need_not_wait_when_it_stops(http: Http) -> None:
     http.front.stop_accepting()
     await http.front.wait_left()  # the end of the wait is not the clock's: nothing here advances it
@@ -65,9 +60,11 @@ async def test_idle_client_is_hung_up_on_and_one_that_waits_for_an_answer_is_not
     async with connected(http.client.port) as idle, connected(http.client.port) as busy:
         await idle.send(LIVE)
         assert (await idle.answer()).status == 200
+        http.front._sweep()
+        await idle.send(LIVE)  # idle for a moment, it has stayed
+        assert (await idle.answer()).status == 200
         await busy.send(infer("runs"))
         await link.asked.wait()
-        await until_connected(http, 2)
         for connection in connections(http):
             connection.used_s = -math.inf
         http.front._sweep()
@@ -76,33 +73,12 @@ async def test_idle_client_is_hung_up_on_and_one_that_waits_for_an_answer_is_not
         assert [connection.is_idle for connection in connections(http)] == [False]
 
 
-async def test_client_that_is_idle_for_a_moment_stays(http: Http) -> None:
-    async with connected(http.client.port) as client:
-        await client.send(LIVE)
-        await client.answer()
-        http.front._sweep()
-        await client.send(LIVE)
-        assert (await client.answer()).status == 200
-
-
 async def test_head_that_does_not_arrive_is_a_408_that_says_how_much_came() -> None:
     async with serving(arrival_s=0.05) as http, connected(http.client.port) as client:
         await client.send(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\n")
         answer = await client.answer()
         assert (answer.status, answer.is_last) == (408, True)
         assert answer.error.startswith("43 bytes of the request's head came within 0.05 s")
-        assert await client.rest() == []
-        assert http.front.requests.count == 0
-
-
-async def test_body_that_does_not_arrive_is_a_408_and_leaves_nothing_open() -> None:
-    async with serving(arrival_s=0.05) as http, connected(http.client.port) as client:
-        await client.send(
-            b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"
-        )
-        answer = await client.answer()
-        assert (answer.status, answer.is_last) == (408, True)
-        assert answer.error.startswith("4 of 9 bytes of the request's body came within 0.05 s")
         assert await client.rest() == []
         assert http.front.requests.count == 0
 

@@ -7,7 +7,6 @@ import struct
 
 import pytest
 from fleet_fakes import echo, failing, hang
-from patience import until
 from router_http import Http
 from tidy_router import tidy
 from ws_client import STREAM, X, all_given_back, connected, infer, streaming
@@ -128,23 +127,24 @@ async def test_frames_in_the_same_breath_as_the_request_are_read(http: Http) -> 
     client.leave()
 
 
-async def test_stream_is_closed_when_the_router_stops_behind_its_answer_when_it_drains(
+async def test_stream_is_closed_when_the_router_stops_and_behind_its_answer_when_it_drains(
     http: Http,
 ) -> None:
-    link = http.node("A", echo, hang)
+    link = http.node("A", hang, echo)
+    async with streaming(http) as client:
+        for name in ("a", "b"):
+            client.send(infer(name))
+        await link.asked.wait()
+        http.front.requests.is_closing = True
+        link.asks[0].echo()
+        assert await client.end() == (1001, "the router stops")
+        assert [answer["id"] for answer in client.messages] == ["a"]
+    http.front.requests.is_closing = False
     async with streaming(http) as client:
         client.send(infer("a"))
         await client.next()
         http.front.close()
         assert await client.end() == (1001, "the router stops")
-    async with streaming(http) as client:
-        for name in ("a", "b"):
-            client.send(infer(name))
-        await until(lambda: len(link.asks) == 2)
-        http.front.requests.is_closing = True
-        link.asks[1].echo()
-        assert await client.end() == (1001, "the router stops")
-        assert [answer["id"] for answer in client.messages] == ["a"]
 
 
 @pytest.mark.parametrize(
