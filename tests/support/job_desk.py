@@ -9,10 +9,26 @@ from typing import TypeVar
 from capamesh.protocol.ids import ModelVersion
 from capamesh.router.jobs.inputs.limits import PIECE_RANGES
 from capamesh.router.jobs.spec import FailurePolicy, InputFormat, InputSpec, JobSpec, OutputSpec
-from capamesh.router.jobs.store import job_operations, plan_operations
+from capamesh.router.jobs.states import JobState
+from capamesh.router.jobs.store import (
+    job_operations,
+    lease_operations,
+    plan_operations,
+    shard_operations,
+)
 from capamesh.router.jobs.store.database import Database
 from capamesh.router.jobs.store.group_commit import Operation, Waiting, run_group
-from capamesh.router.jobs.values import Job, JobId, Lease, Manifest, Part, Pinned, RowRange
+from capamesh.router.jobs.values import (
+    BadRow,
+    Job,
+    JobId,
+    Lease,
+    Manifest,
+    Paid,
+    Part,
+    Pinned,
+    RowRange,
+)
 
 NOW_S = 1_800_000_000.0
 PINNED = Pinned(ModelVersion("1"), "sha256:00")
@@ -101,3 +117,36 @@ class Desk:
         done = self.call(plan_operations.finish_plan, job.id, token, "fingerprint")
         assert done is not None
         return done
+
+    def now(self, job: Job) -> Job:
+        """Return a job as it is now."""
+        return self.call(job_operations.get, job.id)
+
+    def move(self, job: Job, to: JobState, reason: str = "") -> Job:
+        return self.call(job_operations.move, job.id, to, reason)
+
+    def claim(self, job: Job, owner: str = "a", count: int = 1, **more: bool) -> list[Lease]:
+        return self.call(lease_operations.claim, job.id, job.spec, owner, count, **more)
+
+    def one(self, job: Job, owner: str = "a", **more: bool) -> Lease:
+        """Return the only lease that a router can have now, of those that it asks for."""
+        (lease,) = self.claim(job, owner, **more)
+        return lease
+
+    def commit(
+        self,
+        job: Job,
+        lease: Lease,
+        *,
+        bad: int = 0,
+        rows: Sequence[BadRow] = (),
+        paid: Paid | None = None,
+    ) -> bool:
+        made = manifest(lease, bad=bad)
+        return self.call(shard_operations.commit, lease, job.spec, made, rows, paid)
+
+    def release(self, job: Job, lease: Lease, failure: str = "", **more: bool) -> bool:
+        return self.call(lease_operations.release, lease, job.spec, failure, **more)
+
+    def renew(self, *leases: Lease) -> list[Lease]:
+        return self.call(lease_operations.renew, leases)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from job_desk import NOW_S, PINNED, Desk, manifest, ranges, spec_with
 from sqlalchemy import event, select
@@ -24,31 +27,46 @@ from capamesh.router.jobs.values import (
     LEASE_S,
     BadRow,
     Counts,
+    Job,
     JobId,
+    Lease,
     Paid,
     Price,
     RowRange,
 )
 
 
-def kinds(desk: Desk, job: JobId) -> list[str]:
-    return [each.kind for each in desk.call(jobs.events, job, 0, 100)]
+def kinds(desk: Desk, job: Job) -> list[str]:
+    return [each.kind for each in desk.call(jobs.events, job.id, 0, 100)]
+
+
+def seqs(leases: list[Lease]) -> list[int]:
+    return [each.seq for each in leases]
+
+
+def results_of(desk: Desk, *operations: Any) -> tuple[list[Any], list[str]]:
+    """Run operations in one transaction; return what each gives, and the statements that it took."""
+    group = [desk.waiting(each) for each in operations]
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    event.listen(desk.database.engine, "before_cursor_execute", note)
+    run_group(desk.database, group)
+    event.remove(desk.database.engine, "before_cursor_execute", note)
+    return [each.future.result(0) for each in group], statements
 
 
 # jobs
 
 
-def test_job_is_kept_as_it_was_submitted(desk: Desk) -> None:
+def test_job_is_kept_as_it_was_submitted_and_is_its_tenants_alone(desk: Desk) -> None:
     spec = spec_with("key", deadline_s=NOW_S + 60)
     job = desk.submitted(spec)
     assert (job.tenant, job.spec, job.pinned) == ("acme", spec, PINNED)
     assert (job.state, job.created_s, job.ended_s) == (JobState.PLANNING, NOW_S, None)
-    assert desk.call(jobs.get, job.id, "acme") == job
-    assert desk.call(jobs.get, job.id) == job
-
-
-def test_job_of_another_tenant_is_not_found(desk: Desk) -> None:
-    job = desk.submitted()
+    assert desk.call(jobs.get, job.id, "acme") == desk.now(job) == job
     for asked in (
         lambda turn: jobs.get(turn, job.id, "other"),
         lambda turn: jobs.move(turn, job.id, JobState.CANCELLED, "", "other"),
@@ -57,69 +75,56 @@ def test_job_of_another_tenant_is_not_found(desk: Desk) -> None:
     ):
         with pytest.raises(JobNotFound):
             desk.run(asked)
-    assert desk.call(jobs.get, job.id).state is JobState.PLANNING
+    assert desk.now(job) == job
 
 
 def test_client_key_names_one_job_of_a_tenant(desk: Desk) -> None:
     first, is_new = desk.call(jobs.submit, JobId("job-a"), "acme", spec_with("key"), PINNED)
     again, is_new_again = desk.call(jobs.submit, JobId("job-b"), "acme", spec_with("key"), PINNED)
     other, _ = desk.call(jobs.submit, JobId("job-c"), "other", spec_with("key"), PINNED)
-    assert (is_new, is_new_again) == (True, False)
-    assert again == first
-    assert other.id == "job-c"
+    assert (is_new, is_new_again, again, other.id) == (True, False, first, "job-c")
     with pytest.raises(KeyUsed, match="job-a"):
         desk.call(jobs.submit, JobId("job-d"), "acme", spec_with("key", deadline_s=NOW_S), PINNED)
+    assert len({desk.submitted().id, desk.submitted().id}) == 2  # without one
 
 
-def test_jobs_without_a_client_key_are_all_different(desk: Desk) -> None:
-    assert len({desk.submitted().id, desk.submitted().id}) == 2
-
-
-def test_tenant_has_no_more_jobs_under_way_than_it_may(
+def test_tenant_has_no_more_jobs_than_it_may_and_the_oldest_that_ended_is_forgotten(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "MAX_UNDER_WAY", 2)
-    first = desk.submitted()
-    desk.submitted()
-    with pytest.raises(TooManyRequests, match="2 jobs of this tenant"):
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "MAX_UNDER_WAY", 2)
+        first, second = desk.planned(), desk.planned()
+        with pytest.raises(TooManyRequests, match="2 jobs of this tenant"):
+            desk.submitted()
+        desk.submitted(tenant="other")
+        desk.move(first, JobState.CANCELLED)
+        third = desk.submitted()
+    monkeypatch.setattr(jobs, "MAX_TENANT_JOBS", 3)
+    with pytest.raises(TooManyRequests):  # its folder may have garbage that no one would remove
         desk.submitted()
-    desk.submitted(tenant="other")
-    desk.call(jobs.move, first.id, JobState.CANCELLED)
-    desk.submitted()
-
-
-def test_oldest_job_that_ended_is_forgotten_for_a_new_one(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jobs, "MAX_TENANT_JOBS", 2)
-    first, second = desk.planned(), desk.planned()
+    desk.call(jobs.tidied, first.id)
+    fourth = desk.submitted()
+    found = desk.call(jobs.page, "acme", None, 100)
+    assert [each.id for each in found] == [fourth.id, third.id, second.id]
+    assert (desk.call(jobs.counts, first.id), kinds(desk, first)) == (Counts(), [])
     with pytest.raises(TooManyRequests, match="none of this tenant's has ended"):
         desk.submitted()
-    for each in (second, first):
-        desk.call(jobs.move, each.id, JobState.CANCELLED)
-    with pytest.raises(TooManyRequests):  # its folder may have garbage that nobody would remove
-        desk.submitted()
-    for each in (second, first):
-        desk.call(jobs.tidied, each.id)
-    third = desk.submitted()
-    found = desk.call(jobs.page, "acme", None, 100)
-    assert [each.id for each in found] == [third.id, second.id]
-    assert desk.call(jobs.counts, first.id) == Counts()
-    assert kinds(desk, first.id) == []
 
 
-def test_pages_go_from_the_newest_to_the_oldest_of_a_tenant(desk: Desk) -> None:
-    mine = [desk.submitted().id for _ in range(5)]
-    theirs = desk.submitted(tenant="other").id
+def test_jobs_are_read_page_by_page_and_some_at_once(desk: Desk) -> None:
+    mine = [desk.submitted() for _ in range(5)]
+    theirs = desk.submitted(tenant="other")
     first = desk.call(jobs.page, "acme", None, 3)
     rest = desk.call(jobs.page, "acme", first[-1].id, 3)
-    assert [each.id for each in (*first, *rest)] == mine[::-1]
-    assert [each.id for each in desk.call(jobs.page, None, None, 2)] == [theirs, mine[-1]]
+    assert [*first, *rest] == mine[::-1]
+    assert desk.call(jobs.page, None, None, 2) == [theirs, mine[-1]]
+    found = desk.call(some, [mine[2].id, JobId("job-none"), mine[0].id])
+    assert sorted(found, key=lambda each: each.id) == [mine[0], mine[2]]
 
 
 def test_all_jobs_under_way_are_looked_at_page_by_page(desk: Desk) -> None:
     made = [desk.submitted(tenant=tenant) for tenant in ("b", "a", "b", "a", "c")]
-    desk.call(jobs.move, made[1].id, JobState.CANCELLED)
+    desk.move(made[1], JobState.CANCELLED)
     last, found = FIRST, []
     for left in (2, 2, 0):
         seen = desk.call(look_at_states, NOW_S + 60, last, 2)
@@ -134,100 +139,80 @@ def test_look_tells_the_jobs_whose_state_changed_since_the_one_before(desk: Desk
     desk.clock.now_s += 60
     seen = desk.call(look_at_states, desk.clock.now_s, FIRST, 0)
     assert (seen.now_s, seen.changed) == (desk.clock.now_s, [])
-    desk.call(jobs.move, ended.id, JobState.CANCELLED)
-    desk.call(jobs.move, running.id, JobState.PAUSED)
+    desk.move(ended, JobState.CANCELLED)
+    desk.move(running, JobState.PAUSED)
     changes = {(ended.id, JobState.CANCELLED), (running.id, JobState.PAUSED)}
     # a transaction may have begun before the last look, and have ended after it
-    for later_s in (0.0, OVERLAP_S):
+    for later_s in (0.0, OVERLAP_S, 0.1):
         desk.clock.now_s += later_s
         seen = desk.call(look_at_states, seen.now_s, FIRST, 0)
         assert set(seen.changed) == changes
-    desk.clock.now_s += 0.1
-    seen = desk.call(look_at_states, seen.now_s, FIRST, 0)
-    assert set(seen.changed) == changes
     assert desk.call(look_at_states, desk.clock.now_s, FIRST, 0).changed == []
     desk.clock.now_s -= 3600  # the clock is set back
-    desk.call(jobs.move, old.id, JobState.PAUSED)
+    desk.move(old, JobState.PAUSED)
     assert (old.id, JobState.PAUSED) in desk.call(look_at_states, seen.now_s, FIRST, 0).changed
 
 
-def test_some_jobs_are_read_at_once(desk: Desk) -> None:
-    made = [desk.submitted() for _ in range(3)]
-    found = desk.call(some, [made[2].id, JobId("job-none"), made[0].id])
-    assert sorted(found, key=lambda each: each.id) == [made[0], made[2]]
-
-
-def test_states_follow_the_table_and_leave_events(desk: Desk) -> None:
-    job = desk.planned()
-    desk.call(jobs.move, job.id, JobState.BLOCKED, "no node has the model")
-    assert desk.call(jobs.get, job.id).reason == "no node has the model"
-    desk.call(jobs.move, job.id, JobState.PAUSED)
-    desk.call(jobs.resume, job.id, "acme")
-    desk.clock.now_s += 5
-    ended = desk.call(jobs.move, job.id, JobState.CANCELLED)
-    assert (ended.state, ended.ended_s) == (JobState.CANCELLED, NOW_S + 5)
-    assert desk.call(jobs.move, job.id, JobState.CANCELLED) == ended
-    for to in (JobState.RUNNING, JobState.PAUSED, JobState.EXPIRED):
-        with pytest.raises(JobConflict, match="is cancelled"):
-            desk.call(jobs.move, job.id, to)
-    told = ["submitted", "planned", "running", "blocked", "paused", "running", "cancelled"]
-    assert kinds(desk, job.id) == told
-
-
-def test_job_that_was_not_paused_is_not_resumed(desk: Desk) -> None:
+def test_states_follow_the_table_and_leave_events(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = desk.submitted()
     with pytest.raises(JobConflict, match="planning"):
         desk.call(jobs.resume, job.id)
-    running = desk.planned()
-    assert desk.call(jobs.resume, running.id).state is JobState.RUNNING
-    desk.call(jobs.move, running.id, JobState.BLOCKED, "why")
-    assert desk.call(jobs.resume, running.id).state is JobState.BLOCKED
-
-
-def test_no_more_events_are_kept_than_so_many(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.move(job, JobState.CANCELLED)
+    job = desk.planned()
+    assert desk.call(jobs.resume, job.id).state is JobState.RUNNING
+    desk.move(job, JobState.BLOCKED, "no node has the model")
+    assert desk.now(job).reason == "no node has the model"
+    assert desk.call(jobs.resume, job.id).state is JobState.BLOCKED  # it was not paused
+    desk.move(job, JobState.PAUSED)
+    desk.call(jobs.resume, job.id, "acme")
+    desk.clock.now_s += 5
+    assert desk.call(jobs.untidy, 10) != [job]
+    ended = desk.move(job, JobState.CANCELLED)
+    assert (ended.state, ended.ended_s) == (JobState.CANCELLED, NOW_S + 5)
+    assert desk.move(job, JobState.CANCELLED) == ended
+    for to in (JobState.RUNNING, JobState.PAUSED, JobState.EXPIRED):
+        with pytest.raises(JobConflict, match="is cancelled"):
+            desk.move(job, to)
+    told = ["submitted", "planned", "running", "blocked", "paused", "running", "cancelled"]
+    assert kinds(desk, job) == told
     monkeypatch.setattr(jobs, "MAX_EVENTS", 3)
-    job = desk.submitted()
     for at in range(4):
         desk.call(jobs.note, job.id, "told", str(at))
     found = desk.call(jobs.events, job.id, 0, 100)
-    assert [(each.seq, each.text) for each in found] == [(3, "1"), (4, "2"), (5, "3")]
-    assert [each.seq for each in desk.call(jobs.events, job.id, 4, 100)] == [5]
+    assert [(each.seq, each.text) for each in found] == [(9, "1"), (10, "2"), (11, "3")]
+    assert [each.seq for each in desk.call(jobs.events, job.id, 10, 100)] == [11]
     desk.call(jobs.note, JobId("job-none"), "told", "nothing happens")
 
 
-def test_jobs_expire_at_their_deadline_in_every_state(desk: Desk) -> None:
+def test_jobs_expire_at_their_deadline_and_are_untidy_until_their_garbage_is_removed(
+    desk: Desk,
+) -> None:
     late = desk.planned(spec=spec_with(deadline_s=NOW_S + 10))
     paused = desk.planned(spec=spec_with(deadline_s=NOW_S + 10))
-    desk.call(jobs.move, paused.id, JobState.PAUSED)
-    other = desk.planned(spec=spec_with(deadline_s=NOW_S + 11))
-    for_ever = desk.planned()
+    desk.move(paused, JobState.PAUSED)
+    other, for_ever = desk.planned(spec=spec_with(deadline_s=NOW_S + 11)), desk.planned()
     desk.clock.now_s += 9.9
-    assert desk.call(jobs.expire) == []
+    assert desk.call(jobs.expire) == desk.call(jobs.untidy, 10) == []
     desk.clock.now_s += 0.1
     assert desk.call(jobs.expire) == [late.id, paused.id]
     assert desk.call(jobs.expire) == []
-    states = [desk.call(jobs.get, each.id).state for each in (late, paused, other, for_ever)]
+    states = [desk.now(each).state for each in (late, paused, other, for_ever)]
     assert states == [JobState.EXPIRED, JobState.EXPIRED, JobState.RUNNING, JobState.RUNNING]
-
-
-def test_ended_jobs_are_untidy_until_their_garbage_is_removed(desk: Desk) -> None:
-    job = desk.planned()
-    assert desk.call(jobs.untidy, 10) == []
-    desk.call(jobs.move, job.id, JobState.CANCELLED)
-    assert [each.id for each in desk.call(jobs.untidy, 10)] == [job.id]
-    desk.call(jobs.tidied, job.id)
-    assert desk.call(jobs.untidy, 10) == []
+    assert [each.id for each in desk.call(jobs.untidy, 10)] == [late.id, paused.id]
+    desk.call(jobs.tidied, late.id)
+    assert [each.id for each in desk.call(jobs.untidy, 10)] == [paused.id]
 
 
 # plans
 
 
 def test_plan_is_leased_to_one_router_the_oldest_job_first(desk: Desk) -> None:
-    first, second = desk.submitted(), desk.submitted()
+    made = [desk.submitted(), desk.submitted()]
     taken = [desk.call(plans.claim_plan, owner) for owner in "abc"]
     assert [each and (each[0].id, each[1]) for each in taken] == [
-        (first.id, 1),
-        (second.id, 1),
+        *((job.id, 1) for job in made),
         None,
     ]
 
@@ -235,6 +220,9 @@ def test_plan_is_leased_to_one_router_the_oldest_job_first(desk: Desk) -> None:
 def test_plan_of_a_dead_router_is_made_anew_by_another(desk: Desk) -> None:
     job = desk.submitted()
     assert desk.call(plans.claim_plan, "a")
+    for _ in range(3):  # it is kept by renewing it
+        desk.clock.now_s += LEASE_S - 1
+        assert desk.call(plans.renew_plan, job.id, 1)
     assert desk.call(plans.add_shards, job.id, 1, 0, ranges(2))
     desk.clock.now_s += LEASE_S - 0.1
     assert desk.call(plans.claim_plan, "b") is None
@@ -247,304 +235,256 @@ def test_plan_of_a_dead_router_is_made_anew_by_another(desk: Desk) -> None:
     assert not desk.call(plans.renew_plan, job.id, 1)
     assert desk.call(plans.finish_plan, job.id, 1, "old") is None
     assert desk.call(plans.fail_plan, job.id, 1, "old") is None
-    assert desk.call(plans.add_shards, job.id, 2, 0, ranges(3, rows=4))
+    for _ in range(2):  # shards that are added again are there once
+        assert desk.call(plans.add_shards, job.id, 2, 0, ranges(2, rows=4))
+        assert desk.call(plans.add_shards, job.id, 2, 2, ranges(3, rows=4)[2:])
     done = desk.call(plans.finish_plan, job.id, 2, "new")
     assert done is not None
-    assert (done.state, done.rows, done.shards, done.fingerprint) == (
-        JobState.RUNNING,
-        12,
-        3,
-        "new",
-    )
-
-
-def test_shards_that_are_added_again_are_there_once(desk: Desk) -> None:
-    job = desk.submitted()
-    desk.call(plans.claim_plan, "a")
-    for _ in range(2):
-        assert desk.call(plans.add_shards, job.id, 1, 0, ranges(2))
-        assert desk.call(plans.add_shards, job.id, 1, 2, ranges(3)[2:])
-    done = desk.call(plans.finish_plan, job.id, 1, "f")
-    assert done is not None
-    assert (done.shards, done.rows) == (3, 30)
-
-
-def test_plan_is_kept_by_renewing_it(desk: Desk) -> None:
-    job = desk.submitted()
-    desk.call(plans.claim_plan, "a")
-    for _ in range(3):
-        desk.clock.now_s += LEASE_S - 1
-        assert desk.call(plans.renew_plan, job.id, 1)
-    assert desk.call(plans.claim_plan, "b") is None
+    seen = (done.state, done.rows, done.shards, done.fingerprint)
+    assert seen == (JobState.RUNNING, 12, 3, "new")
+    empty = desk.planned(0)
+    assert desk.call(jobs.finish, empty.id).state is JobState.COMPLETED
 
 
 def test_plan_of_an_ended_job_goes_no_further(desk: Desk) -> None:
     job = desk.submitted()
     desk.call(plans.claim_plan, "a")
-    desk.call(jobs.move, job.id, JobState.CANCELLED)
+    desk.move(job, JobState.CANCELLED)
     assert not desk.call(plans.add_shards, job.id, 1, 0, ranges(2))
     assert desk.call(plans.finish_plan, job.id, 1, "f") is None
 
 
-def test_job_fails_whose_plan_is_begun_again_and_again(desk: Desk) -> None:
-    job = desk.submitted()
+def test_job_fails_whose_plan_is_begun_again_and_again_cannot_be_made_or_ends_its_readers(
+    desk: Desk,
+) -> None:
+    endless = desk.submitted()
     for token in range(1, plans.MAX_PLANS + 1):
         taken = desk.call(plans.claim_plan, "a")
         assert taken is not None
         assert taken[1] == token
         desk.clock.now_s += LEASE_S
     assert desk.call(plans.claim_plan, "a") is None
-    failed = desk.call(jobs.get, job.id)
-    assert failed.state is JobState.FAILED
-    assert "begun 3 times" in failed.reason
-
-
-def test_input_that_cannot_be_planned_fails_the_job(desk: Desk) -> None:
-    job = desk.submitted()
+    wrong = desk.submitted()
     desk.call(plans.claim_plan, "a")
-    desk.call(plans.fail_plan, job.id, 1, "row 7 is no JSON")
-    failed = desk.call(jobs.get, job.id)
-    assert (failed.state, failed.reason) == (JobState.FAILED, "row 7 is no JSON")
-
-
-def test_job_without_rows_is_completed_at_once(desk: Desk) -> None:
-    job = desk.planned(0)
-    assert desk.call(jobs.finish, job.id).state is JobState.COMPLETED
+    desk.call(plans.fail_plan, wrong.id, 1, "row 7 is no JSON")
+    deadly = desk.submitted()
+    for at in range(2):
+        job, token = desk.call(plans.claim_plan, f"router {at}") or pytest.fail("no plan")
+        lost = desk.call(plans.lose_plan, job.id, token, "all memory")
+        assert (lost is None) == (at == 0)
+    found = [desk.now(each) for each in (endless, wrong, deadly)]
+    assert {each.state for each in found} == {JobState.FAILED}
+    assert "begun 3 times" in found[0].reason
+    assert [each.reason for each in found[1:]] == ["row 7 is no JSON", "all memory"]
 
 
 # leases
 
 
-def test_shards_are_leased_in_order_with_their_rows(desk: Desk) -> None:
+def test_shards_are_leased_in_order_with_their_rows_and_no_more_than_asked(desk: Desk) -> None:
     rows = [RowRange(0, 10, 2, 5, 70, b"d" * 32), RowRange(10, 3, 3, 0, 21)]
     job = desk.planned(rows)
-    first, second = desk.call(leasing.claim, job.id, job.spec, "a", 5)
+    first, second = desk.claim(job, "a", 5)
     assert [first.range, second.range] == rows
-    assert (first.seq, first.token, first.until_s, first.is_second) == (
-        0,
-        1,
-        NOW_S + LEASE_S,
-        False,
-    )
-    assert desk.call(leasing.claim, job.id, job.spec, "b", 5) == []
-
-
-def test_no_more_shards_are_leased_than_asked(desk: Desk) -> None:
-    job = desk.planned(leasing.MAX_CLAIM + 10)
-    assert [each.seq for each in desk.call(leasing.claim, job.id, job.spec, "a", 2)] == [0, 1]
-    many = desk.call(leasing.claim, job.id, job.spec, "a", 10**6)
-    assert len(many) == leasing.MAX_CLAIM
-    assert desk.call(leasing.claim, job.id, job.spec, "a", 0) == []
+    told = (first.seq, first.token, first.until_s, first.is_second)
+    assert told == (0, 1, NOW_S + LEASE_S, False)
+    assert desk.claim(job, "b", 5) == []
+    large = desk.planned(leasing.MAX_CLAIM + 10)
+    assert seqs(desk.claim(large, count=2)) == [0, 1]
+    assert len(desk.claim(large, count=10**6)) == leasing.MAX_CLAIM
+    assert desk.claim(large, count=0) == []
 
 
 def test_claims_that_wait_together_are_one_statement_and_share_no_shard(desk: Desk) -> None:
     one, other = desk.planned(7), desk.planned(3)
-    asked = [
+    found, statements = results_of(
+        desk,
         Claim(one.id, one.spec, "a", 2),
         Claim(other.id, other.spec, "a", 1),
         Claim(one.id, one.spec, "a", 1),
         Claim(one.id, one.spec, "b", 3),
         Claim(one.id, one.spec, "a", 3),
-    ]
-    group = [desk.waiting(each) for each in asked]
-    updates: list[str] = []
-    event.listen(
-        desk.database.engine,
-        "before_cursor_execute",
-        lambda _connection, _cursor, statement, *_: updates.append(statement),
     )
-    run_group(desk.database, group)
-    assert len([each for each in updates if "UPDATE shard" in each]) == 3
-    found = [each.future.result(0) for each in group]
+    assert len([each for each in statements if "UPDATE shard" in each]) == 3
     # those of one router and job are served in their order, all before the next
-    assert [[lease.seq for lease in each] for each in found] == [[0, 1], [0], [2], [6], [3, 4, 5]]
-
-
-def test_claims_of_more_than_a_statement_takes_are_all_served(desk: Desk) -> None:
-    job = desk.planned(3 * leasing.MAX_CLAIM)
-    counts = (leasing.MAX_CLAIM - 1, 2, 10**6, 1, 0)
-    group = [desk.waiting(Claim(job.id, job.spec, "a", count)) for count in counts]
-    run_group(desk.database, group)
-    found = [each.future.result(0) for each in group]
-    assert [len(each) for each in found] == [leasing.MAX_CLAIM - 1, 2, leasing.MAX_CLAIM, 1, 0]
+    assert list(map(seqs, found)) == [[0, 1], [0], [2], [6], [3, 4, 5]]
+    most = leasing.MAX_CLAIM
+    large = desk.planned(3 * most)
+    counts = (most - 1, 2, 10**6, 1, 0)
+    found, _ = results_of(desk, *(Claim(large.id, large.spec, "a", count) for count in counts))
+    assert [len(each) for each in found] == [most - 1, 2, most, 1, 0]
     taken = [lease.seq for each in found for lease in each]
     assert taken == list(range(len(taken)))
 
 
-def test_claims_find_nothing_where_one_of_them_ends_the_job(desk: Desk) -> None:
-    job = desk.planned(3, spec_with(failure=FailurePolicy(most_failures=1)))
-    desk.call(leasing.claim, job.id, job.spec, "a", 1)
-    desk.clock.now_s += LEASE_S
-    group = [desk.waiting(Claim(job.id, job.spec, "b", 1)) for _ in range(2)]
-    run_group(desk.database, group)
-    assert [each.future.result(0) for each in group] == [[], []]
-    assert desk.call(jobs.get, job.id).state is JobState.FAILED
+def test_shards_are_leased_only_while_the_job_runs(desk: Desk) -> None:
+    for state in UNDER_WAY - {JobState.RUNNING, JobState.PLANNING}:
+        job = desk.planned()
+        desk.move(job, state)
+        assert desk.claim(job) == []
 
 
-@pytest.mark.parametrize("state", sorted(UNDER_WAY - {JobState.RUNNING, JobState.PLANNING}))
-def test_shards_are_leased_only_while_the_job_runs(desk: Desk, state: JobState) -> None:
-    job = desk.planned()
-    desk.call(jobs.move, job.id, state)
-    assert desk.call(leasing.claim, job.id, job.spec, "a", 1) == []
-
-
-def test_lease_that_ended_is_taken_over_before_shards_that_nobody_had(desk: Desk) -> None:
+def test_lease_that_ended_is_taken_over_before_shards_that_no_router_had(desk: Desk) -> None:
     job = desk.planned(4)
-    (lost,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
+    lost = desk.one(job)
     desk.clock.now_s += 1
-    (later,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
+    later = desk.one(job)
     desk.clock.now_s += LEASE_S - 1.1
-    assert [each.seq for each in desk.call(leasing.claim, job.id, job.spec, "b", 1)] == [2]
+    assert desk.one(job, "b").seq == 2
     desk.clock.now_s += 0.1
-    (taken,) = desk.call(leasing.claim, job.id, job.spec, "b", 1)
+    taken = desk.one(job, "b")
     assert (taken.seq, taken.token) == (lost.seq, 2)
     desk.clock.now_s += 1
-    (taken,) = desk.call(leasing.claim, job.id, job.spec, "b", 1)
+    taken = desk.one(job, "b")
     assert (taken.seq, taken.token) == (later.seq, 2)
 
 
 def test_leases_that_ended_alone_are_told_and_taken_over(desk: Desk) -> None:
     first, second, other = desk.planned(3), desk.planned(2), desk.planned(1)
-    desk.call(leasing.claim, second.id, second.spec, "a", 1)
+
+    def take_over(job: Job, owner: str, count: int) -> list[Lease]:
+        return desk.call(leasing.take_over, job.id, job.spec, owner, count)
+
+    desk.claim(second)
     desk.clock.now_s += 1
-    desk.call(leasing.claim, first.id, first.spec, "a", 2)
-    desk.call(leasing.claim, other.id, other.spec, "a", 1)
+    desk.claim(first, count=2)
+    desk.claim(other)
     desk.clock.now_s += LEASE_S - 1
     assert desk.call(leasing.ended) == [second.id]
     desk.clock.now_s += 1
     assert desk.call(leasing.ended)[0] == second.id  # the longest ago
-    desk.call(jobs.move, other.id, JobState.PAUSED)
+    desk.move(other, JobState.PAUSED)
     assert sorted(desk.call(leasing.ended)) == [first.id, second.id]
-    (taken,) = desk.call(leasing.take_over, second.id, second.spec, "b", 5)
+    (taken,) = take_over(second, "b", 5)
     assert (taken.seq, taken.token, taken.is_second) == (0, 2, False)
-    (taken,) = desk.call(leasing.take_over, first.id, first.spec, "b", 1)
+    assert seqs(take_over(first, "b", 1)) == [0]
     assert desk.call(leasing.ended) == [first.id]
-    assert [each.seq for each in desk.call(leasing.take_over, first.id, first.spec, "c", 9)] == [1]
-    assert desk.call(leasing.ended) == []
-    assert desk.call(leasing.take_over, first.id, first.spec, "b", 5) == []
-    # nobody had the third shard
-    assert [each.seq for each in desk.call(leasing.claim, first.id, first.spec, "b", 5)] == [2]
+    assert seqs(take_over(first, "c", 9)) == [1]
+    assert desk.call(leasing.ended) == take_over(first, "b", 5) == []
+    assert desk.one(first, "b").seq == 2  # no router had the third shard
 
 
 def test_jobs_with_leases_that_ended_are_told_some_at_a_time(desk: Desk) -> None:
     most = leasing.MAX_ENDED
     large, small = desk.planned(most), desk.planned(1)
     for _ in range(0, most, leasing.MAX_CLAIM):
-        desk.call(leasing.claim, large.id, large.spec, "a", leasing.MAX_CLAIM)
+        desk.claim(large, count=leasing.MAX_CLAIM)
     desk.clock.now_s += 1
-    desk.call(leasing.claim, small.id, small.spec, "a", 1)
+    desk.claim(small)
     desk.clock.now_s += LEASE_S
     assert desk.call(leasing.ended) == [large.id]
     desk.call(leasing.take_over, large.id, large.spec, "b", 1)
     assert desk.call(leasing.ended) == [large.id, small.id]
 
 
-def test_lease_that_ended_too_often_fails_the_job_when_it_is_taken_over(desk: Desk) -> None:
-    job = desk.planned(2, spec_with(failure=FailurePolicy(most_failures=1)))
-    desk.call(leasing.claim, job.id, job.spec, "a", 2)
+@pytest.mark.parametrize(
+    "takes",
+    [
+        lambda desk, job: desk.call(leasing.take_over, job.id, job.spec, "b", 2),
+        lambda desk, job: desk.claim(job, "b"),
+        lambda desk, job: [
+            lease
+            for leases in results_of(desk, *[Claim(job.id, job.spec, "b", 1)] * 2)[0]
+            for lease in leases
+        ],
+    ],
+)
+def test_lease_that_ended_too_often_fails_the_job_when_it_is_taken_over(
+    desk: Desk, takes: Callable[[Desk, Job], list[Lease]]
+) -> None:
+    job = desk.planned(3, spec_with(failure=FailurePolicy(most_failures=1)))
+    desk.claim(job, count=2)
     desk.clock.now_s += LEASE_S
-    assert desk.call(leasing.take_over, job.id, job.spec, "b", 2) == []
-    assert desk.call(jobs.get, job.id).state is JobState.FAILED
+    assert takes(desk, job) == []
+    assert desk.now(job).state is JobState.FAILED
     assert desk.call(leasing.ended) == []
 
 
-def test_lease_is_kept_by_renewing_it(desk: Desk) -> None:
+def test_lease_is_kept_by_renewing_it_until_it_is_taken_over(desk: Desk) -> None:
     job = desk.planned(1)
-    leases = desk.call(leasing.claim, job.id, job.spec, "a", 1)
+    old = desk.one(job)
     for _ in range(5):
         desk.clock.now_s += LEASE_S - 1
-        leases = desk.call(leasing.renew, leases)
-        assert [each.until_s for each in leases] == [desk.clock.now_s + LEASE_S]
-    assert desk.call(leasing.claim, job.id, job.spec, "b", 1) == []
-    assert desk.call(shards.commit, leases[0], job.spec, manifest(leases[0]))
-
-
-def test_lease_that_was_taken_over_cannot_be_renewed_nor_given_back(desk: Desk) -> None:
-    job = desk.planned(1)
-    (old,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
+        (old,) = desk.renew(old)
+        assert old.until_s == desk.clock.now_s + LEASE_S
+    assert desk.claim(job, "b") == []
     desk.clock.now_s += LEASE_S
-    (new,) = desk.call(leasing.claim, job.id, job.spec, "b", 1)
-    assert desk.call(leasing.renew, [old]) == []
-    assert not desk.call(leasing.release, old, job.spec)
-    assert [each.token for each in desk.call(leasing.renew, [old, new])] == [new.token]
-
-
-def test_frozen_router_that_wakes_commits_nothing(desk: Desk) -> None:
-    job = desk.planned(1)
-    (old,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
-    desk.clock.now_s += 60
-    (new,) = desk.call(leasing.claim, job.id, job.spec, "b", 1)
-    assert not desk.call(shards.commit, old, job.spec, manifest(old))
-    assert desk.call(shards.commit, new, job.spec, manifest(new))
-    assert not desk.call(shards.commit, old, job.spec, manifest(old))
+    new = desk.one(job, "b")
+    assert desk.renew(old) == []
+    assert not desk.release(job, old)
+    assert [each.token for each in desk.renew(old, new)] == [new.token]
+    # the router of the old one may have been frozen, and wake
+    assert not desk.commit(job, old)
+    assert desk.commit(job, new)
+    assert not desk.commit(job, old)
     ((_, _, kept),) = desk.call(shards.manifests, job.id, 0, 10)
     assert kept == manifest(new)
 
 
-def test_lease_given_back_is_free_at_once(desk: Desk) -> None:
-    job = desk.planned(2)
-    (lease,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
-    assert desk.call(leasing.release, lease, job.spec)
-    assert not desk.call(leasing.release, lease, job.spec)
-    assert not desk.call(shards.commit, lease, job.spec, manifest(lease))
-    desk.clock.now_s += LEASE_S
-    assert desk.call(leasing.ended) == []  # nobody is gone
-    (again,) = desk.call(leasing.claim, job.id, job.spec, "b", 1)
-    assert (again.seq, again.token) == (0, 2)
+def test_lease_given_back_is_free_at_once_and_counts_as_no_failure(desk: Desk) -> None:
+    job = desk.planned(2, spec_with(failure=FailurePolicy(most_failures=1)))
+    for token in range(1, 6):
+        lease = desk.one(job, "ab"[token % 2])
+        assert (lease.seq, lease.token) == (0, token)
+        assert desk.release(job, lease)
+        assert not desk.release(job, lease)
+        assert not desk.commit(job, lease)
+        desk.clock.now_s += LEASE_S
+        assert desk.call(leasing.ended) == []  # no router is gone
+    desk.release(job, desk.one(job), "it broke")
+    assert desk.now(job).reason == "shard 0 failed 1 times: it broke"
 
 
-def test_lease_given_back_leaves_the_other_one_of_its_shard(desk: Desk) -> None:
-    for is_second_back in (False, True):
-        job = desk.planned(1)
-        (first,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
-        desk.clock.now_s += 10
-        (second,) = desk.call(leasing.claim, job.id, job.spec, "b", 1, may_be_second=True)
-        back, kept = (second, first) if is_second_back else (first, second)
-        assert desk.call(leasing.release, back, job.spec)
-        assert desk.call(leasing.renew, [first, second])[0].token == kept.token
-        assert not desk.call(shards.commit, back, job.spec, manifest(back))
-        assert desk.call(shards.commit, kept, job.spec, manifest(kept))
+@pytest.mark.parametrize("is_second_back", [False, True])
+def test_lease_given_back_leaves_the_other_one_of_its_shard(
+    desk: Desk, is_second_back: bool
+) -> None:
+    job = desk.planned(1)
+    first = desk.one(job)
+    desk.clock.now_s += 10
+    second = desk.one(job, "b", may_be_second=True)
+    back, kept = (second, first) if is_second_back else (first, second)
+    assert desk.release(job, back)
+    assert desk.renew(first, second)[0].token == kept.token
+    assert not desk.commit(job, back)
+    assert desk.commit(job, kept)
 
 
 def test_clock_that_was_set_back_does_not_lock_shards_up(desk: Desk) -> None:
     job = desk.planned(1)
-    desk.call(leasing.claim, job.id, job.spec, "a", 1)
+    desk.claim(job)
     desk.clock.now_s -= 3600
-    (taken,) = desk.call(leasing.claim, job.id, job.spec, "b", 1)
-    assert taken.token == 2
+    assert desk.one(job, "b").token == 2
 
 
 def test_slow_shards_are_leased_twice_the_longest_held_first(desk: Desk) -> None:
     job = desk.planned(2)
-    (slow,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
+    slow = desk.one(job)
     desk.clock.now_s += 1
-    desk.call(leasing.claim, job.id, job.spec, "b", 1)
-    assert desk.call(leasing.claim, job.id, job.spec, "b", 1) == []
+    desk.claim(job, "b")
+    assert desk.claim(job, "b") == []
     desk.clock.now_s += 1
-    (slow,) = desk.call(leasing.renew, [slow])
-    (second,) = desk.call(leasing.claim, job.id, job.spec, "b", 1, may_be_second=True)
+    (slow,) = desk.renew(slow)
+    second = desk.one(job, "b", may_be_second=True)
     assert (second.seq, second.token, second.is_second) == (0, 2, True)
-    rest = desk.call(leasing.claim, job.id, job.spec, "c", 5, may_be_second=True)
-    assert [each.seq for each in rest] == [1]
-    assert desk.call(leasing.claim, job.id, job.spec, "d", 5, may_be_second=True) == []
+    assert seqs(desk.claim(job, "c", 5, may_be_second=True)) == [1]
+    assert desk.claim(job, "d", 5, may_be_second=True) == []
     # both hold, and the first manifest counts
-    assert len(desk.call(leasing.renew, [slow, second])) == 2
-    assert desk.call(shards.commit, slow, job.spec, manifest(slow))
-    assert not desk.call(shards.commit, second, job.spec, manifest(second))
-    assert desk.call(leasing.renew, [slow, second]) == []
+    assert len(desk.renew(slow, second)) == 2
+    assert desk.commit(job, slow)
+    assert not desk.commit(job, second)
+    assert desk.renew(slow, second) == []
 
 
 def test_second_lease_holds_when_the_first_is_taken_over(desk: Desk) -> None:
     job = desk.planned(1)
-    (first,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
+    first = desk.one(job)
     desk.clock.now_s += 10
-    (second,) = desk.call(leasing.claim, job.id, job.spec, "b", 1, may_be_second=True)
+    second = desk.one(job, "b", may_be_second=True)
     desk.clock.now_s += 5
-    (third,) = desk.call(leasing.claim, job.id, job.spec, "c", 1)
+    third = desk.one(job, "c")
     assert (second.token, third.token) == (2, 3)
-    assert not desk.call(shards.commit, first, job.spec, manifest(first))
-    assert desk.call(shards.commit, second, job.spec, manifest(second))
-    assert not desk.call(shards.commit, third, job.spec, manifest(third))
+    assert [desk.commit(job, each) for each in (first, second, third)] == [False, True, False]
 
 
 # manifests
@@ -552,25 +492,24 @@ def test_second_lease_holds_when_the_first_is_taken_over(desk: Desk) -> None:
 
 def test_manifests_are_taken_once_and_make_the_counts(desk: Desk) -> None:
     job = desk.planned(3)
-    first, second = desk.call(leasing.claim, job.id, job.spec, "a", 2)
+    first, second = desk.claim(job, count=2)
     bad = [BadRow(13, "r13", "invalid_request", "no", "node")]
-    assert desk.call(shards.commit, second, job.spec, manifest(second, bad=1), bad)
-    assert desk.call(shards.commit, second, job.spec, manifest(second, bad=1), bad)
+    for _ in range(2):
+        assert desk.commit(job, second, bad=1, rows=bad)
     assert desk.call(jobs.counts, job.id) == Counts(3, 1, 1, 9, 1)
     assert desk.call(shards.bad_rows, job.id, -1, 10) == bad
-    assert desk.call(shards.commit, first, job.spec, manifest(first))
-    (third,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
+    assert desk.commit(job, first)
+    third = desk.one(job)
     assert desk.call(jobs.finish, job.id).state is JobState.RUNNING
-    assert desk.call(shards.commit, third, job.spec, manifest(third))
+    assert desk.commit(job, third)
     done = desk.call(jobs.finish, job.id)
     assert (done.state, done.counts) == (JobState.COMPLETED, Counts(3, 3, 0, 29, 1))
     assert desk.call(jobs.finish, job.id) == done
     found = desk.call(shards.manifests, job.id, 1, 10)
-    assert [(seq, rows.first_row, kept.bad_rows) for seq, rows, kept in found] == [
-        (1, 10, 1),
-        (2, 20, 0),
+    assert [(seq, rows.first_row, kept) for seq, rows, kept in found] == [
+        (1, 10, manifest(second, bad=1)),
+        (2, 20, manifest(third)),
     ]
-    assert found[0][2] == manifest(second, bad=1)
 
 
 @pytest.mark.parametrize("state", [JobState.PAUSED, JobState.BLOCKED])
@@ -578,23 +517,22 @@ def test_shard_that_was_leased_before_a_pause_is_committed_in_it(
     desk: Desk, state: JobState
 ) -> None:
     job = desk.planned(1)
-    (lease,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
-    desk.call(jobs.move, job.id, state)
-    assert desk.call(leasing.renew, [lease])
-    assert desk.call(shards.commit, lease, job.spec, manifest(lease))
+    lease = desk.one(job)
+    desk.move(job, state)
+    assert desk.renew(lease)
+    assert desk.commit(job, lease)
     assert desk.call(jobs.finish, job.id).state is JobState.COMPLETED
 
 
 @pytest.mark.parametrize("state", [JobState.CANCELLED, JobState.EXPIRED, JobState.FAILED])
 def test_ended_job_takes_no_results_and_keeps_those_it_had(desk: Desk, state: JobState) -> None:
     job = desk.planned(2)
-    first, second = desk.call(leasing.claim, job.id, job.spec, "a", 2)
-    assert desk.call(shards.commit, first, job.spec, manifest(first))
-    ended = desk.call(jobs.move, job.id, state)
-    assert ended.counts == Counts(2, 1, 0, 10, 0)
-    assert not desk.call(shards.commit, second, job.spec, manifest(second))
-    assert desk.call(leasing.renew, [second]) == []
-    assert desk.call(shards.commit, first, job.spec, manifest(first))
+    first, second = desk.claim(job, count=2)
+    assert desk.commit(job, first)
+    assert desk.move(job, state).counts == Counts(2, 1, 0, 10, 0)
+    assert not desk.commit(job, second)
+    assert desk.renew(second) == []
+    assert desk.commit(job, first)
     assert len(desk.call(shards.manifests, job.id, 0, 10)) == 1
 
 
@@ -603,155 +541,118 @@ def test_bad_rows_are_kept_up_to_a_number_and_all_counted(
 ) -> None:
     monkeypatch.setattr(shards, "MAX_BAD_ROWS", 3)
     job = desk.planned(2)
-    for lease in desk.call(leasing.claim, job.id, job.spec, "a", 2):
+    for lease in desk.claim(job, count=2):
         rows = [BadRow(lease.range.first_row + at, "r", "c", "t" * 9999) for at in range(2)]
-        assert desk.call(shards.commit, lease, job.spec, manifest(lease, bad=2), rows)
+        assert desk.commit(job, lease, bad=2, rows=rows)
     kept = desk.call(shards.bad_rows, job.id, -1, 10)
-    assert [each.row for each in kept] == [0, 1, 10]
-    assert {len(each.text) for each in kept} == {500}
+    assert [(each.row, len(each.text)) for each in kept] == [(0, 500), (1, 500), (10, 500)]
     assert [each.row for each in desk.call(shards.bad_rows, job.id, 0, 1)] == [1]
     assert desk.call(jobs.counts, job.id).bad_rows == 4
 
 
 def test_job_fails_when_it_has_more_bad_rows_than_it_bears(desk: Desk) -> None:
     job = desk.planned(3, spec_with(failure=FailurePolicy(most_bad_rows=2)))
-    first, second, third = desk.call(leasing.claim, job.id, job.spec, "a", 3)
-    assert desk.call(shards.commit, first, job.spec, manifest(first, bad=2))
-    assert desk.call(jobs.get, job.id).state is JobState.RUNNING
-    assert desk.call(shards.commit, second, job.spec, manifest(second, bad=1))
-    failed = desk.call(jobs.get, job.id)
+    first, second, third = desk.claim(job, count=3)
+    assert desk.commit(job, first, bad=2)
+    assert desk.now(job).state is JobState.RUNNING
+    assert desk.commit(job, second, bad=1)
+    failed = desk.now(job)
     assert (failed.state, failed.counts) == (JobState.FAILED, Counts(3, 2, 0, 17, 3))
-    assert not desk.call(shards.commit, third, job.spec, manifest(third))
+    assert not desk.commit(job, third)
 
 
 def test_job_fails_when_a_shard_has_failed_too_often(desk: Desk) -> None:
     job = desk.planned(2, spec_with(failure=FailurePolicy(most_failures=3)))
     for at in range(2):
-        (lease,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
+        lease = desk.one(job)
         assert lease.seq == 0
-        assert desk.call(leasing.release, lease, job.spec, f"disk {at}")
-    assert kinds(desk, job.id)[-2:] == ["shard_failed", "shard_failed"]
-    (lease,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
+        assert desk.release(job, lease, f"disk {at}")
+    assert kinds(desk, job)[-2:] == ["shard_failed", "shard_failed"]
+    desk.one(job)
     desk.clock.now_s += LEASE_S
-    assert desk.call(leasing.claim, job.id, job.spec, "b", 1) == []
-    failed = desk.call(jobs.get, job.id)
+    assert desk.claim(job, "b") == []
+    failed = desk.now(job)
     assert failed.state is JobState.FAILED
     assert failed.reason.startswith("shard 0 failed 3 times")
 
 
-def test_shard_given_back_without_a_failure_does_not_count(desk: Desk) -> None:
-    job = desk.planned(1, spec_with(failure=FailurePolicy(most_failures=1)))
-    for _ in range(5):
-        (lease,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
-        assert desk.call(leasing.release, lease, job.spec)
-    (lease,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
-    desk.call(leasing.release, lease, job.spec, "it broke")
-    assert desk.call(jobs.get, job.id).reason == "shard 0 failed 1 times: it broke"
-
-
 def test_shard_that_ends_its_readers_twice_fails_its_job_whoever_read_it(desk: Desk) -> None:
     job = desk.planned(2)
-    first, other = desk.call(leasing.claim, job.id, job.spec, "a", 2)
-    assert desk.call(leasing.release, first, job.spec, "all memory", has_ended_reader=True)
-    assert desk.call(leasing.release, other, job.spec, "all memory", has_ended_reader=True)
-    assert desk.call(jobs.get, job.id).state is JobState.RUNNING  # each of them once
-    again, _ = desk.call(leasing.claim, job.id, job.spec, "another router", 2)
-    assert desk.call(leasing.release, again, job.spec, "all memory", has_ended_reader=True)
-    failed = desk.call(jobs.get, job.id)
+    for lease in desk.claim(job, count=2):
+        assert desk.release(job, lease, "all memory", has_ended_reader=True)
+    assert desk.now(job).state is JobState.RUNNING  # each of them once
+    again, _ = desk.claim(job, "another router", 2)
+    assert desk.release(job, again, "all memory", has_ended_reader=True)
+    failed = desk.now(job)
     assert (failed.state, failed.reason) == (JobState.FAILED, "rows 0 to 9: all memory")
-
-
-def test_plan_that_ends_its_readers_twice_fails_its_job(desk: Desk) -> None:
-    desk.submitted()
-    for at in range(2):
-        job, token = desk.call(plans.claim_plan, f"router {at}") or pytest.fail("no plan")
-        lost = desk.call(plans.lose_plan, job.id, token, "all memory")
-        assert (lost is None) == (at == 0)
-    failed = desk.call(jobs.get, job.id)
-    assert (failed.state, failed.reason) == (JobState.FAILED, "all memory")
 
 
 # prices
 
 
-def test_price_is_the_sum_over_the_processes_that_ran_rows(desk: Desk) -> None:
+def paid(job: Job, owner: str, rows: int, total: float) -> Paid:
+    return Paid(job.id, owner, Price(rows, total))
+
+
+def test_price_is_the_last_sum_of_each_process_that_ran_rows(desk: Desk) -> None:
     first, second, none = desk.submitted(), desk.submitted(), desk.submitted()
     for job, owner, rows, total in (
         (first, "a", 10, 0.5),
         (first, "b", 30, 2.5),
         (second, "a", 7, 0.0),
         (first, "a", 20, 1.0),  # all that it has paid, not what came since
+        (first, "a", 20, 1.0),  # again, and late
+        (first, "a", 10, 0.5),
     ):
-        desk.call(keep_price, Paid(job.id, owner, Price(rows, total)))
-    found = [desk.call(jobs.get, each.id).price for each in (second, none, first)]
+        desk.call(keep_price, paid(job, owner, rows, total))
+    found = [desk.now(each).price for each in (second, none, first)]
     assert found == [Price(7, 0.0), Price(), Price(50, 3.5)]
     assert [each.per_million for each in found] == [0.0, None, 70_000.0]
     listed = desk.call(jobs.page, None, None, 10)
     assert [each.price for each in listed] == [found[1], found[0], found[2]]
 
 
-def test_price_that_is_kept_again_or_late_changes_nothing(desk: Desk) -> None:
-    job = desk.submitted()
-    for rows in (20, 20, 10):
-        desk.call(keep_price, Paid(job.id, "a", Price(rows, rows / 10)))
-    assert desk.call(jobs.get, job.id).price == Price(20, 2.0)
-
-
 @pytest.mark.parametrize("is_first", [True, False])
 def test_commit_keeps_the_price_whoever_was_first(desk: Desk, is_first: bool) -> None:
     job = desk.planned(1)
-    (lease,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
+    lease = desk.one(job)
     if not is_first:
         desk.clock.now_s += 60
-        (other,) = desk.call(leasing.claim, job.id, job.spec, "b", 1)
-        assert desk.call(shards.commit, other, job.spec, manifest(other))
+        assert desk.commit(job, desk.one(job, "b"))
         desk.call(jobs.finish, job.id)
-    paid = Paid(job.id, "a", Price(10, 0.1))
     for _ in range(2):  # the answer may have been lost
-        taken = desk.call(shards.commit, lease, job.spec, manifest(lease), (), paid)
-        assert taken is is_first
-    assert desk.call(jobs.get, job.id).price == Price(10, 0.1)
+        assert desk.commit(job, lease, paid=paid(job, "a", 10, 0.1)) is is_first
+    assert desk.now(job).price == Price(10, 0.1)
 
 
 def test_commits_of_one_transaction_keep_the_last_sum_at_its_end(desk: Desk) -> None:
     job = desk.planned(3)
-    leases = desk.call(leasing.claim, job.id, job.spec, "a", 3)
-    updates: list[str] = []
-    waiting = [
-        desk.waiting(
+    found, statements = results_of(
+        desk,
+        *(
             lambda turn, at=at, lease=lease: shards.commit(
-                turn, lease, job.spec, manifest(lease), (), Paid(job.id, "a", Price(at, at / 10))
+                turn, lease, job.spec, manifest(lease), (), paid(job, "a", at, at / 10)
             )
-        )
-        for at, lease in enumerate(leases, 1)
-    ]
-    event.listen(
-        desk.database.engine,
-        "before_cursor_execute",
-        lambda _connection, _cursor, statement, *_: updates.append(statement),
+            for at, lease in enumerate(desk.claim(job, count=3), 1)
+        ),
     )
-    run_group(desk.database, waiting)
-    assert [each.future.result(timeout=0) for each in waiting] == [True, True, True]
-    assert len([each for each in updates if "UPDATE price" in each]) == 1
-    assert desk.call(jobs.get, job.id).price == Price(3, 0.3)
+    assert found == [True, True, True]
+    assert len([each for each in statements if "UPDATE price" in each]) == 1
+    assert desk.now(job).price == Price(3, 0.3)
 
 
-def test_price_of_calls_that_end_after_their_job_is_added(desk: Desk) -> None:
+def test_price_of_calls_that_end_after_their_job_is_added_and_goes_with_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = desk.planned(1)
-    desk.call(keep_price, Paid(job.id, "a", Price(10, 1.0)))
-    assert desk.call(jobs.move, job.id, JobState.CANCELLED).price == Price(10, 1.0)
-    desk.call(keep_price, Paid(job.id, "a", Price(18, 1.8)))
-    desk.call(keep_price, Paid(job.id, "b", Price(2, 0.2)))
+    desk.call(keep_price, paid(job, "a", 10, 1.0))
+    assert desk.move(job, JobState.CANCELLED).price == Price(10, 1.0)
+    desk.call(keep_price, paid(job, "a", 18, 1.8))
+    desk.call(keep_price, paid(job, "b", 2, 0.2))
     assert desk.call(look, job.id, None, 0).job.price == Price(20, 2.0)
-
-
-def test_price_goes_with_its_job(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "MAX_TENANT_JOBS", 1)
-    job = desk.submitted()
-    desk.call(keep_price, Paid(job.id, "a", Price(10, 1.0)))
-    desk.call(jobs.move, job.id, JobState.CANCELLED)
     desk.call(jobs.tidied, job.id)
     desk.submitted()
-    desk.call(keep_price, Paid(job.id, "b", Price(10, 1.0)))  # one that is late
+    desk.call(keep_price, paid(job, "b", 10, 1.0))  # one that is late
     with desk.database.engine.connect() as connection:
         assert connection.execute(select(PRICES)).all() == []

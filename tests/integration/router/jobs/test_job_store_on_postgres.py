@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from batch_store_cases import *  # noqa: F403 - the tests
 from file_store_cases import *  # noqa: F403 - the tests
 from job_desk import Clock, Desk, manifest
 from job_store_cases import *  # noqa: F403 - the tests

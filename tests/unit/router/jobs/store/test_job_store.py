@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from batch_store_cases import *  # noqa: F403 - the tests
 from file_store_cases import *  # noqa: F403 - the tests
 from job_desk import Clock, Desk
 from job_store_cases import *  # noqa: F403 - the tests
