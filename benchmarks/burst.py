@@ -24,27 +24,26 @@ from capamesh.cli.local_cluster import LocalCluster
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests" / "support"))
-from burst_client import burst, connect, request_of  # noqa: E402 - found by the line above
+from http_load import Load, digits_body, failed, failures  # noqa: E402 - found by the line above
 
 
 async def measure(options: argparse.Namespace, folder: Path, report: Report) -> None:
     """Note all figures."""
-    request = request_of(options.timeout, options.policy)
+    request = digits_body(options.timeout), b"label"
+    policy = {"X_Capamesh_Policy": options.policy} if options.policy else {}
     async with LocalCluster(folder, options.models, nodes=1) as cluster:
         await cluster.wait_routable(1, models=["digits"])
-        host, _, port = cluster.http_url.removeprefix("http://").rpartition(":")
-        connections = await connect(host, int(port), options.requests)
+        load = Load(cluster.http_url, is_explained=False, **policy)
         lost = 0
         times_s: list[float] = []
         for _ in range(options.rounds):
+            await load.connect(options.requests)
             began_s = time.monotonic()
-            statuses, refusal = await burst(connections, request)
+            shots = await load.run([request] * options.requests)
             times_s.append(time.monotonic() - began_s)
-            lost += options.requests - statuses[200]
-            if refusal:
-                report.note("refusals", last=refusal, statuses=dict(statuses))
-        for each in connections:
-            each.close()
+            lost += failed(shots)
+            if failed(shots):
+                report.note("refusals", kinds=failures(shots)[:5])
     report.bar("burst", f"lost of {options.rounds} x {options.requests}", lost, 0)
     report.note("burst", median_s=statistics.median(times_s), times_s=times_s)
 

@@ -27,22 +27,20 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import engine_models  # noqa: E402 - found by the path set above, as all of these
-from chaos_cluster import (  # noqa: E402
+from chaos_faults import FAULTS, SETTLED, TURNS, FaultSeen, one_fault, three_nodes  # noqa: E402
+from clusters import (  # noqa: E402
     MODEL,
-    POLICY,
-    ChaosCluster,
+    Cluster,
     capacity,
-    gray_node,
     metrics_at,
     peer_of,
     requests,
     still_in_flight,
-    turning,
     until_in_rotation,
 )
-from chaos_faults import FAULTS, SETTLED, TURNS, FaultSeen, one_fault, three_nodes  # noqa: E402
-from open_load import (  # noqa: E402
-    OpenLoad,
+from evil_nodes import gray_node  # noqa: E402
+from http_load import (  # noqa: E402
+    Load,
     attempts_a_request,
     failed,
     failures,
@@ -51,6 +49,7 @@ from open_load import (  # noqa: E402
 )
 
 from capamesh.cli.member import Member  # noqa: E402
+from capamesh.router.policies import DEFAULT_POLICY  # noqa: E402
 
 SEED = 20260702
 OVERLOAD_TURNS = 5000
@@ -114,7 +113,7 @@ async def measure_gray(folder: Path, count: int, report: Report) -> None:
                 cluster, TURNS, lambda index, known=known: index % 10 >= known
             ) as bad:
                 await until_in_rotation(cluster.http_url, bad)
-                shots = await OpenLoad(cluster.http_url, MODEL).run(
+                shots = await Load(cluster.http_url, MODEL).run(
                     requests(count, TURNS), rate=rate, seed=SEED
                 )
             left = await still_in_flight(cluster.http_url)
@@ -138,14 +137,14 @@ async def measure_overload(folder: Path, seconds: float, report: Report) -> None
     """Send twice of what three equal nodes can answer, each request with a deadline."""
     name = "2 x capacity"
     models = folder / "models"
-    engine_models.save(turning(OVERLOAD_TURNS), models, MODEL)
-    async with ChaosCluster(folder / "cluster", models) as cluster:
+    engine_models.save(engine_models.turning(OVERLOAD_TURNS), models, MODEL)
+    async with Cluster(folder / "cluster", models) as cluster:
         for _ in range(3):
             await cluster.add()
         await until_in_rotation(cluster.http_url, *[peer_of(node) for node in cluster.nodes])
         most = await capacity(cluster, OVERLOAD_TURNS)
         before = await metrics_at(cluster.http_url)
-        shots = await OpenLoad(cluster.http_url, MODEL).run(
+        shots = await Load(cluster.http_url, MODEL).run(
             requests(int(2 * most * seconds), OVERLOAD_TURNS, timeout_s=DEADLINE_S),
             rate=2 * most,
             seed=SEED,
@@ -223,7 +222,7 @@ async def measure_rolling(folder: Path, report: Report) -> None:
                 yield next(numbered)
             yield from requests(500, TURNS)
 
-        shots = await OpenLoad([cluster.http_url, url], MODEL).run(
+        shots = await Load([cluster.http_url, url], MODEL).run(
             stream(), rate=rate, seed=SEED, at={SETTLED: roll}
         )
         left = {**await still_in_flight(cluster.http_url), **await still_in_flight(url)}
@@ -273,7 +272,12 @@ def main() -> int:
     only = set(filter(None, arguments.only.split(",")))
     asyncio.run(measure(only, arguments.scale, report, console))
     report.show("what clients see of faults", console)
-    figures = {"seed": SEED, "policy": POLICY, "scale": arguments.scale, "cases": report.figures}
+    figures = {
+        "seed": SEED,
+        "policy": DEFAULT_POLICY,
+        "scale": arguments.scale,
+        "cases": report.figures,
+    }
     if arguments.scale == 1.0 and not only:
         console.print(f"kept in {keep('chaos', figures)}")
     else:

@@ -18,19 +18,18 @@ from typing import Any
 
 import engine_models
 from chaos import frozen, own_pids
-from chaos_cluster import (
+from clusters import (
     MODEL,
-    ChaosCluster,
+    Cluster,
     capacity,
     peer_of,
     requests,
     still_in_flight,
-    turning,
     until_in_rotation,
     until_linked,
 )
-from open_load import (
-    OpenLoad,
+from http_load import (
+    Load,
     attempts_a_request,
     between,
     failed,
@@ -60,16 +59,16 @@ class Faulty:
 
 
 @asynccontextmanager
-async def three_nodes(folder: Path) -> AsyncIterator[ChaosCluster]:
+async def three_nodes(folder: Path) -> AsyncIterator[Cluster]:
     """Start a router; the caller adds the nodes."""
     models = folder / "models"
-    engine_models.save(turning(TURNS), models, MODEL)
-    async with ChaosCluster(folder / "cluster", models) as cluster:
+    engine_models.save(engine_models.turning(TURNS), models, MODEL)
+    async with Cluster(folder / "cluster", models) as cluster:
         yield cluster
 
 
 @asynccontextmanager
-async def to_kill(cluster: ChaosCluster) -> AsyncIterator[Faulty]:
+async def to_kill(cluster: Cluster) -> AsyncIterator[Faulty]:
     """Add a node that is killed and started again."""
     node = await cluster.add()
 
@@ -85,7 +84,7 @@ async def to_kill(cluster: ChaosCluster) -> AsyncIterator[Faulty]:
 
 
 @asynccontextmanager
-async def to_freeze(cluster: ChaosCluster) -> AsyncIterator[Faulty]:
+async def to_freeze(cluster: Cluster) -> AsyncIterator[Faulty]:
     """Add a node whose processes are stopped and go on."""
     node = await cluster.add()
     stopped: list[Any] = []
@@ -105,7 +104,7 @@ async def to_freeze(cluster: ChaosCluster) -> AsyncIterator[Faulty]:
 
 
 @asynccontextmanager
-async def to_silence(cluster: ChaosCluster) -> AsyncIterator[Faulty]:
+async def to_silence(cluster: Cluster) -> AsyncIterator[Faulty]:
     """Add a node behind a wire that accepts connections and passes nothing on."""
     async with cluster.proxied(1) as (node, proxy):
 
@@ -169,7 +168,7 @@ async def one_fault(name: str, folder: Path, count: int, seed: int) -> FaultSeen
             yield from itertools.islice(numbered, AFTER_RETURN)
 
         began_s = time.monotonic()
-        shots = await OpenLoad(cluster.http_url, MODEL).run(
+        shots = await Load(cluster.http_url, MODEL).run(
             stream(),
             rate=rate,
             seed=seed,

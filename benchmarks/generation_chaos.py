@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from chaos import own_pids, send_signal  # noqa: E402 - found by the path set above, as all of these
-from chaos_cluster import ChaosCluster, peer_of  # noqa: E402
+from clusters import Cluster, peer_of  # noqa: E402
 from polling import until  # noqa: E402
 from tiny_llama import Variant, gguf, write_decoder_folder  # noqa: E402
 
@@ -169,7 +169,7 @@ async def all_of(url: str, *, until_tokens: int = 0) -> AsyncIterator[list[Strea
         yield streams
 
 
-async def hold(cluster: ChaosCluster, peer: str, state: str) -> None:
+async def hold(cluster: Cluster, peer: str, state: str) -> None:
     """Have the router use a node never (`forced_open`), or as it goes (`automatic`)."""
     async with (
         aiohttp.ClientSession(headers=cluster.headers) as client,
@@ -179,9 +179,7 @@ async def hold(cluster: ChaosCluster, peer: str, state: str) -> None:
             raise SystemExit(f"the circuit could not be set: {await answer.text()}")
 
 
-async def run_round(
-    cluster: ChaosCluster, victim: Member, other: Member, kind: str, had: int
-) -> Round:
+async def run_round(cluster: Cluster, victim: Member, other: Member, kind: str, had: int) -> Round:
     """Hurt a node that makes all answers once each has `had` tokens, and see them to their ends."""
     spare = peer_of(other)
     await hold(cluster, spare, "forced_open")
@@ -212,7 +210,7 @@ async def measure(options: argparse.Namespace, file: Path, console: Console) -> 
             folder = models / name
             write_decoder_folder(folder / "1", source=gguf(variant=Variant(context=CONTEXT)))
             (folder / "capamesh.toml").write_text("task = 'chat'\n")
-        async with ChaosCluster(Path(top) / "cluster", models) as cluster:
+        async with Cluster(Path(top) / "cluster", models) as cluster:
             nodes = [await cluster.add(), await cluster.add()]
             await cluster.wait_routable(2, MODELS)
             texts, begun_s = await undisturbed(cluster)
@@ -229,7 +227,7 @@ async def measure(options: argparse.Namespace, file: Path, console: Console) -> 
                 await cluster.wait_routable(2, MODELS)
 
 
-async def undisturbed(cluster: ChaosCluster) -> tuple[dict[tuple[str, int], str], float]:
+async def undisturbed(cluster: Cluster) -> tuple[dict[tuple[str, int], str], float]:
     """Return the texts that nothing disturbs, and how long 16 answers that begin together take to begin."""
     began_s: list[float] = []
     expected: list[Stream] = []

@@ -16,12 +16,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from chaos_cluster import metrics_at
+from clusters import metrics_at
+from http_load import Load, between, failed, quantile_s
 from job_cluster import JobCluster, processes
 from job_contestants import Case, Ran, job
 from job_http import JobHttp
 from machine import cpu_s
-from open_load import OpenLoad, between, failed, quantile_s
 
 LOAD = 0.5
 """The part of the capacity that requests take."""
@@ -64,7 +64,7 @@ def request_of(case: Case) -> tuple[bytes, bytes]:
 
 async def capacity(case: Case, url: str, seconds: float) -> float:
     """Return how many requests of one row are answered a second when some are always under way."""
-    load = OpenLoad(url, case.model, is_explained=False)
+    load = Load(url, case.model, is_explained=False)
     for each_s in (WARM_UP_S, seconds):
         rate = await load.closed_rate(
             request_of(case), concurrency=CLOSED_IN_FLIGHT, seconds=each_s
@@ -83,7 +83,7 @@ async def turn(
     seed: int,
 ) -> Turn:
     """Send requests at a rate for some seconds, then for as long as a job of so many rows takes."""
-    load = OpenLoad(cluster.http_url, case.model, is_explained=False)
+    load = Load(cluster.http_url, case.model, is_explained=False)
     one = request_of(case)
     count = int(rate * seconds)
     began_s, used_s = time.monotonic(), cpu_of(cluster)

@@ -34,10 +34,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 import hostile_inputs  # noqa: E402 - found by the line above
 from hostile import children_of  # noqa: E402 - likewise
+from http_load import Load, failed, quantile_s  # noqa: E402 - likewise
 from job_cluster import JobCluster, url_of  # noqa: E402 - likewise
 from job_files import write_jsonl  # noqa: E402 - likewise
 from job_http import JobError, JobHttp  # noqa: E402 - likewise
-from open_load import OpenLoad, failed, quantile_s  # noqa: E402 - likewise
 
 ROUTER_BYTES = 10**9
 HONEST_ROWS = 20_000
@@ -141,7 +141,7 @@ async def measure(options: argparse.Namespace, folder: Path, report: Report) -> 
         ):
             await started_within(cluster, group)
             await over(jobs, honest, "warm-up")
-            load = OpenLoad(cluster.http_url, "digits", is_explained=False)
+            load = Load(cluster.http_url, "digits", is_explained=False)
             for case, (name, _) in hostile_inputs.FILES.items():
                 await beside(options, load, jobs, data / name, case, report)
             await together(options, load, jobs, honest, report)
@@ -150,7 +150,7 @@ async def measure(options: argparse.Namespace, folder: Path, report: Report) -> 
 
 async def beside(
     options: argparse.Namespace,
-    load: OpenLoad,
+    load: Load,
     jobs: JobHttp,
     path: Path,
     case: str,
@@ -196,7 +196,7 @@ async def beside(
 
 
 async def together(
-    options: argparse.Namespace, load: OpenLoad, jobs: JobHttp, honest: Path, report: Report
+    options: argparse.Namespace, load: Load, jobs: JobHttp, honest: Path, report: Report
 ) -> None:
     """Note what becomes of one job of each file and an honest one at once, and of requests beside them."""
     is_over = asyncio.Event()
@@ -237,7 +237,7 @@ async def killed(
     job = await jobs.submit(hostile_inputs.job_of(path, "killed"))
     await started_within(cluster, group)
     state, _ = await end_of(jobs, job["id"])
-    load = OpenLoad(cluster.http_url, "digits", is_explained=False)
+    load = Load(cluster.http_url, "digits", is_explained=False)
     shots = await load.run(itertools.repeat(REQUEST, 200), rate=100, seed=1)
     report.bar("after a kill", "failed", failed(shots), 0)
     report.bar("after a kill", "the job failed", state == "failed", 1, is_least=True)

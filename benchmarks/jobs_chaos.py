@@ -5,7 +5,7 @@ store and a folder, one of them of several processes; two nodes run a quick mode
 bit. In each round a job of 10,000 rows is submitted, and at seeded times routers, nodes and their workers are killed, or stand still,
 some of them for longer than a lease; a supervisor starts again what has ended. Then each row must have one result, or one reason, and
 the results the digest of those of ONNX Runtime alone. The database itself writes down who has which shard, so that takeovers and
-commits are known without asking a router (`tests/support/job_audit.py`). PostgreSQL's server is Debian's; without it that store is
+commits are known without asking a router (`job_audit.py`). PostgreSQL's server is Debian's; without it that store is
 left out, with the reason.
 
 Rounds come in pieces of 20, each with members and a store of its own. What was seen of each piece stays in the folder, and a second

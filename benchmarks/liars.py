@@ -29,9 +29,10 @@ from capamesh.protocol.tensors import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
-from evil_node import Answers, Late  # noqa: E402 - found by the line above
-from hostile import attacked  # noqa: E402 - likewise
-from liars import LIES, Outcomes, ask, label_of, lying, signal_all  # noqa: E402 - likewise
+from chaos import send_signal  # noqa: E402 - found by the line above
+from evil_nodes import LIES, Answers, Late, lying, right_request  # noqa: E402 - likewise
+from hostile import attacked, children_of  # noqa: E402 - likewise
+from http_load import Load, Shot, failed, failures, quantile_s  # noqa: E402 - likewise
 
 FLEETS = ((1, 1), (1, 2), (1, 4), (3, 2), (3, 6))
 """The honest nodes and the liars of each row."""
@@ -40,13 +41,13 @@ FAILED_OF = 1000
 SCENARIO_FAILED = 20
 
 
-async def row(folder: Path, honest: int, liars: int, name: str, requests: int) -> Outcomes:
+async def row(folder: Path, honest: int, liars: int, name: str, requests: int) -> list[Shot]:
     """Return what became of right requests beside so many liars, from when their nodes are linked."""
     async with attacked(folder / "network", folder / "models", nodes=honest) as running:
-        right = await label_of(running.url)
+        right, _ = await right_request(running.http_url)
         lies = [LIES[name]] * liars
         async with lying(running, folder / "liars", *lies, is_once=name == "once"):
-            return await ask(running.url, requests, right)
+            return await Load(running.http_url).run([right] * requests, concurrency=4)
 
 
 def in_turns(at: int) -> Answers:
@@ -60,36 +61,43 @@ def in_turns(at: int) -> Answers:
     return lie
 
 
-async def scenario(folder: Path, count: int) -> Outcomes:
+async def scenario(folder: Path, count: int) -> list[Shot]:
     """Return what became of `count` requests at six nodes of which two are well to the end."""
     async with attacked(folder / "network", folder / "models", nodes=4) as running:
-        right = await label_of(running.url)
+        right, _ = await right_request(running.http_url)
+        killed, frozen = (children_of(node.pid) for node in running.nodes[2:])
+
+        async def kill() -> None:
+            send_signal(killed, signal.SIGKILL)
+
+        async def freeze() -> None:
+            send_signal(frozen, signal.SIGSTOP)
+
         async with lying(running, folder / "liars", in_turns(0), in_turns(2)):
-            killed, frozen = running.nodes[2].pid, running.nodes[3].pid
-            faults: dict[int, Callable[[], None]] = {
-                count // 4: lambda: signal_all(killed, signal.SIGKILL),
-                count // 2: lambda: signal_all(frozen, signal.SIGSTOP),
-            }
+            hurt = {count // 4: kill, count // 2: freeze}
             try:
-                return await ask(running.url, count, right, callers=8, at=faults)
+                load = Load(running.http_url)
+                return await load.run([right] * count, concurrency=8, at=hurt)
             finally:
-                signal_all(frozen, signal.SIGCONT)
+                send_signal(frozen, signal.SIGCONT)
 
 
 async def measured(options: argparse.Namespace, report: Report, console: Console) -> None:
     """Measure each row and the scenario, in a network of its own."""
 
-    async def one(case: str, most: float, run: Callable[[Path], Awaitable[Outcomes]]) -> None:
+    async def one(case: str, most: float, run: Callable[[Path], Awaitable[list[Shot]]]) -> None:
         with tempfile.TemporaryDirectory() as made:
             folder = Path(made)
             shutil.copytree(options.models / "digits", folder / "models" / "digits")
-            seen = await run(folder)
-        report.bar(case, "failed", seen.failed.total(), most)
-        report.bar(case, "wrong told as right", seen.wrong, 0)
-        report.note(case, p99_ms=round(seen.p99_ms, 1), asked=len(seen.seconds))
+            shots = await run(folder)
+        wrong = sum(not shot.is_right for shot in shots)
+        lost = failed(shots) - wrong
+        p99_ms = quantile_s(shots, 0.99) * 1e3
+        report.bar(case, "failed", lost, most)
+        report.bar(case, "wrong told as right", wrong, 0)
+        report.note(case, p99_ms=round(p99_ms, 1), asked=len(shots))
         console.print(
-            f"{case}: {seen.failed.total()} of {len(seen.seconds)} failed, p99 {seen.p99_ms:.0f} ms",
-            *seen.failed.most_common(2),
+            f"{case}: {lost} of {len(shots)} failed, p99 {p99_ms:.0f} ms", *failures(shots)[:2]
         )
 
     if not options.scenario:

@@ -31,7 +31,8 @@ from rich.console import Console
 
 from capamesh.cli.local_cluster import LocalCluster
 
-ROOT = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 SUPPORT = ROOT / "tests" / "support"
 sys.path.append(str(SUPPORT))
 from certificates import Authority  # noqa: E402 - found by the line above
@@ -59,10 +60,10 @@ KEPT = {
 
 @asynccontextmanager
 async def program(name: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a program of the tests' support with a pipe to and from it."""
-    least = ("nice", "-n", "19") if name == ATTACK else ()
+    """Run a program of this folder, or of the tests' support, with a pipe to and from it."""
+    least, folder = (("nice", "-n", "19"), SUPPORT) if name == ATTACK else ((), HERE)
     process = await asyncio.create_subprocess_exec(
-        *(*least, sys.executable, str(SUPPORT / name), *arguments),
+        *(*least, sys.executable, str(folder / name), *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

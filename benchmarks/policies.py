@@ -26,16 +26,15 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import engine_models  # noqa: E402 - found by the path set above, as all of these
 from chaos import slowed, worker_pids  # noqa: E402
-from chaos_cluster import (  # noqa: E402
+from clusters import (  # noqa: E402
     MODEL,
-    ChaosCluster,
+    Cluster,
     capacity,
     peer_of,
     requests,
-    turning,
     until_in_rotation,
 )
-from open_load import OpenLoad, Shot, failed, quantile_s  # noqa: E402
+from http_load import Load, Shot, failed, quantile_s  # noqa: E402
 
 from capamesh.router.policies import DEFAULT_POLICY  # noqa: E402
 
@@ -63,10 +62,10 @@ async def measure(
     """Compare policies, each with `count` requests, at a part of the capacity."""
     name = f"at {load:.0%}"
     models = folder / "models"
-    engine_models.save(turning(TURNS), models, MODEL)
+    engine_models.save(engine_models.turning(TURNS), models, MODEL)
     seen: dict[str, list[list[Shot]]] = {policy: [] for policy in COMPARED}
     task = progress.add_task(f"{name}: starting", total=ROUNDS * len(COMPARED))
-    async with ChaosCluster(folder / "cluster", models) as cluster:
+    async with Cluster(folder / "cluster", models) as cluster:
         for _ in range(NODES):
             await cluster.add()
         peers = [peer_of(node) for node in cluster.nodes]
@@ -81,7 +80,9 @@ async def measure(
             for turn in range(ROUNDS):
                 for policy in COMPARED[turn:] + COMPARED[:turn]:
                     progress.update(task, description=f"{name}: turn {turn + 1}, {policy}")
-                    generator = OpenLoad(cluster.http_url, MODEL, is_explained=False, policy=policy)
+                    generator = Load(
+                        cluster.http_url, MODEL, is_explained=False, X_Capamesh_Policy=policy
+                    )
                     shots = await generator.run(
                         requests(count // ROUNDS, TURNS), rate=rate, seed=SEED + turn
                     )

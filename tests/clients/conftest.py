@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from live_cluster import built_models, cluster
+from clusters import built_models, cluster
 
 from capamesh.cli.local_cluster import LocalCluster
 

@@ -6,14 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from live_cluster import built_models, cluster
-
-from capamesh.cli.local_cluster import LocalCluster
+from clusters import Cluster, built_models, cluster
 
 __all__ = ["built_models", "cluster", "make_cluster"]
 
 
 @pytest.fixture
-def make_cluster(built_models: Path, tmp_path: Path) -> Callable[[int], LocalCluster]:
+def make_cluster(built_models: Path, tmp_path: Path) -> Callable[..., Cluster]:
     """Return a maker of clusters of one's own, to be entered with `async with`."""
-    return lambda nodes: LocalCluster(tmp_path / "cluster", built_models, nodes=nodes)
+    return lambda nodes, **options: Cluster(tmp_path / "cluster", built_models, nodes, **options)

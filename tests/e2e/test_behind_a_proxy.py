@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import getpass
 import http.client
 import re
@@ -17,10 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import Authority
 from free_ports import free_port
 
 from capamesh.cli.local_cluster import LocalCluster
@@ -60,38 +56,9 @@ def replaced(text: str, changes: dict[str, str]) -> str:
     return text
 
 
-def write_certificate(folder: Path) -> tuple[Path, Path]:
-    """Write a certificate that signs itself for `localhost`, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    files = folder / "certificate.pem", folder / "certificate.key"
-    files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    files[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return files
-
-
 def nginx(folder: Path, port: int, router: str) -> list[str]:
     """Write the page's configuration for a port; return the command that runs it."""
-    certificate, key = write_certificate(folder)
+    certificate, key = Authority(folder).issue("localhost")
     (keys,) = re.findall(r'^```\n("Bearer .*?)^```$', PAGE, re.MULTILINE | re.DOTALL)
     (folder / "keys").write_text(keys)
     site = replaced(
@@ -122,7 +89,7 @@ def nginx(folder: Path, port: int, router: str) -> list[str]:
 
 def caddy(folder: Path, port: int, router: str) -> list[str]:
     """Write the page's configuration for a port; return the command that runs it."""
-    certificate, key = write_certificate(folder)
+    certificate, key = Authority(folder).issue("localhost")
     site = replaced(
         block("caddy"),
         {
@@ -165,7 +132,7 @@ def running(name: str, folder: Path, router: str) -> Iterator[int]:
 
 @pytest.fixture(params=PROXIES)
 def proxy(request: pytest.FixtureRequest, cluster: LocalCluster, tmp_path: Path) -> Iterator[int]:
-    """Return the port of a proxy on `localhost`; its certificate is in `tmp_path`."""
+    """Return the port of a proxy on `localhost`; who signed its certificate is in `tmp_path`."""
     with running(request.param, tmp_path, cluster.http_url.removeprefix("http://")) as port:
         yield port
 
@@ -184,7 +151,7 @@ def status(port: int, ca: Path, path: str, headers: dict[str, str], body: bytes 
 async def test_client_with_a_key_gets_what_the_router_says(
     proxy: int, cluster: LocalCluster, tmp_path: Path
 ) -> None:
-    ca, url = tmp_path / "certificate.pem", f"https://localhost:{proxy}"
+    ca, url = tmp_path / "authority.pem", f"https://localhost:{proxy}"
     row = np.zeros((1, 64), np.float32)
     async with AsyncClient(cluster.http_url) as direct:
         expected = (await direct.infer("digits", {"X": row}))["label"]
@@ -195,7 +162,7 @@ async def test_client_with_a_key_gets_what_the_router_says(
 
 
 async def test_client_without_the_right_key_gets_nothing(proxy: int, tmp_path: Path) -> None:
-    ca, url = tmp_path / "certificate.pem", f"https://localhost:{proxy}"
+    ca, url = tmp_path / "authority.pem", f"https://localhost:{proxy}"
     for headers in ({}, {"Authorization": "Bearer another"}, {"Authorization": KEY}):
         assert status(proxy, ca, "/v2", headers) == 401
         with Client(url, headers=headers, ca=ca) as client, pytest.raises(CapameshError):
@@ -207,13 +174,13 @@ async def test_client_without_the_right_key_gets_nothing(proxy: int, tmp_path: P
 async def test_nginx_refuses_a_body_that_is_too_large_by_its_head(
     proxy: int, tmp_path: Path
 ) -> None:
-    ca = tmp_path / "certificate.pem"
+    ca = tmp_path / "authority.pem"
     declared = KNOWN | {"Content-Length": str(65 * MIB)}
     assert status(proxy, ca, "/v2/models/digits/infer", declared, b" ") == 413
 
 
 async def test_events_of_the_page_come_through_at_once(proxy: int, tmp_path: Path) -> None:
-    context = ssl.create_default_context(cafile=tmp_path / "certificate.pem")
+    context = ssl.create_default_context(cafile=tmp_path / "authority.pem")
     connection = http.client.HTTPSConnection("localhost", proxy, timeout=LIMIT_S, context=context)
     try:
         connection.request("GET", "/v1/page/changes?after=0", headers=KNOWN)

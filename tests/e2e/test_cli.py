@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,11 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clusters import is_alive
 
 import capamesh.cli
-from capamesh.cli.local_cluster import LocalCluster
-from capamesh.client import AsyncClient, Client
-from capamesh.protocol.errors import LocalError
+from capamesh.client import Client
 from capamesh.protocol.member_status import NOT_READY
 
 MODELS = Path(capamesh.cli.__path__[0]) / "samples" / "models"
@@ -49,65 +46,11 @@ def run_json(*arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that only waits to be reaped does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
 def until(is_so: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + LIMIT_S
     while not is_so():
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
-
-
-def all_pids(status: dict[str, Any]) -> list[int]:
-    return [status["pid"], status["sidecar_pid"], *status.get("worker_pids", [])]
-
-
-@pytest.mark.smoke
-async def test_cluster_serves_loses_a_node_gains_one_and_leaves_nothing_behind(
-    tmp_path: Path,
-) -> None:
-    x = {"X": np.zeros((3, 64), np.float32)}
-    async with LocalCluster(tmp_path, MODELS, nodes=2) as cluster:
-        await cluster.wait_routable(2, ["digits", "breast_cancer"])
-        pids = [pid for member in cluster.members for pid in all_pids(member.status())]
-        assert len(pids) == 2 + 2 * 3
-        async with AsyncClient(cluster.http_url) as client:
-            assert (await client.infer("digits", x))["probabilities"].shape == (3, 10)
-            killed = cluster.nodes[0]
-            killed.signal(signal.SIGKILL)
-            assert await killed.wait() == -signal.SIGKILL
-            for _ in range(20):
-                assert (await client.infer("digits", x))["label"].shape == (3,)
-            with pytest.raises(LocalError, match=r"node-1 \(pid \d+\) ended with signal 9"):
-                await cluster.wait_routable(2)
-            added = await cluster.add_node()
-            assert added.name == "node-3"
-            await cluster.wait_routable(2)
-        pids += all_pids(added.status())
-    assert [node.is_running for node in cluster.nodes] == [False, False, False]
-    assert await cluster.nodes[1].wait() == 0
-    assert await cluster.router.wait() == 0
-    assert cluster.nodes[1].status()["state"] == "stopped"
-    # A killed member's sidecar and worker end by themselves when they notice.
-    await asyncio.to_thread(until, lambda: not any(is_alive(pid) for pid in pids))
-
-
-async def test_cluster_that_cannot_start_says_why_and_leaves_nothing_behind(
-    tmp_path: Path,
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        cluster = LocalCluster(tmp_path, MODELS, nodes=1, http=f"127.0.0.1:{port}")
-        with pytest.raises(LocalError, match=f"cannot listen for HTTP on 127.0.0.1:{port}"):
-            await cluster.start()
-    assert [member.is_running for member in cluster.members] == [False]
 
 
 @pytest.fixture
@@ -149,35 +92,27 @@ def test_dev_up_can_be_used_from_the_command_line_and_ends_at_ctrl_c(
     assert "breast_cancer/1" in run("nodes", "--wide", *router).stdout
 
     models = run_json("models", *router)
-    assert [(m["name"], m["version"], m["state"]) for m in models] == [
-        (name, "1", "READY") for name in samples
-    ]
+    assert [(m["name"], m["state"]) for m in models] == [(name, "READY") for name in samples]
     assert "FP32[-1,64]" in run("models", *router).stdout
 
     rows = np.random.default_rng(5).uniform(0, 16, (4, 64)).astype(np.float32)
     np.save(tmp_path / "rows.npy", rows)
-    (tmp_path / "rows.json").write_text(json.dumps(rows.tolist()))
     with Client(url) as client:
         expected = client.infer("digits", {"X": rows})["label"].tolist()
-    for value in (f"@{tmp_path}/rows.npy", f"@{tmp_path}/rows.json", json.dumps(rows.tolist())):
-        answer = run_json("infer", "digits", "--input", f"X={value}", "-o", "label", *router)
-        assert answer.pop("timings")["attempts"] == 1
-        assert answer == {
-            "model": "digits",
-            "version": "1",
-            "node": node["peer_id"],
-            "id": "",
-            "parameters": {},
-            "cache": "",
-            "outputs": [{"name": "label", "dtype": "int64", "shape": [4], "data": expected}],
-        }
-    assert (
-        "probabilities" in run("infer", "digits", "-i", f"X=@{tmp_path}/rows.npy", *router).stdout
-    )
-
-    given = ("infer", "digits", "-i", f"X=@{tmp_path}/rows.npy", "--top", "2", *router)
-    with Client(url) as client:
         scored = client.infer("digits", {"X": rows}, classes={"probabilities": 2}).classes
+    value = f"X=@{tmp_path}/rows.npy"
+    answer = run_json("infer", "digits", "--input", value, "-o", "label", *router)
+    assert answer.pop("timings")["attempts"] == 1
+    assert answer == {
+        "model": "digits",
+        "version": "1",
+        "node": node["peer_id"],
+        "id": "",
+        "parameters": {},
+        "cache": "",
+        "outputs": [{"name": "label", "dtype": "int64", "shape": [4], "data": expected}],
+    }
+    given = ("infer", "digits", "-i", value, "--top", "2", *router)
     best = [row[0] for row in scored["probabilities"]]
     assert [(one.index, one.label) for one in best] == [(one, str(one)) for one in expected]
     label, probabilities = run_json(*given)["outputs"]
@@ -186,19 +121,11 @@ def test_dev_up_can_be_used_from_the_command_line_and_ends_at_ctrl_c(
     shown = run(*given)
     assert f"probabilities  0    {expected[0]}      {best[0].score:.6g}" in shown.stdout
     assert f"by {node['name']} (…{node['peer_id'][-8:]}), version 1" in shown.stderr
-    refused = run(
-        "infer", "digits", "-i", f"X=@{tmp_path}/rows.npy", "-o", "label", "--top", "2", *router
-    )
-    assert refused.returncode == 2
-
     wrong = run("infer", "digits", "--input", "X=[[1,2]]", *router)
     assert (wrong.returncode, wrong.stdout) == (1, "")
     assert wrong.stderr == (
         "capamesh: error: tensor 'X' has shape [1, 2], the model takes [-1, 64] (-1 is any size)\n"
     )
-    absent = run("infer", "absent", "--input", "X=1", *router)
-    assert absent.returncode == 1
-    assert "no node hosts model 'absent'" in absent.stderr
 
     for member in (report["router"], report["nodes"][0]):
         role = "router" if member["name"] == "router" else "node"
@@ -223,7 +150,7 @@ def test_cluster_whose_owner_is_killed_ends_by_itself(
     pids = [report["router"]["pid"], *(node["pid"] for node in report["nodes"])]
     process.kill()
     process.wait(timeout=LIMIT_S)
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    until(lambda: not any(map(is_alive, pids)))
 
 
 def test_network_by_hand_admits_with_a_piped_token_and_shuts_out_at_once(

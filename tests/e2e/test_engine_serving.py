@@ -1,4 +1,4 @@
-"""What a node's folder may hold and what its queue promises: deadlines, Triton's files, pipelines, sequences."""
+"""What a node's queue promises: deadlines, requests that are given up, sequences of a real model of speech."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ import pytest_asyncio
 import tritonclient.http as triton
 from engine_link import ask, control, counted, load_of, metrics_text, node_link, row, until
 from machine_speed import times_slower
-from tritonclient.utils import InferenceServerException
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.client import AsyncClient, Client
@@ -34,28 +33,6 @@ ROOT = Path(__file__).resolve().parents[2]
 VAD = "silero_vad"
 LATE_S = 0.020
 """How exactly a deadline is kept, as many times as this machine is slower: the node looks every 5 ms, and the event loops have other things to do."""
-
-TRITON_CONFIG = """
-name: "graded"
-platform: "onnxruntime_onnx"
-max_batch_size: 8
-input [ { name: "x" data_type: TYPE_FP32 dims: [ 4 ] } ]
-output [ { name: "y" data_type: TYPE_FP32 dims: [ 4 ] } ]
-dynamic_batching { preferred_batch_size: [ 4, 8 ] max_queue_delay_microseconds: 100 }
-instance_group [ { count: 2 kind: KIND_CPU } ]
-version_policy: { specific: { versions: [ 1, 3 ] } }
-"""
-PIPELINE = """
-[[step]]
-model = "doubled"
-inputs = {x = "raw"}
-outputs = {y = "twice"}
-
-[[step]]
-model = "raised"
-inputs = {x = "twice"}
-outputs = {y = "result"}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +55,7 @@ async def serving(
     models = folder / "models"
     for name in ("looping", "left"):
         engine_models.save(engine_models.looping(), models, name)
-    for version in (1, 2, 3):
-        engine_models.save(engine_models.adding(version), models, "graded", version)
-    (models / "graded" / "config.pbtxt").write_text(TRITON_CONFIG)
-    engine_models.save(engine_models.multiplying(2), models, "doubled")
     engine_models.save(engine_models.adding(0.5), models, "raised")
-    (models / "chained").mkdir()
-    (models / "chained" / "capamesh.toml").write_text(PIPELINE)
     if speech is not None:
         shutil.copytree(speech, models / VAD)
     options = ("--threads", "1", "--metrics", "127.0.0.1:0")
@@ -175,42 +146,6 @@ async def test_metrics_tell_of_the_agent_s_and_the_worker_s_event_loop(
     await until(beats, lambda counts: min(counts) > 0)
 
 
-async def test_repository_made_for_triton_is_served_as_it_is(serving: LocalCluster) -> None:
-    def asked(version: str, rows: int) -> Any:
-        x = np.arange(rows * 4, dtype=np.float32).reshape(rows, 4)
-        tensor = triton.InferInput("x", x.shape, "FP32")
-        tensor.set_data_from_numpy(x)
-        with triton.InferenceServerClient(serving.http_url.removeprefix("http://")) as client:
-            return client.infer("graded", [tensor], model_version=version).as_numpy("y") - x
-
-    def metadata() -> Any:
-        with triton.InferenceServerClient(serving.http_url.removeprefix("http://")) as client:
-            return client.get_model_metadata("graded")
-
-    assert (await asyncio.to_thread(metadata))["versions"] == ["1", "3"]
-    for version, added in (("1", 1.0), ("3", 3.0), ("", 3.0)):
-        got = await asyncio.to_thread(asked, version, 8)
-        assert got.tolist() == [[added] * 4] * 8
-    with pytest.raises(InferenceServerException, match="no version '2'"):
-        await asyncio.to_thread(asked, "2", 1)
-    with pytest.raises(InferenceServerException, match="9 rows"):
-        await asyncio.to_thread(asked, "", 9)
-
-
-async def test_pipeline_answers_as_its_models_do_one_after_the_other(
-    serving: LocalCluster,
-) -> None:
-    x = np.random.default_rng(20261124).random((3, 4), np.float32)
-    async with AsyncClient(serving.http_url) as client:
-        metadata = await client.metadata("chained")
-        assert [spec.name for spec in metadata.inputs] == ["raw"]
-        chained = await client.infer("chained", {"raw": x})
-        twice = (await client.infer("doubled", {"x": x}))["y"]
-        by_hand = (await client.infer("raised", {"x": twice}))["y"]
-    np.testing.assert_array_equal(chained["result"], by_hand)
-    np.testing.assert_array_equal(by_hand, x * 2 + np.float32(0.5))
-
-
 class Listener:
     """The speech detector in this process, one window after the other."""
 
@@ -258,17 +193,6 @@ def recording_of(speech: Path | None) -> tuple[Path, Any, Any]:
         pytest.skip(f"{VAD} is optional: pip install --no-deps -r requirements/models.txt")
     cases: Any = np.load(speech.parents[1] / "cases" / f"{VAD}.npz")
     return speech, cases["rows"], cases["rate_hz"]
-
-
-async def test_speech_is_heard_window_by_window_as_in_one_process(
-    serving: LocalCluster, speech: Path | None
-) -> None:
-    model, windows, rate_hz = recording_of(speech)
-    expected = Listener(model).probabilities(windows, rate_hz)
-    assert min(expected) < 0.01
-    assert max(expected) > 0.99
-    heard = await asyncio.to_thread(heard_by_the_network, serving, 7, windows, rate_hz)
-    np.testing.assert_allclose(heard, expected, rtol=1e-5)
 
 
 async def test_sequence_of_the_sdk_starts_goes_on_and_ends_by_itself(

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from clusters import until_all_know
 from polling import until
-from router_workers import until_all_know
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.client import AsyncClient

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -89,56 +88,27 @@ def write_folder(folder: Path, *, has_four_bits: bool = False) -> None:
 
 def settings() -> dict[str, object]:
     """Return what the builder says of it, with names of inputs that the decoder does without."""
-    window = {"window_size": WINDOW, "slide_key_value_cache": False, "slide_inputs": False}
+    inputs = {name: name for name in ("input_ids", "attention_mask", "position_ids")}
+    past = {f"past_{part}_names": f"past_key_values.%d.{part}" for part in ("key", "value")}
+    present = {f"present_{part}_names": f"present.%d.{part}" for part in ("key", "value")}
     layers = [layer for layer in range(LAYERS) if layer % 2 == 0]
-    return {
-        "model": {
-            "bos_token_id": 0,
-            "context_length": CONTEXT,
-            "decoder": {
-                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-                "filename": "model.onnx",
-                "head_size": HEAD_SIZE,
-                "hidden_size": HIDDEN,
-                "inputs": {
-                    "input_ids": "input_ids",
-                    "attention_mask": "attention_mask",
-                    "position_ids": "position_ids",
-                    "past_key_names": "past_key_values.%d.key",
-                    "past_value_names": "past_key_values.%d.value",
-                },
-                "outputs": {
-                    "logits": "logits",
-                    "present_key_names": "present.%d.key",
-                    "present_value_names": "present.%d.value",
-                },
-                "num_attention_heads": HEADS,
-                "num_hidden_layers": LAYERS,
-                "num_key_value_heads": KV_HEADS,
-                "sliding_window": {**window, "layers": layers, "cache_slack": 0},
-            },
-            "eos_token_id": [1, 3],
-            "pad_token_id": 1,
-            "type": "gemma2",
-            "vocab_size": VOCABULARY,
-        },
-        "search": {
-            "diversity_penalty": 0.0,
-            "do_sample": False,
-            "early_stopping": True,
-            "length_penalty": 1.0,
-            "max_length": CONTEXT,
-            "min_length": 0,
-            "no_repeat_ngram_size": 0,
-            "num_beams": 1,
-            "num_return_sequences": 1,
-            "past_present_share_buffer": False,
-            "repetition_penalty": 1.0,
-            "temperature": 1.0,
-            "top_k": 50,
-            "top_p": 1.0,
-        },
+    window = {"window_size": WINDOW, "slide_key_value_cache": False, "slide_inputs": False}
+    decoder = {
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "filename": "model.onnx",
+        "head_size": HEAD_SIZE,
+        "hidden_size": HIDDEN,
+        "inputs": inputs | past,
+        "outputs": {"logits": "logits"} | present,
+        "num_attention_heads": HEADS,
+        "num_hidden_layers": LAYERS,
+        "num_key_value_heads": KV_HEADS,
+        "sliding_window": {**window, "layers": layers, "cache_slack": 0},
     }
+    tokens = {"bos_token_id": 0, "eos_token_id": [1, 3], "pad_token_id": 1}
+    model = {"type": "gemma2", "vocab_size": VOCABULARY, "context_length": CONTEXT}
+    search = {"do_sample": False, "max_length": CONTEXT, "past_present_share_buffer": False}
+    return {"model": {**tokens, **model, "decoder": decoder}, "search": search}
 
 
 def decoder() -> onnx.ModelProto:
@@ -163,22 +133,15 @@ def decoder() -> onnx.ModelProto:
     for layer in range(LAYERS):
         of = f"{layer}."
         add("MatMul", [normed, of + "qkv"], of + "qkv_made")
+        past, present = (
+            [f"{name}.{layer}.{part}" for part in ("key", "value")]
+            for name in ("past_key_values", "present")
+        )
         add(
             "GroupQueryAttention",
-            [
-                of + "qkv_made",
-                "",
-                "",
-                f"past_key_values.{layer}.key",
-                f"past_key_values.{layer}.value",
-                "seqlens_k",
-                "total",
-                "cos_cache",
-                "sin_cache",
-            ],
+            [of + "qkv_made", "", "", *past, "seqlens_k", "total", "cos_cache", "sin_cache"],
             of + "attended",
-            f"present.{layer}.key",
-            f"present.{layer}.value",
+            *present,
             domain=ours,
             num_heads=HEADS,
             kv_num_heads=KV_HEADS,
@@ -270,15 +233,9 @@ def in_four_bits(model: onnx.ModelProto) -> onnx.ModelProto:
 def skipped(nodes: list[onnx.NodeProto], stream: str, added: str, gain: str, normed: str) -> str:
     """Add what is added to the stream and normed at once; return the stream after it."""
     outputs = [normed, "", "", f"{normed}.stream"]
-    nodes.append(
-        helper.make_node(
-            "SkipSimplifiedLayerNormalization",
-            [stream, added, gain],
-            outputs,
-            domain="com.microsoft",
-            epsilon=EPSILON,
-        )
-    )
+    kind, domain = "SkipSimplifiedLayerNormalization", "com.microsoft"
+    inputs = [stream, added, gain]
+    nodes.append(helper.make_node(kind, inputs, outputs, domain=domain, epsilon=EPSILON))
     return outputs[3]
 
 
@@ -339,20 +296,10 @@ def genai_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("genai")
     for name in ("gemma", FOUR_BITS):
         write_folder(folder / name, has_four_bits=name == FOUR_BITS)
-        imported(folder / name, folder / "models")
+        words = ("model", "import-llm", str(folder / name), "--to", str(folder / "models"))
+        command = [sys.executable, "-m", "capamesh.cli", *words]
+        subprocess.run(command, capture_output=True, timeout=120, check=True)
     return folder / "models"
-
-
-def imported(source: Path, to: Path) -> subprocess.CompletedProcess[str]:
-    command = (sys.executable, "-m", "capamesh.cli", "model", "import-llm", str(source))
-    return subprocess.run(
-        [*command, "--to", str(to)],
-        env=dict(os.environ),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -388,24 +335,18 @@ def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
 
 
-async def test_other_architecture_answers_as_it_would_by_a_plain_loop(
+async def test_other_architecture_answers_as_it_would_by_a_plain_loop_whoever_is_beside(
     genai_cluster: LocalCluster,
 ) -> None:
-    short = expected([user("Hi")])
     first = await chat(genai_cluster, [user(LONG)])
-    assert first == expected([user(LONG)]) != short
-    assert await chat(genai_cluster, [user("Hi")]) == short
+    assert first == expected([user(LONG)])
     # the next turn begins where the last one ended, in the slot or in one that is copied
     turns = [user(LONG), {"role": "assistant", "content": first}, user("Which lamps?")]
     assert await chat(genai_cluster, turns) == expected(turns)
-
-
-async def test_answers_beside_one_another_are_those_of_each_alone(
-    genai_cluster: LocalCluster,
-) -> None:
     asked = [[user(LONG[:length])] for length in (1, 20, 40, 60, len(LONG))]
     found = await asyncio.gather(*(chat(genai_cluster, each) for each in asked))
     assert found == [expected(each) for each in asked]
+    assert len({*found}) > 1
 
 
 async def test_four_bits_with_an_accuracy_level_answer_whoever_is_beside(

@@ -17,9 +17,9 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from chaos import slowed, worker_pids
-from chaos_cluster import metrics_at
+from clusters import metrics_at
 from polling import until
-from tiny_llama import CONTEXT, Variant, gguf, write_decoder_folder
+from tiny_llama import Variant, gguf, write_decoder_folder
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.client import AsyncClient
@@ -112,61 +112,6 @@ async def test_chat_is_answered_whole_and_in_parts_alike(chat_cluster: LocalClus
         return sum(bool(said(part)) for part in parts) > 2
 
     await until(comes_in_parts)  # a router that stood still meanwhile has all tokens at once
-
-
-async def test_several_choices_and_log_probabilities(chat_cluster: LocalCluster) -> None:
-    asked = body_of(
-        n=3, temperature=1, seed=7, ignore_eos=True, logprobs=True, top_logprobs=2, max_tokens=6
-    )
-    (_, first), (_, second) = await asyncio.gather(
-        ask(chat_cluster, **asked), ask(chat_cluster, **asked)
-    )
-    assert first["choices"] == second["choices"]
-    assert len({each["message"]["content"] for each in first["choices"]}) == 3
-    for choice in first["choices"]:
-        told = choice["logprobs"]["content"]
-        assert len(told) == 6
-        assert all(len(each["top_logprobs"]) == 2 for each in told)
-
-
-async def test_text_is_gone_on_with(chat_cluster: LocalCluster) -> None:
-    asked = {"model": "tiny", "prompt": "The ferry left", "max_tokens": 5, "temperature": 0}
-    status, plain = await ask(chat_cluster, "completions", **asked)
-    assert status == 200, plain
-    _, echoed = await ask(chat_cluster, "completions", **asked, echo=True)
-    assert echoed["choices"][0]["text"] == "The ferry left" + plain["choices"][0]["text"]
-
-
-async def test_answer_follows_a_schema(chat_cluster: LocalCluster) -> None:
-    schema = {
-        "type": "object",
-        "properties": {"a": {"type": "boolean"}},
-        "required": ["a"],
-        "additionalProperties": False,
-    }
-    form = {"type": "json_schema", "json_schema": {"name": "one", "schema": schema}}
-    status, found = await ask(chat_cluster, **body_of(response_format=form, max_tokens=64))
-    assert status == 200, found
-    assert json.loads(found["choices"][0]["message"]["content"])["a"] in {True, False}
-
-
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        ({"messages": [{"role": "user", "content": "word " * 4000}]}, f"{CONTEXT}"),
-        ({"logit_bias": {"100000": 1}}, "100000"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 3}}}}, ""),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}, "tool_choice"),
-    ],
-)  # fmt: skip
-async def test_bad_input_is_told_and_costs_nothing(
-    chat_cluster: LocalCluster, wrong: dict[str, Any], words: str
-) -> None:
-    status, told = await ask(chat_cluster, **body_of(**wrong))
-    assert status in {400, 413}, told
-    assert words in told["error"]["message"]
-    status, found = await ask(chat_cluster, **body_of())
-    assert status == 200, found
 
 
 def counted(cluster: LocalCluster) -> tuple[int, int, int]:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import job_model
+import engine_models
 import pytest
 import pytest_asyncio
-from chaos_cluster import metrics_at
+from clusters import metrics_at
 from tiny_llama import write_decoder_folder
 
 from capamesh.cli.local_cluster import LocalCluster
@@ -85,7 +85,7 @@ def two_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two") / "models"
     write_decoder_folder(folder / "tiny" / "1")
     (folder / "tiny" / "capamesh.toml").write_text("task = 'chat'\n")
-    job_model.write_model(folder, 1)
+    engine_models.save(engine_models.adding(1), folder, "adding")
     return folder
 
 
@@ -98,8 +98,10 @@ async def cluster(
         yield running
 
 
-async def jobs(cluster: LocalCluster, folder: Path, *words: str) -> tuple[int, str, str]:
-    """Return how `capamesh jobs` ends, and what it says."""
+async def jobs(
+    cluster: LocalCluster, folder: Path, *words: str, ends: bool = True
+) -> tuple[str, str]:
+    """Run `capamesh jobs`, which ends well or not, as told; return what it prints, and says beside that."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "capamesh.cli", "jobs", *words),
         cwd=folder,
@@ -108,53 +110,55 @@ async def jobs(cluster: LocalCluster, folder: Path, *words: str) -> tuple[int, s
         stderr=subprocess.PIPE,
     )
     out, err = await asyncio.wait_for(process.communicate(), 180.0)
-    return process.returncode or 0, out.decode(), err.decode()
+    assert (process.returncode == 0) is ends, err
+    return out.decode(), err.decode()
 
 
 async def test_each_line_is_a_bad_row_with_a_reason_and_the_others_are_answered(
     cluster: LocalCluster, tmp_path: Path
 ) -> None:
     body = {"messages": HI, "max_tokens": 3, "temperature": 0}
-    lines = [json.dumps({"custom_id": name, **body, **more}) for name, more in FINE.items()]
-    lines += [json.dumps({"custom_id": name, **body, **more}) for name, (more, _) in WRONG.items()]
-    lines.append(json.dumps({"custom_id": ESCAPE, **body, "n": 0}))
-    raw = [line.encode() for line in lines] + list(RAW.values())
+    told = FINE | {name: more for name, (more, _) in WRONG.items()} | {ESCAPE: {"n": 0}}
+    raw = [json.dumps({"custom_id": name, **body, **more}).encode() for name, more in told.items()]
+    raw += RAW.values()
     (tmp_path / "lines.jsonl").write_bytes(b"\n".join(raw))
-    before = await metrics_at(cluster.http_url)
-    code, _, err = await jobs(
-        cluster, tmp_path, "submit", "lines.jsonl", "--model", "tiny", "--watch"
-    )
-    assert code == 0, err
-    after = await metrics_at(cluster.http_url)
-    code, out, err = await jobs(cluster, tmp_path, "results", "last", "-o", "answers.jsonl")
-    assert code == 0, err
-    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
-    code, out, err = await jobs(cluster, tmp_path, "logs", "last", "--bad-rows", "--json")
-    assert code == 0, err
-    bad = {each["row"]: each for each in map(json.loads, out.splitlines())}
-    assert [row["id"] for row in rows] == list(FINE)
-    assert sorted(bad) == list(range(len(FINE), len(raw)))
-    for number, (name, (_, words)) in enumerate(WRONG.items(), len(FINE)):
-        assert bad[number]["id"] == name
-        assert words in bad[number]["message"]
-        assert 10 < len(bad[number]["message"]) < 1000
+    before = await calls(cluster)
+    await jobs(cluster, tmp_path, "submit", "lines.jsonl", "--model", "tiny", "--watch")
     # a line that a node refuses is sent once, and once more alone at most
-    sent = sum(
-        count for name, count in after.items() if name.startswith("capamesh_job_calls_total")
-    )
-    sent -= sum(
-        count for name, count in before.items() if name.startswith("capamesh_job_calls_total")
-    )
-    assert sent <= 3 * (len(FINE) + len(WRONG)), after
-    _, shown, _ = await jobs(cluster, tmp_path, "logs", "last", "--bad-rows")
-    assert "\x1b" not in shown
-    assert "\x00" not in shown
-    text = await raw_metrics(cluster)
+    assert await calls(cluster) - before <= 3 * (len(FINE) + len(WRONG))
+    await jobs(cluster, tmp_path, "results", "last", "-o", "answers.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == list(FINE)
+    bad = await bad_rows(cluster, tmp_path)
+    assert [each["row"] for each in bad] == list(range(len(FINE), len(raw)))
+    for each, (name, (_, words)) in zip(bad, WRONG.items(), strict=False):
+        assert each["id"] == name
+        assert words in each["message"]
+        assert 10 < len(each["message"]) < 1000
+    shown, _ = await jobs(cluster, tmp_path, "logs", "last", "--bad-rows")
+    assert not {"\x1b", "\x00"} & set(shown)
+    text = await metrics_text(cluster)
     assert "gpt-5" not in text
     assert "mmmm" not in text
 
+    (tmp_path / "chats.jsonl").write_text((json.dumps({"messages": HI}) + "\n") * 3)
+    _, err = await jobs(cluster, tmp_path, "submit", "chats.jsonl", "--model", "adding", "--watch")
+    assert "3 bad" in err
+    assert ["'x'" in each["message"] for each in await bad_rows(cluster, tmp_path)] == [True] * 3
 
-async def raw_metrics(cluster: LocalCluster) -> str:
+
+async def calls(cluster: LocalCluster) -> float:
+    """Return how many calls of jobs the router has sent."""
+    found = await metrics_at(cluster.http_url)
+    return sum(n for name, n in found.items() if name.startswith("capamesh_job_calls_total"))
+
+
+async def bad_rows(cluster: LocalCluster, folder: Path) -> list[dict[str, Any]]:
+    out, _ = await jobs(cluster, folder, "logs", "last", "--bad-rows", "--json")
+    return [json.loads(line) for line in out.splitlines()]
+
+
+async def metrics_text(cluster: LocalCluster) -> str:
     async with (
         aiohttp.ClientSession() as client,
         client.get(f"{cluster.http_url}/metrics") as answer,
@@ -162,42 +166,11 @@ async def raw_metrics(cluster: LocalCluster) -> str:
         return await answer.text()
 
 
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        ("nobody-has-it", "nobody-has-it"),
-        (ESCAPE[:-2], "model"),
-        ("m" * 100_000, "model"),
-    ],
-)
-async def test_model_that_cannot_answer_chats_is_told_when_the_job_is_submitted(
-    cluster: LocalCluster, tmp_path: Path, model: str, words: str
-) -> None:
-    (tmp_path / "chats.jsonl").write_text(json.dumps({"messages": HI}) + "\n")
-    code, _, err = await jobs(cluster, tmp_path, "submit", "chats.jsonl", "--model", model)
-    assert code != 0
-    assert words in err
-    assert len(err) < 2000
-    assert "\x1b[31m" not in err
-
-
-async def test_chats_for_a_model_that_does_not_generate_are_bad_rows(
+async def test_made_up_names_of_models_are_refused_and_leave_nothing_behind(
     cluster: LocalCluster, tmp_path: Path
 ) -> None:
-    (tmp_path / "chats.jsonl").write_text((json.dumps({"messages": HI}) + "\n") * 3)
-    words = ("submit", "chats.jsonl", "--model", job_model.NAME, "--watch")
-    code, _, err = await jobs(cluster, tmp_path, *words)
-    assert code == 0, err
-    assert "3 bad" in err
-    _, out, _ = await jobs(cluster, tmp_path, "logs", "last", "--bad-rows", "--json")
-    bad = [json.loads(line) for line in out.splitlines()]
-    assert len(bad) == 3
-    assert all("'x'" in each["message"] for each in bad), bad
-
-
-async def test_made_up_names_of_models_leave_nothing_behind(cluster: LocalCluster) -> None:
     source = {"url": "file:///nowhere/rows.jsonl", "columns": {"x": ["x"]}}
-    before = (await raw_metrics(cluster)).count("\n")
+    before = (await metrics_text(cluster)).count("\n")
     async with aiohttp.ClientSession(cluster.http_url) as client:
         for at in range(200):
             job = {"model": f"made-up-{at}", "input": source}
@@ -206,6 +179,18 @@ async def test_made_up_names_of_models_leave_nothing_behind(cluster: LocalCluste
         for body in (json.dumps({"model": "m" * 10_000_000, "input": source}), "[" * 200_000):
             async with client.post("/v1/jobs", data=io.BytesIO(body.encode())) as answer:
                 assert answer.status in {400, 413}
-    text = await raw_metrics(cluster)
+    text = await metrics_text(cluster)
     assert "made-up" not in text
     assert text.count("\n") <= before + 20
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"messages": HI}) + "\n")
+    for model, words in (
+        ("nobody-has-it", "nobody-has-it"),
+        (ESCAPE[:-2], "model"),
+        ("m" * 100_000, "model"),
+    ):
+        _, err = await jobs(
+            cluster, tmp_path, "submit", "chats.jsonl", "--model", model, ends=False
+        )
+        assert words in err
+        assert len(err) < 2000
+        assert "\x1b[31m" not in err

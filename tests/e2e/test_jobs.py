@@ -12,11 +12,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pytest
+from job_http import JobHttp
 from postgres import served
 
 from capamesh.cli.local_cluster import LocalCluster
@@ -28,6 +28,7 @@ SECONDS = 600.0
 """Far more than a job takes; it only ends a test that hangs."""
 TAKEN_OVER_S = LEASE_S + 1.0
 Rows = npt.NDArray[np.float32]
+Direct = Callable[[Rows], dict[str, npt.NDArray[Any]]]
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def rows(built_models: Path) -> Rows:
 
 
 @pytest.fixture
-def direct(built_models: Path) -> Callable[[Rows], dict[str, npt.NDArray[Any]]]:
+def direct(built_models: Path) -> Direct:
     """Return what runs digits of shape [rows, 64] without a network: labels of shape [rows] and probabilities [rows, 10]."""
     model = built_models / "digits" / "1" / "model.onnx"
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -49,36 +50,17 @@ def direct(built_models: Path) -> Callable[[Rows], dict[str, npt.NDArray[Any]]]:
     return run
 
 
-async def submitted(cluster: LocalCluster, **words: object) -> dict[str, Any]:
-    async with (
-        aiohttp.ClientSession(cluster.http_url, headers=cluster.headers) as session,
-        session.post("/v1/jobs", json={"model": "digits", **words}) as response,
-    ):
-        job: dict[str, Any] = await response.json()
-        assert response.status == 201, job
-        return job
-
-
-async def until(
-    cluster: LocalCluster, job: dict[str, Any], is_so: Callable[[dict[str, Any]], bool]
-) -> dict[str, Any]:
-    """Return the job as a router tells it once something is so."""
-    async with (
-        asyncio.timeout(SECONDS),
-        aiohttp.ClientSession(cluster.http_url, headers=cluster.headers) as session,
-    ):
-        while True:
-            async with session.get(f"/v1/jobs/{job['id']}") as response:
-                now: dict[str, Any] = await response.json()
-            if is_so(now):
-                return now
-            assert now["state"] in {"planning", "running", "completed"}, now
-            await asyncio.sleep(0.1)
-
-
 def is_under_way(job: dict[str, Any]) -> bool:
     """Whether shards are at work; a look that is late sees what they have done."""
     return job["done"]["leased_shards"] > 1 or job["done"]["rows"] > 0
+
+
+async def completed(jobs: JobHttp, job: dict[str, Any], rows: int) -> dict[str, Any]:
+    """Return a job once it has ended, which must be well, with all rows."""
+    done = await jobs.ended(job["id"], SECONDS)
+    seen = (done["state"], done["done"]["rows"], done["done"]["bad_rows"])
+    assert seen == ("completed", rows, 0), done
+    return done
 
 
 async def results(store: str, folder: Path, job: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
@@ -118,42 +100,27 @@ def table(path: Path, rows: Rows, times: int) -> dict[str, Any]:
 
 
 @pytest.mark.smoke
-async def test_rows_of_a_table_have_the_results_of_a_direct_run(
-    built_models: Path,
-    tmp_path: Path,
-    rows: Rows,
-    direct: Callable[[Rows], dict[str, npt.NDArray[Any]]],
+async def test_rows_of_a_table_have_the_results_of_a_direct_run_whichever_node_is_killed(
+    built_models: Path, tmp_path: Path, rows: Rows, direct: Direct
 ) -> None:
-    source = table(tmp_path / "in.csv", rows, 4)
     options = ("--jobs-place", str(tmp_path))
-    async with LocalCluster(tmp_path / "c", built_models, 2, router_options=options) as cluster:
+    output = {"url": str(tmp_path / "out"), "format": "npz"}
+    async with (
+        LocalCluster(tmp_path / "c", built_models, 2, router_options=options) as cluster,
+        JobHttp(lambda: [cluster.http_url], cluster.headers) as jobs,
+    ):
         await cluster.wait_routable(2)
-        output = {"url": str(tmp_path / "out"), "format": "npz"}
-        job = await submitted(cluster, input=source, output=output)
-        done = await until(cluster, job, lambda each: each["state"] == "completed")
-        assert (done["rows"], done["done"]["rows"], done["done"]["bad_rows"]) == (1800, 1800, 0)
         store = str(cluster.router.data_folder / "jobs.db")
-        check(await results(store, tmp_path / "out", done), direct(rows), 4)
-
-
-async def test_node_that_is_killed_costs_no_row(
-    built_models: Path,
-    tmp_path: Path,
-    rows: Rows,
-    direct: Callable[[Rows], dict[str, npt.NDArray[Any]]],
-) -> None:
-    source = table(tmp_path / "in.csv", rows, 400)  # arrays are done before anybody is hurt
-    options = ("--jobs-place", str(tmp_path))
-    async with LocalCluster(tmp_path / "c", built_models, 2, router_options=options) as cluster:
-        await cluster.wait_routable(2)
-        output = {"url": str(tmp_path / "out"), "format": "npz"}
-        job = await submitted(cluster, input=source, output=output, concurrency=4)
-        await until(cluster, job, is_under_way)
-        cluster.nodes[0].signal(signal.SIGKILL)
-        done = await until(cluster, job, lambda each: each["state"] == "completed")
-        assert (done["done"]["rows"], done["done"]["bad_rows"]) == (180_000, 0)
-        store = str(cluster.router.data_folder / "jobs.db")
-        check(await results(store, tmp_path / "out", done), direct(rows), 400)
+        for times in (4, 200):  # arrays are done before a node is hurt
+            source = table(tmp_path / f"in-{times}.csv", rows, times)
+            job = await jobs.submit(
+                {"model": "digits", "input": source, "output": output, "concurrency": 4}
+            )
+            if times > 4:
+                await jobs.until(job["id"], is_under_way, SECONDS)
+                cluster.nodes[0].signal(signal.SIGKILL)
+            done = await completed(jobs, job, len(rows) * times)
+            check(await results(store, tmp_path / "out", done), direct(rows), times)
 
 
 @pytest.fixture
@@ -171,38 +138,43 @@ async def test_router_that_is_killed_or_frozen_is_taken_over(
     built_models: Path,
     tmp_path: Path,
     rows: Rows,
-    direct: Callable[[Rows], dict[str, npt.NDArray[Any]]],
+    direct: Direct,
     store: str,
     hurt: signal.Signals,
 ) -> None:
-    source = table(tmp_path / "in.csv", rows, 1600)  # arrays are done before anybody is hurt
-    options = (
-        *("--jobs-place", str(tmp_path)),
-        *("--jobs", store),
-        *("--jobs-folder", str(tmp_path / "jobs")),
-    )
+    source = table(tmp_path / "in.csv", rows, 1600)  # arrays are done before a router is hurt
+    options = ("--jobs-place", str(tmp_path), "--jobs", store)
+    shared = ("--jobs-folder", str(tmp_path / "jobs"))
+    output = {"url": str(tmp_path / "out"), "format": "npz"}
     async with AsyncExitStack() as stack:
         one, two = [
-            LocalCluster(tmp_path / name, built_models, 1, router_options=options)
+            await stack.enter_async_context(
+                LocalCluster(tmp_path / name, built_models, 1, router_options=(*options, *shared))
+            )
             for name in ("one", "two")
         ]
+        at_one, at_two = [
+            await stack.enter_async_context(
+                JobHttp(lambda url=cluster.http_url: [url], cluster.headers)  # type: ignore[misc]
+            )
+            for cluster in (one, two)
+        ]
         for cluster in (one, two):
-            await stack.enter_async_context(cluster)
             await cluster.wait_routable(1)
-        output = {"url": str(tmp_path / "out"), "format": "npz"}
-        job = await submitted(one, input=source, output=output, concurrency=2)
-        await until(two, job, is_under_way)
+        job = await at_one.submit(
+            {"model": "digits", "input": source, "output": output, "concurrency": 2}
+        )
+        await at_two.until(job["id"], is_under_way, SECONDS)
         one.router.signal(hurt)
         hurt_s = time.monotonic()
-        done = await until(two, job, lambda each: each["state"] == "completed")
+        done = await completed(at_two, job, len(rows) * 1600)
+        before = await results(store, tmp_path / "out", done)
+        check(before, direct(rows), 1600)
         if hurt is signal.SIGSTOP:
             await asyncio.sleep(max(0.0, hurt_s + TAKEN_OVER_S - time.monotonic()))
-            before = await results(store, tmp_path / "out", done)
             one.router.signal(signal.SIGCONT)
             # the woken router says the same as the other, and has changed nothing
-            again = await until(one, job, lambda each: each["state"] == "completed")
+            again = await at_one.ended(job["id"], SECONDS)
             assert again["done"] == done["done"]
             after = await results(store, tmp_path / "out", done)
             assert all(np.array_equal(before[name], after[name]) for name in before)
-        assert (done["done"]["rows"], done["done"]["bad_rows"]) == (720_000, 0)
-        check(await results(store, tmp_path / "out", done), direct(rows), 1600)

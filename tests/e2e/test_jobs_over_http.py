@@ -9,8 +9,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from clusters import until_all_know
 from job_files import write_jsonl
-from router_workers import until_all_know
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.protocol.errors import LocalError

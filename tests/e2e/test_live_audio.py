@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 import pytest_asyncio
 from engine_link import counted, until
-from page_steps import ROOT, steps
+from page_steps import ROOT, environment, steps
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.cli.member import Member
@@ -68,19 +68,7 @@ async def network(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Loc
 async def test_page_works_as_it_is_written(network: LocalCluster, tmp_path: Path) -> None:
     (tmp_path / "build").mkdir()
     (tmp_path / "build/cases").symlink_to(SPEECH.parent)
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    (commands / "capamesh").write_text(
-        f'#!/bin/sh\nexec {sys.executable} -P -m capamesh.cli "$@"\n'
-    )
-    (commands / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    for program in commands.iterdir():
-        program.chmod(0o700)
-    environment = {
-        "PATH": f"{commands}:{os.environ['PATH']}",
-        "HOME": str(tmp_path),
-        "CAPAMESH_ROUTER": network.http_url,
-    }
+    environ = environment(tmp_path, tmp_path, network.http_url)
     printed: list[str] = []
     for language, step in steps(PAGE):
         text = step.replace(ROUTER, network.http_url)
@@ -92,7 +80,7 @@ async def test_page_works_as_it_is_written(network: LocalCluster, tmp_path: Path
         process = await asyncio.create_subprocess_exec(
             *program,
             cwd=tmp_path,
-            env=environment,
+            env=environ,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

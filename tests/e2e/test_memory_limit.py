@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import engine_models
 import numpy as np
-import onnx
-from chaos_cluster import nodes_at
+from clusters import Cluster
 from engine_link import until
-from onnx import TensorProto, helper
 
-from capamesh.cli.local_cluster import LocalCluster
 from capamesh.client import AsyncClient
 from capamesh.protocol.errors import DeadlineExceeded, ModelUnavailable
 
 NAMES = ("big0", "big1", "big2", "big3")
-ROWS, WIDTH = 69_632, 64
-"""17 MiB of numbers."""
 TIMEOUT_S = 60.0
 PATIENCE_S = 240.0
 """A model gives way after ten times as long as it took to load, a minute at most: on a busy machine that is longer than one
 request may wait."""
-
-
-def looking_up(value: float) -> onnx.ModelProto:
-    """Return a model that answers with a row of a table of 17 MiB whose every number is `value`."""
-    return engine_models._model(
-        [helper.make_node("Gather", ["table", "index"], ["row"])],
-        [engine_models._value("index", TensorProto.INT64, [1])],
-        [engine_models._value("row", TensorProto.FLOAT, [1, WIDTH])],
-        {"table": np.full((ROWS, WIDTH), value, np.float32)},
-    )
 
 
 async def answer_of(client: AsyncClient, model: str) -> float:
@@ -43,7 +28,7 @@ async def answer_of(client: AsyncClient, model: str) -> float:
 
 
 async def first_answer_of(client: AsyncClient, model: str) -> float:
-    """Ask until there is room for the model; whoever comes too early is told to come again."""
+    """Ask until there is room for the model; who comes too early is told to come again."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
@@ -71,14 +56,10 @@ async def used(client: AsyncClient, models: Sequence[str]) -> AsyncIterator[None
             ended.set()
 
 
-async def states(cluster: LocalCluster) -> dict[str, str]:
+async def states(cluster: Cluster) -> dict[str, str]:
     """Return the state of each model by name, as the router knows it."""
-    nodes = await nodes_at(cluster.http_url)
-    return {model["name"]: model["state"] for node in nodes.values() for model in node["models"]}
-
-
-def count(of: Mapping[str, str], state: str) -> int:
-    return sum(one == state for one in of.values())
+    nodes = (await cluster.fleet()).values()
+    return {model["name"]: model["state"] for node in nodes for model in node["models"]}
 
 
 async def test_requested_model_replaces_an_unused_one_and_serving_models_go_on(
@@ -86,12 +67,12 @@ async def test_requested_model_replaces_an_unused_one_and_serving_models_go_on(
 ) -> None:
     models = tmp_path / "models"
     for at, name in enumerate(NAMES):
-        engine_models.save(looking_up(at), models, name)
+        engine_models.save(engine_models.looking_up(at), models, name)
     options = ("--poll", "0.2", "--memory-limit", "75MiB")
-    async with LocalCluster(tmp_path / "cluster", models, nodes=1, node_options=options) as cluster:
+    async with Cluster(tmp_path / "cluster", models, 1, node_options=options) as cluster:
         found = await until(
             lambda: states(cluster),
-            lambda seen: count(seen, "ready") + count(seen, "unloaded") == 4,
+            lambda seen: sum(one in {"ready", "unloaded"} for one in seen.values()) == len(NAMES),
         )
         ready = [name for name in NAMES if found[name] == "ready"]
         away = [name for name in NAMES if found[name] == "unloaded"]

@@ -104,10 +104,9 @@ def test_optimize_writes_a_model_that_serves_and_its_report(
     models: Path, built_models: Path, tmp_path: Path
 ) -> None:
     rows = inputs(built_models, "digits", tmp_path / "rows.npz")
-    report = run_json(
-        *("optimize", models / "digits", "--int8", "--inputs", rows, "--seconds", "0.3"),
-        "--allow-slower",  # how fast it is here is not the test's matter
-    )
+    # how fast it is here is not the test's matter
+    quick = ("--seconds", "0.3", "--allow-slower")
+    report = run_json("optimize", models / "digits", "--int8", "--inputs", rows, *quick)
     assert report["folder"] == str(models / "digits-int8" / "1")
     assert report["agreement"] >= 0.99
     assert report["rows"] == 450
@@ -115,57 +114,33 @@ def test_optimize_writes_a_model_that_serves_and_its_report(
     assert entries(models / "digits-int8") == ["1", "capamesh.toml", "labels.txt", "report.json"]
     assert [model.name for model in scan(models).models] == ["digits", "digits-int8", "magika"]
     assert run("check", models / "digits-int8", "--inputs", rows).returncode == 0
-    again = run("optimize", models / "digits", "--int8")
-    assert again.returncode == 1
-    assert "replace it with --force" in again.stderr
+    # convolutions, of a real model with real inputs
+    rows = inputs(built_models, "magika", tmp_path / "rows.npz")
+    out = tmp_path / "small"
+    for options, least, most in ((("--int8", "--out", out), 0.0, 0.4), (("--fp16",), 0.4, 0.6)):
+        report = run_json("optimize", models / "magika", "--inputs", rows, *quick, *options)
+        assert report["agreement"] == 1.0
+        assert least < report["after"]["size_bytes"] / report["before"]["size_bytes"] < most
 
 
-def test_optimize_converts_convolutions_of_a_real_model_with_real_inputs(
+def test_optimize_refuses_what_decides_otherwise_and_leaves_nothing(
     models: Path, built_models: Path, tmp_path: Path
 ) -> None:
-    rows = inputs(built_models, "magika", tmp_path / "rows.npz")
-    command = (
-        "optimize",
-        models / "magika",
-        "--inputs",
-        rows,
-        "--seconds",
-        "0.3",
-        "--allow-slower",
-    )
-    report = run_json(*command, "--int8", "--out", tmp_path / "small")
-    assert report["agreement"] == 1.0
-    assert report["after"]["size_bytes"] < 0.4 * report["before"]["size_bytes"]
-    report = run_json(*command, "--fp16")
-    assert report["agreement"] == 1.0
-    assert 0.4 < report["after"]["size_bytes"] / report["before"]["size_bytes"] < 0.6
-
-
-def test_optimize_refuses_what_decides_otherwise_and_leaves_nothing(models: Path) -> None:
     # Made-up pixels are nothing like digits: the figure is far from what real ones give.
     done = run("optimize", models / "digits", "--int8", "--out", models / "new")
-    assert done.returncode == 1
-    assert done.stdout == ""
+    assert (done.returncode, done.stdout) == (1, "")
     assert "nothing was written: the int8 model makes the same decisions in 0." in done.stderr
     assert "the bound is 0.99; give real inputs with --inputs FILE.npz" in done.stderr
     assert entries(models) == ["digits", "magika"]
-
-
-@pytest.mark.parametrize("options", [(), ("--int8", "--fp16")])
-def test_optimize_takes_one_conversion(models: Path, options: tuple[str, ...]) -> None:
-    done = run("optimize", models / "digits", *options)
-    assert done.returncode == 2
-    assert "give one of --int8, --fp16 and --graph" in done.stderr
-
-
-def test_supplied_inputs_fit_one_model(models: Path, built_models: Path, tmp_path: Path) -> None:
     rows = inputs(built_models, "digits", tmp_path / "rows.npz")
-    several = run("check", models, "--inputs", rows)
-    assert several.returncode == 2
-    assert "name one of them" in several.stderr
-    other = run("check", models / "magika", "--inputs", rows)
-    assert other.returncode == 1
-    assert "does not fit the model" in other.stderr
+    for words, status, said in (
+        (("optimize", models / "digits"), 2, "give one of --int8, --fp16 and --graph"),
+        (("optimize", models / "digits", "--int8", "--fp16"), 2, "give one of --int8"),
+        (("check", models, "--inputs", rows), 2, "name one of them"),
+        (("check", models / "magika", "--inputs", rows), 1, "does not fit the model"),
+    ):
+        done = run(*words)
+        assert (done.returncode, said in done.stderr) == (status, True)
 
 
 def test_language_model_is_imported_and_a_node_would_serve_it(tmp_path: Path) -> None:

@@ -6,41 +6,37 @@ import asyncio
 import math
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
-from cluster_load import digits_stream
+from clusters import Cluster, get
 from free_ports import free_port
 from generate_observability import FOLDER, scraping
+from http_load import DIGITS, Load, failures
 from observability_alerts import ALERTS
 from observability_asked import asked
-
-from capamesh.cli.local_cluster import LocalCluster
+from polling import until
 
 PROMETHEUS = shutil.which("prometheus")
-FEW_REQUESTS = 50
-LIMIT_S = 120.0
-"""How long to wait for data (guess: two scrapes and a rate need 2 s)."""
 
 
 class Prometheus:
     """A Prometheus that runs, asked over HTTP."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, url: str) -> None:
         self._url = url
-        self._session = session
 
-    async def get(self, path: str, **parameters: str) -> Any:
-        async with self._session.get(f"{self._url}/api/v1/{path}", params=parameters) as reply:
-            body = await reply.json()
+    async def get(self, path: str) -> Any:
+        body = await get(f"{self._url}/api/v1/{path}")
         assert body["status"] == "success", body
         return body["data"]
 
     async def has_data(self, query: str) -> bool:
-        found = await self.get("query", query=query)
+        found = await self.get(f"query?query={quote(query)}")
         return any(not math.isnan(float(each["value"][1])) for each in found["result"])
 
 
@@ -58,29 +54,27 @@ async def prometheus(
 ) -> AsyncIterator[Prometheus]:
     """Run one that scrapes these members every second and knows the alerts."""
     configure(folder, scraping(routers, nodes))
-    port = free_port()
+    url = f"127.0.0.1:{free_port()}"
     with (folder / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             str(PROMETHEUS),
             f"--config.file={folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address=127.0.0.1:{port}",
+            f"--web.listen-address={url}",
             stdout=log,
             stderr=log,
         )
+
+    async def is_ready() -> bool:
+        assert process.returncode is None, (folder / "log").read_text()
+        with suppress(aiohttp.ClientConnectionError):
+            async with aiohttp.ClientSession() as session:
+                return (await session.get(f"http://{url}/-/ready")).status == 200
+        return False
+
     try:
-        async with aiohttp.ClientSession() as session:
-            async with asyncio.timeout(LIMIT_S):
-                while True:
-                    assert process.returncode is None, (folder / "log").read_text()
-                    try:
-                        async with session.get(f"http://127.0.0.1:{port}/-/ready") as reply:
-                            if reply.status == 200:
-                                break
-                    except aiohttp.ClientConnectionError:
-                        pass
-                    await asyncio.sleep(0.05)
-            yield Prometheus(f"http://127.0.0.1:{port}", session)
+        await until(is_ready)
+        yield Prometheus(f"http://{url}")
     finally:
         if process.returncode is None:
             process.terminate()
@@ -93,37 +87,35 @@ async def prometheus(
 async def test_every_panel_and_every_alert_has_data_on_a_small_network(
     built_models: Path, tmp_path: Path
 ) -> None:
-    samples, cases = built_models, built_models.parent / "cases" / "digits.npz"
-    async with LocalCluster(
-        tmp_path / "cluster", samples, nodes=1, node_options=("--metrics", "127.0.0.1:0")
-    ) as cluster:
+    options = ("--metrics", "127.0.0.1:0")
+    async with Cluster(tmp_path / "cluster", built_models, 1, node_options=options) as cluster:
         await cluster.wait_routable(1)
-        pages = [node.status()["metrics"] for node in cluster.nodes]
         routers = [cluster.http_url.removeprefix("http://")]
-        nodes = [page.removeprefix("http://").removesuffix("/metrics") for page in pages]
+        page = cluster.nodes[0].status()["metrics"]
+        nodes = [page.removeprefix("http://").removesuffix("/metrics")]
         async with prometheus(tmp_path / "prometheus", routers, nodes) as running:
             empty = asked(rate_over="10s")
-            try:
-                async with asyncio.timeout(LIMIT_S):
-                    while empty:
-                        seen = await digits_stream(
-                            cluster.http_url, cases, count=FEW_REQUESTS, concurrency=4
-                        )
-                        assert seen.answered == FEW_REQUESTS
-                        for name, query in list(empty.items()):
-                            if await running.has_data(query):
-                                del empty[name]
-            except TimeoutError:
-                pass
+
+            async def has_all() -> bool:
+                shots = await Load(cluster.http_url).run([DIGITS] * 50, concurrency=4)
+                assert failures(shots) == []
+                for name, query in list(empty.items()):
+                    if await running.has_data(query):
+                        del empty[name]
+                return not empty
+
+            with suppress(TimeoutError):
+                await until(has_all)
             assert sorted(empty) == []
-            async with asyncio.timeout(LIMIT_S):
-                while True:
-                    (group,) = (await running.get("rules"))["groups"]
-                    if all(rule["health"] != "unknown" for rule in group["rules"]):
-                        break
-                    await asyncio.sleep(0.1)
-            assert {rule["name"]: rule["health"] for rule in group["rules"]} == {
-                alert.name: "ok" for alert in ALERTS
-            }
+
+            async def rules() -> dict[str, str]:
+                (group,) = (await running.get("rules"))["groups"]
+                return {rule["name"]: rule["health"] for rule in group["rules"]}
+
+            async def are_known() -> bool:
+                return "unknown" not in (await rules()).values()
+
+            await until(are_known)
+            assert await rules() == {alert.name: "ok" for alert in ALERTS}
             targets = (await running.get("targets"))["activeTargets"]
             assert [target["health"] for target in targets] == ["up", "up"]

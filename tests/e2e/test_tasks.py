@@ -50,17 +50,9 @@ async def tasks(
 
 
 def run(cluster: LocalCluster, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "capamesh.cli", "infer", *arguments]
     return subprocess.run(
-        [
-            sys.executable,
-            "-P",
-            "-m",
-            "capamesh.cli",
-            "infer",
-            *arguments,
-            "--router",
-            cluster.http_url,
-        ],
+        [*command, "--router", cluster.http_url],
         check=False,
         capture_output=True,
         text=True,
@@ -145,25 +137,16 @@ async def test_errors_of_the_node_come_in_openais_form(tasks: LocalCluster) -> N
     assert (status, body["error"]["code"]) == (413, "too_large")
 
 
-async def test_tensors_of_the_same_model_are_taken_as_before(tasks: LocalCluster) -> None:
-    with Client(tasks.http_url) as client:
-        ids = np.array([[WORDS.index("cat"), WORDS.index("dog")]])
-        hidden = client.infer("words", {"input_ids": ids})["hidden"]
-        np.testing.assert_allclose(hidden, table()[ids])
-        found = client.infer(
-            "words", {"text": ["cat sat"]}, outputs=["embedding", "tokens"], is_binary=False
-        )
-    np.testing.assert_allclose(found["embedding"], [mean("cat", "sat")], rtol=1e-5)
-    assert found["tokens"].tolist() == [4]
-
-
-async def test_texts_are_embedded_over_grpc(tasks: LocalCluster) -> None:
+async def test_texts_are_embedded_over_grpc_and_by_the_command(tasks: LocalCluster) -> None:
     with triton_grpc.InferenceServerClient(tasks.http_url.removeprefix("http://")) as client:
         given = triton_grpc.InferInput("text", [1], "BYTES")
         given.set_data_from_numpy(np.array([b"dog"], object))
         wanted = [triton_grpc.InferRequestedOutput("embedding")]
         found = client.infer("words", [given], outputs=wanted).as_numpy("embedding")
     np.testing.assert_allclose(found, [mean("dog")], rtol=1e-5)
+    shown = run_json(tasks, "words", "--text", "cat")
+    assert [output["name"] for output in shown["outputs"]] == ["embedding", "tokens"]
+    np.testing.assert_allclose(shown["outputs"][0]["data"], [mean("cat")], rtol=1e-5)
 
 
 async def test_texts_are_classified_with_their_labels(tasks: LocalCluster) -> None:
@@ -185,12 +168,6 @@ async def test_texts_are_classified_with_their_labels(tasks: LocalCluster) -> No
         ["scores", "bad", "bad", "1", "0"],
         ["scores", "bad", "good", "0", "1"],
     ]
-
-
-async def test_command_shows_vectors_of_texts(tasks: LocalCluster) -> None:
-    found = run_json(tasks, "words", "--text", "cat")
-    assert [output["name"] for output in found["outputs"]] == ["embedding", "tokens"]
-    np.testing.assert_allclose(found["outputs"][0]["data"], [mean("cat")], rtol=1e-5)
 
 
 async def test_pictures_are_classified_as_well_as_their_pixels(
@@ -224,17 +201,3 @@ async def test_types_of_files_are_told(tasks: LocalCluster, tmp_path: Path) -> N
     assert [row[0]["label"] for row in found["outputs"][0]["classes"]] == ["png", "python", "elf"]
     assert run(tasks, "magika", "--text", "a").returncode == 2
     assert "takes tensors alone" not in run(tasks, "magika", "--text", "a").stderr
-
-
-async def test_models_tell_what_they_are_for(tasks: LocalCluster) -> None:
-    async with (
-        aiohttp.ClientSession(tasks.http_url) as session,
-        session.get("/v1/models") as answer,
-    ):
-        found = {entry["id"]: entry["task"] for entry in (await answer.json())["data"]}
-    assert found == {
-        "digits": "image-classification",
-        "magika": "file-type",
-        "mood": "text-classification",
-        "words": "text-embedding",
-    }

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import urllib.request
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import tritonclient.http as triton
+from clusters import nodes_at
 from triton_models import (
     EXAMPLES,
     file_start,
@@ -65,11 +64,6 @@ async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Loc
         yield running
 
 
-def has_raw_texts() -> bool:
-    """Whether nodes can run texts that are no UTF-8 with the ONNX Runtime that is installed."""
-    return onnx_backend._raw_text_runtime() is not None
-
-
 def client(cluster: LocalCluster) -> Any:
     return triton.InferenceServerClient(cluster.http_url.removeprefix("http://"))
 
@@ -82,14 +76,6 @@ def tensor(name: str, array: Any) -> Any:
 
 def number(value: int) -> Any:
     return np.array([[value]], np.int32)
-
-
-async def test_every_example_is_ready(cluster: LocalCluster) -> None:
-    def asked() -> dict[str, bool]:
-        with client(cluster) as server:
-            return {name: server.is_model_ready(name) for name in READY}
-
-    assert await asyncio.to_thread(asked) == dict.fromkeys(READY, True)
 
 
 async def test_examples_with_one_request_each_answer_right(cluster: LocalCluster) -> None:
@@ -115,22 +101,14 @@ async def test_examples_with_one_request_each_answer_right(cluster: LocalCluster
                 assert picture["shape"] == list(shape)
                 answer = server.infer(name, [tensor(picture["name"], np.ones(shape, np.float32))])
                 assert answer.as_numpy(scores[0]).shape == scores[1]
+            if onnx_backend._raw_text_runtime() is not None:  # else ONNX Runtime takes UTF-8 alone
+                odd = np.array([[b"\xff\xfe\x00\x80", b"a\x00b", b"", b"\x00"]], object)
+                answer = server.infer("texts", [tensor("INPUT0", odd)])
+                assert answer.as_numpy("OUTPUT0").tolist() == odd.tolist()
             answer = server.infer("both", [tensor("A", a), tensor("B", b)])
             np.testing.assert_array_equal(answer.as_numpy("SUM"), a + 1)
 
     await asyncio.to_thread(asked)
-
-
-async def test_texts_of_any_bytes_pass_through_an_identity(cluster: LocalCluster) -> None:
-    odd = np.array([[b"\xff\xfe\x00\x80", b"a\x00b", b"", b"\x00", "grün".encode()]], object)
-
-    def asked() -> Any:
-        with client(cluster) as server:
-            return server.infer("texts", [tensor("INPUT0", odd)]).as_numpy("OUTPUT0")
-
-    if not has_raw_texts():
-        pytest.skip("this package of ONNX Runtime brings no library beside its Python binding")
-    assert (await asyncio.to_thread(asked)).tolist() == odd.tolist()
 
 
 def sent(
@@ -173,45 +151,6 @@ async def test_two_sequences_at_once_have_their_own_controls_and_states(
     ]
 
 
-@pytest.mark.parametrize(
-    ("key", "reason"),
-    [
-        (0, "name the sequence with the parameter sequence_id"),
-        ("a text", "sequence_id is 'a text': this model takes UINT64"),
-    ],
-)
-async def test_request_that_belongs_to_no_sequence_of_the_model_is_reported_so(
-    cluster: LocalCluster, key: int | str, reason: str
-) -> None:
-    with pytest.raises(InferenceServerException, match=reason):
-        await asyncio.to_thread(sent, cluster, "simple_dyna_sequence", [1], key)
-
-
-async def test_configurations_tell_the_batch_the_sequence_and_the_ensemble(
-    cluster: LocalCluster,
-) -> None:
-    def asked() -> dict[str, Any]:
-        with client(cluster) as server:
-            return {name: server.get_model_config(name) for name in READY}
-
-    configs = await asyncio.to_thread(asked)
-    assert {name: config["max_batch_size"] for name, config in configs.items()} == {
-        **dict.fromkeys(READY, 8),
-        "densenet_onnx": 0,
-        "inception_onnx": 0,
-    }
-    assert configs["simple"]["input"][0]["dims"] == [16]
-    assert configs["densenet_onnx"]["input"][0]["dims"] == [3, 224, 224]
-    assert configs["both"]["platform"] == "ensemble"
-    assert {name for name, config in configs.items() if "sequence_batching" in config} == {
-        "simple_sequence",
-        "simple_dyna_sequence",
-        "zero",
-        "filed",
-    }
-    assert [one["name"] for one in configs["simple_dyna_sequence"]["input"]] == ["INPUT"]
-
-
 async def test_refused_model_is_shown_as_failed_with_its_reason_wherever_models_are_listed(
     cluster: LocalCluster,
 ) -> None:
@@ -223,20 +162,11 @@ async def test_refused_model_is_shown_as_failed_with_its_reason_wherever_models_
     (entry,) = [one for one in await asyncio.to_thread(index) if one["name"] == BROKEN]
     assert (entry["version"], entry["state"]) == ("1", "UNAVAILABLE")
     assert "line 1: unknown field 'max_batch_sise'" in entry["reason"]
-    (node,) = cluster.nodes
-    (model,) = [one for one in node.status()["models"] if one["name"] == BROKEN]
-    assert (model["version"], model["state"]) == ("1", "failed")
-    assert model["reason"] == entry["reason"]
     with pytest.raises(InferenceServerException) as caught:
         await asyncio.to_thread(sent, cluster, BROKEN, [1], 1)
     assert caught.value.status() == "503"
     assert "unknown field 'max_batch_sise'" in str(caught.value)
-    shown = json.loads(await asyncio.to_thread(_nodes, cluster))
-    (listed,) = [one for one in shown["nodes"][0]["models"] if one["name"] == BROKEN]
-    assert (listed["state"], listed["reason"]) == ("failed", entry["reason"])
-
-
-def _nodes(cluster: LocalCluster) -> bytes:
-    with urllib.request.urlopen(f"{cluster.http_url}/v1/nodes") as response:  # noqa: S310 - our own
-        body: bytes = response.read()
-    return body
+    (node,) = (await nodes_at(cluster.http_url)).values()
+    for models in (node["models"], cluster.nodes[0].status()["models"]):
+        (model,) = [one for one in models if one["name"] == BROKEN]
+        assert (model["state"], model["reason"]) == ("failed", entry["reason"])

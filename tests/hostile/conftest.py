@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from clusters import built_models
 from hostile import Figures
 
+__all__ = ["built_models", "figures", "sample_models"]
 HOSTILE = Path(__file__).parent
-ROOT = HOSTILE.parents[1]
 _FIGURES = Figures()
 
 
 @pytest.fixture(scope="session")
-def all_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder with digits, breast_cancer, magika and more; nothing may be added to it."""
-    built = ROOT / "build" / "models"
-    if (built / "magika").is_dir() and (built.parent / "cases").is_dir():
-        return built
-    folder = tmp_path_factory.mktemp("build") / "models"
-    subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "build_models.py"), "--into", str(folder)],
-        check=True,
-        timeout=120,
-    )
-    return folder
-
-
-@pytest.fixture(scope="session")
-def sample_models(all_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sample_models(built_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with digits alone, which is what well-behaved clients ask for: a node has it ready in a moment."""
     folder = tmp_path_factory.mktemp("sample") / "models"
-    shutil.copytree(all_models / "digits", folder / "digits")
+    shutil.copytree(built_models / "digits", folder / "digits")
     return folder
 
 

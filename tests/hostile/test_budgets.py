@@ -21,34 +21,55 @@ ASKS = 60_000
 CHUNKS = 10_000
 """Of a body; with an object for each, those of all bodies would take over 200 MB."""
 ARRIVING = ("capamesh_http_body_bytes_arriving", "capamesh_http_bodies_ended")
+HUNG_UP = "capamesh_http_connections_hung_up"
 
 
 class Stranger(asyncio.Protocol):
     """Sends what it has, then nothing more, and holds on."""
 
-    def __init__(self, data: bytes, keeper: set[Stranger]) -> None:
+    def __init__(self, data: bytes, there: set[Stranger]) -> None:
         self._data = data
-        self._keeper = keeper
+        self._there = there
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        self._keeper.add(self)
+        self._there.add(self)
         transport.write(self._data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        self._keeper.discard(self)
+        self._there.discard(self)
 
 
-async def crowd(address: tuple[str, int], bodies: list[bytes], keeper: set[Stranger]) -> None:
-    """Let strangers come, some at a time."""
-    loop = asyncio.get_running_loop()
-    for at in range(0, len(bodies), 50):
-        for data in bodies[at : at + 50]:
-            with contextlib.suppress(OSError):
-                await loop.create_connection(lambda data=data: Stranger(data, keeper), *address)  # type: ignore[misc]
-        await asyncio.sleep(0.02)
+class Crowd(contextlib.ExitStack):
+    """Strangers that are there until the context ends."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__()
+        self._address = address
+        self._there: set[Stranger] = set()
+        self.callback(lambda: [each.transport.abort() for each in list(self._there)])
+
+    async def come(self, bodies: list[bytes]) -> None:
+        """Let a stranger come for each of these, some at a time."""
+        loop = asyncio.get_running_loop()
+        for at in range(0, len(bodies), 50):
+            for data in bodies[at : at + 50]:
+                with contextlib.suppress(OSError):
+                    await loop.create_connection(
+                        lambda data=data: Stranger(data, self._there),
+                        *self._address,  # type: ignore[misc]
+                    )
+            await asyncio.sleep(0.02)
+
+    async def come_deaf(self, data: bytes) -> None:
+        """Let one come that reads nothing: the kernel takes few answers in its place, the router has the others, or does not make them."""
+        loop, own = asyncio.get_running_loop(), socket.socket()
+        own.setblocking(False)
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await loop.sock_connect(own, self._address)
+        _, stranger = await loop.create_connection(lambda: Stranger(data, self._there), sock=own)
+        stranger.transport.pause_reading()
 
 
 @pytest.mark.smoke
@@ -57,94 +78,47 @@ async def test_thousand_unfinished_bodies_fill_no_memory_and_turn_nobody_away(
 ) -> None:
     part = bytes(256 * 1024)
     large = HEAD % (60 * MIB) + part
-    chunks = CHUNKED + b"%x\r\n" % (MIB) + part
+    chunks = CHUNKED + b"%x\r\n" % MIB + part
+    tiny = CHUNKED + b"2\r\nab\r\n" * CHUNKS
     small = HEAD % 60_000 + bytes(100)
-    keeper: set[Stranger] = set()
-    async with attacked(tmp_path, sample_models, nodes=2) as network:
-        async with network.honest(connections=3, is_new=True) as seen:
-            await crowd(network.address, [large, large, chunks, small] * (MANY // 4), keeper)
-            await network.until_still(*ARRIVING)
-            peak = network.peak_bytes(network.router)
-            # and a few that send nearly all of what they announced
-            nearly = HEAD % (60 * MIB) + bytes(60 * MIB - 1)
-            await crowd(network.address, [nearly] * 6, keeper)
-            await network.until_still(*ARRIVING)
-        for stranger in list(keeper):
-            stranger.transport.abort()
-        assert seen.failures == {}
+    nearly = HEAD % (60 * MIB) + bytes(60 * MIB - 1)
+    async with attacked(tmp_path, sample_models, nodes=1) as network:
+        with Crowd(network.address) as crowd:
+            async with network.honest(connections=3, is_new=True) as seen:
+                await crowd.come([large, chunks, tiny, small] * (MANY // 4))
+                await network.until_still(*ARRIVING)
+                peak = network.peak_bytes(network.router)
+                await crowd.come([nearly] * 6)
+                await network.until_still(*ARRIVING)
+        assert seen.failures == []
         figures.at_most("router beside 1,000 unfinished bodies, MB", peak / 1e6, 300)
-        figures.at_most(
-            "and six of 60 MiB but a byte, MB", network.peak_bytes(network.router) / 1e6, 300
-        )
+        peak = network.peak_bytes(network.router)
+        figures.at_most("and six of 60 MiB but a byte, MB", peak / 1e6, 300)
         figures.at_least("answers to new clients meanwhile", seen.answered, 20)
 
 
-async def test_thousand_bodies_in_chunks_fill_no_memory_either(
+async def test_strangers_that_are_idle_or_deaf_take_no_place_and_no_memory(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
-    part = bytes(256 * 1024)
-    large = CHUNKED + b"%x\r\n" % MIB + part
-    tiny = CHUNKED + b"2\r\nab\r\n" * CHUNKS
-    keeper: set[Stranger] = set()
-    async with attacked(tmp_path, sample_models, nodes=1) as network:
-        async with network.honest(connections=2, is_new=True) as seen:
-            await crowd(network.address, [large, tiny] * (MANY // 2), keeper)
-            await network.until_still(*ARRIVING)
-        for stranger in list(keeper):
-            stranger.transport.abort()
-        assert seen.failures == {}
-        figures.at_most(
-            "router beside 1,000 unfinished bodies in chunks, MB",
-            network.peak_bytes(network.router) / 1e6,
-            300,
-        )
-
-
-async def test_idle_strangers_take_nobody_s_connection(
-    tmp_path: Path, sample_models: Path, figures: Figures
-) -> None:
-    keeper: set[Stranger] = set()
-    async with attacked(
-        tmp_path, sample_models, nodes=1, router_options=("--max-connections", "500")
-    ) as network:
-        async with network.honest(connections=3, is_new=True) as seen:
-            half = b"POST /v2/models/digits/infer HTTP/1.1\r\nHos"
-            await crowd(network.address, [b"", half, b"GET /\n"] * 400, keeper)
-            await network.until_still("capamesh_http_connections_hung_up")
-            await crowd(network.address, [b"", half] * 200, keeper)
-            await network.until_still("capamesh_http_connections_hung_up")
-            metrics = await network.metrics()
-        for stranger in list(keeper):
-            stranger.transport.abort()
-        assert seen.failures == {}
-        assert metrics["capamesh_http_connections_hung_up"] > 0
+    ask = b'POST /v2/models/digits/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"a": [1]'
+    half = b"POST /v2/models/digits/infer HTTP/1.1\r\nHos"
+    options = ("--max-connections", "500")
+    async with attacked(tmp_path, sample_models, nodes=1, router_options=options) as network:
+        with Crowd(network.address) as crowd:
+            async with network.honest(connections=3, is_new=True) as seen:
+                await crowd.come([b"", half, b"GET /\n"] * 400)
+                await network.until_still(HUNG_UP)
+                await crowd.come([b"", half] * 200)
+                await network.until_still(HUNG_UP)
+                metrics = await network.metrics()
+        assert seen.failures == []
+        assert metrics[HUNG_UP] > 0
         figures.at_most("connections of 500 allowed", metrics["capamesh_http_connections"], 500)
-
-
-async def test_answers_that_nobody_reads_are_bounded(
-    tmp_path: Path, sample_models: Path, figures: Figures
-) -> None:
-    asks = (
-        b'POST /v2/models/digits/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"a": [1]'
-    ) * ASKS
-    keeper: set[Stranger] = set()
-    async with attacked(tmp_path, sample_models, nodes=1) as network:
-        async with network.honest(connections=2, is_new=True) as seen:
-            loop = asyncio.get_running_loop()
-            for _ in range(20):
-                own = socket.socket()
-                own.setblocking(False)
-                # the kernel takes few answers in its place: the router has the others, or does not make them
-                own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                await loop.sock_connect(own, network.address)
-                _, stranger = await loop.create_connection(lambda: Stranger(asks, keeper), sock=own)
-                stranger.transport.pause_reading()
-            await network.until_still("capamesh_http_body_bytes")
-        for stranger in list(keeper):
-            stranger.transport.abort()
-        assert seen.failures == {}
-        figures.at_most(
-            "router beside clients that do not read, MB",
-            network.peak_bytes(network.router) / 1e6,
-            300,
-        )
+        with Crowd(network.address) as crowd:
+            async with network.honest(connections=2, is_new=True) as seen:
+                for _ in range(20):
+                    await crowd.come_deaf(ask * ASKS)
+                await network.until_still("capamesh_http_body_bytes")
+        assert seen.failures == []
+        peak = network.peak_bytes(network.router)
+        figures.at_most("router beside clients that do not read, MB", peak / 1e6, 300)

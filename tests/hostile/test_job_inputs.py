@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import hostile_inputs
 import pytest
@@ -30,15 +29,10 @@ async def _ended(jobs: JobHttp, path: Path) -> tuple[str, str]:
         job = await jobs.submit(hostile_inputs.job_of(path))
     except JobError as error:
         return "refused", str(error)
-    shown = await _over(jobs, job["id"])
+    shown = await jobs.until(
+        job["id"], lambda job: job["state"] in {"completed", "failed", "paused"}, PATIENCE_S
+    )
     return shown["state"], shown.get("reason", "")
-
-
-async def _over(jobs: JobHttp, job_id: str) -> dict[str, Any]:
-    async with asyncio.timeout(PATIENCE_S):
-        while (shown := await jobs.job(job_id))["state"] not in {"completed", "failed", "paused"}:
-            await asyncio.sleep(0.1)
-    return shown
 
 
 @pytest.mark.smoke
@@ -56,7 +50,7 @@ async def test_file_that_ends_its_reader_ends_its_job_and_nothing_else(
     options = ("--jobs-place", str(data))
     async with (
         attacked(tmp_path / "net", sample_models, nodes=1, router_options=options) as network,
-        JobHttp(lambda: [network.url], network.cluster.headers) as jobs,
+        JobHttp(lambda: [network.http_url], network.headers) as jobs,
     ):
         pid = network.router.pid
         async with network.honest() as seen:
@@ -68,7 +62,7 @@ async def test_file_that_ends_its_reader_ends_its_job_and_nothing_else(
             assert found[name][0] == state, (name, found[name])
             assert words in found[name][1], (name, found[name])
         assert honest == ("completed", "")
-        assert seen.failures == {}
+        assert seen.failures == []
         assert network.router.pid == pid
         figures.note("honest answers beside hostile inputs", seen.answered)
         figures.note("the slowest of them, s", round(seen.slowest_s, 3))

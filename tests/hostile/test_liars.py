@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from evil_node import Answers, Late, made_up
-from hostile import Figures, attacked
-from liars import LIES, OUTPUTS, ask, label_of, lying, signal_all
+from chaos import send_signal
+from evil_nodes import DIGITS_OUT, LIES, Answers, Late, lying, made_up, right_request
+from hostile import Figures, attacked, children_of
+from http_load import Load, failed, failures
 
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.links.calls import InferCall
@@ -35,7 +36,7 @@ class NowAndThen:
 
     def __call__(self, call: InferCall) -> Sequence[Tensor] | CapameshError | Late | None:
         if not next(self._turn):
-            return [made_up(spec, 1, self._right) for spec in OUTPUTS]
+            return [made_up(spec, 1, self._right) for spec in DIGITS_OUT]
         self.told += 1
         return self._lie(call)
 
@@ -44,18 +45,18 @@ class NowAndThen:
 async def test_liars_of_one_token_fail_no_request_that_an_honest_node_answers(
     tmp_path: Path, sample_models: Path, figures: Figures, honest: int, is_once: bool
 ) -> None:
-    async with attacked(tmp_path / "network", sample_models, nodes=honest) as running:
-        right = await label_of(running.url)
-        silent = [lambda _: None] * 4
-        async with lying(running, tmp_path / "liars", *silent, is_once=is_once) as liars:
+    async with attacked(tmp_path / "network", sample_models, nodes=honest) as cluster:
+        right, label = await right_request(cluster.http_url)
+        silent = [LIES["never answers"]] * 4
+        async with lying(cluster, tmp_path / "liars", *silent, is_once=is_once) as liars:
             for name in ("late", "invalid", "too_large", "run_failed", "strange outputs"):
-                lies = [NowAndThen(LIES[name], right) for _ in liars]
+                lies = [NowAndThen(LIES[name], label) for _ in liars]
                 for liar, lie in zip(liars, lies, strict=True):
                     liar.answers = lie
                 told = 0
                 for _ in range(MOST_ROUNDS):  # liars that were ejected for the last lie come back
-                    seen = await ask(running.url, REQUESTS, right)
-                    assert (seen.failed, seen.wrong, seen.answered) == ({}, 0, REQUESTS)
+                    load = Load(cluster.http_url)
+                    assert failures(await load.run([right] * REQUESTS, concurrency=4)) == []
                     told = sum(lie.told for lie in lies)
                     if told >= LEAST_TOLD:
                         break
@@ -67,23 +68,23 @@ async def test_two_liars_beside_a_killed_and_a_frozen_node_of_six_fail_next_to_n
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
     count = 2_000
-    async with attacked(tmp_path / "network", sample_models, nodes=4) as running:
-        right = await label_of(running.url)
+    async with attacked(tmp_path / "network", sample_models, nodes=4) as cluster:
+        right, _ = await right_request(cluster.http_url)
         turns = [itertools.cycle(ALL_LIES), itertools.cycle(reversed(ALL_LIES))]
         lies = [lambda call, turn=turn: next(turn)(call) for turn in turns]
-        async with lying(running, tmp_path / "liars", *lies):
-            killed, frozen = running.nodes[2].pid, running.nodes[3].pid
+        killed, frozen = (children_of(node.pid) for node in cluster.nodes[2:])
+
+        async def kill() -> None:
+            send_signal(killed, signal.SIGKILL)
+
+        async def freeze() -> None:
+            send_signal(frozen, signal.SIGSTOP)
+
+        async with lying(cluster, tmp_path / "liars", *lies):
+            hurt = {count // 4: kill, count // 2: freeze}
             try:
-                seen = await ask(
-                    running.url,
-                    count,
-                    right,
-                    at={
-                        count // 4: lambda: signal_all(killed, signal.SIGKILL),
-                        count // 2: lambda: signal_all(frozen, signal.SIGSTOP),
-                    },
-                )
+                shots = await Load(cluster.http_url).run([right] * count, concurrency=4, at=hurt)
             finally:
-                signal_all(frozen, signal.SIGCONT)
-    assert seen.wrong == 0
-    figures.at_most("liars, a killed and a frozen node: failed of 2,000", seen.failed.total(), 2)
+                send_signal(frozen, signal.SIGCONT)
+    assert all(shot.is_right for shot in shots)
+    figures.at_most("liars, a killed and a frozen node: failed of 2,000", failed(shots), 2)

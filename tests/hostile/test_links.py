@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
-from evil_node import EvilNode, present
+from evil_nodes import EvilNode, offer_of, present
 from hostile import Figures, attacked
+from polling import until
 from typing_extensions import override
 
-from capamesh.protocol.adverts import ModelOffer, ModelState
-from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.links.frames import FrameKind, encode_frame
 from capamesh.protocol.links.link import Link
 from capamesh.protocol.links.unawaited import MOST
-from capamesh.protocol.network import Role
 
 FLOOD = encode_frame(FrameKind.CANCEL, 7) * 100
 MOST_WAITING_BYTES = 1 << 20
@@ -26,8 +26,8 @@ ENDS = 2
 class Flooder(EvilNode):
     """A node that sends what nobody awaits on each of its links, as fast as these take it."""
 
-    def __init__(self, folder: Path, token: str, offer: ModelOffer) -> None:
-        super().__init__(folder, token, offer)
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         self.reasons: list[str] = []
         self.frames = 0
         self._flooding: dict[Link, asyncio.Task[None]] = {}
@@ -59,19 +59,12 @@ class Flooder(EvilNode):
 async def test_member_that_floods_its_link_is_hung_up_on_and_others_notice_nothing(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
-    async with attacked(tmp_path / "network", sample_models, nodes=2) as network:
-        mesh = network.router.status()["mesh_addresses"]
-        cluster = network.cluster
-        token = cluster._token(cluster._owner(), Role.NODE, mesh).encode()
-        offer = ModelOffer(
-            ModelName("none"), ModelVersion("1"), "", ModelState.FAILED, "evil", (), ()
-        )
-        flooder = Flooder(tmp_path / "flooder", token, offer)
+    async with attacked(tmp_path / "network", sample_models, nodes=1) as network:
+        offer = offer_of("none", state=ModelState.FAILED, reason="evil", inputs=(), outputs=())
+        flooder = Flooder(tmp_path / "flooder", network.token(), offer)
         async with network.honest() as seen, present(flooder):
-            async with asyncio.timeout(120):
-                while len(flooder.reasons) < ENDS:
-                    await asyncio.sleep(0.05)
-        assert seen.failures == {}
+            await until(lambda: len(flooder.reasons) >= ENDS)
+        assert seen.failures == []
         ends = flooder.reasons[:ENDS]
         assert all("more frames that nobody awaits" in reason for reason in ends), ends
         # what was on its way, in both kernels' buffers, when the link ended

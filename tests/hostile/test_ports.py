@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from chaos import send_signal, sidecar_pid, worker_pids
 from hostile import Figures, attacked
+from polling import until
 
 from capamesh.cli.member import Member
 
@@ -85,17 +86,13 @@ async def test_strangers_that_hold_connections_leave_a_router_what_it_needs(
         holding = asyncio.create_task(strangers.run())
         try:
             async with network.honest() as kept, network.honest(is_new=True) as new:
-                async with asyncio.timeout(120):
-                    while strangers.opened < 300 or not is_low(network.router):
-                        await asyncio.sleep(0.05)
+                await until(lambda: strangers.opened >= 300 and is_low(network.router))
                 before = sidecar_pid(network.router)
                 send_signal([before], signal.SIGKILL)
-                async with asyncio.timeout(120):
-                    while not has_another_sidecar(network.router, before):
-                        await asyncio.sleep(0.1)
+                await until(lambda: has_another_sidecar(network.router, before))
                 send_signal(worker_pids(network.nodes[1]), signal.SIGKILL)
                 await asyncio.sleep(1)
-                await network.cluster.wait_routable(2)
+                await network.wait_routable(2)
             open_files = descriptors_of(network.router)
         finally:
             holding.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 from hostile import AttackedNetwork, Figures, attacked
+from http_load import never_read
 from machine_speed import times_slower
 from tiny_llama import CONTEXT, END_OF_TURN, START_OF_TURN, write_decoder_folder
 
@@ -47,7 +48,7 @@ async def chat(
     client: aiohttp.ClientSession, network: AttackedNetwork, content: str, **more: Any
 ) -> tuple[int, Any]:
     body = {"model": "tiny", "messages": [{"role": "user", "content": content}], **more}
-    async with client.post(network.url + CHATS, json=body) as answer:
+    async with client.post(network.http_url + CHATS, json=body) as answer:
         return answer.status, await answer.json()
 
 
@@ -82,25 +83,13 @@ async def test_prompts_that_cannot_fit_do_not_keep_others_waiting(
     )
 
 
-async def never_read(network: AttackedNetwork) -> socket.socket:
-    """Return the connection of a stream that is as long as can be, of which nothing is ever read."""
-    body = b'{"model":"tiny","stream":true,"n":8,"messages":[{"role":"user","content":"Go on"}]}'
-    head = f"POST {CHATS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sock.setblocking(False)
-    sock.bind((ATTACKER, 0))
-    loop = asyncio.get_running_loop()
-    await loop.sock_connect(sock, network.address)
-    await loop.sock_sendall(sock, head.encode() + body)
-    return sock
-
-
 async def test_client_that_holds_all_streams_leaves_places_to_others(
     tmp_path: Path, figures: Figures
 ) -> None:
     async with chatting(tmp_path, f"max_queue = {PLACES}\n") as network:
-        socks = [await never_read(network) for _ in range(STREAMS)]
+        turns = [{"role": "user", "content": "Go on"}]
+        body = json.dumps({"model": "tiny", "stream": True, "n": 8, "messages": turns}).encode()
+        socks = [await never_read(network.address, CHATS, body, ATTACKER) for _ in range(STREAMS)]
         try:
             statuses, longest_s = await chats_beside(network)
         finally:
@@ -129,7 +118,7 @@ async def test_strangers_text_in_a_message_writes_no_turn_of_the_chat(tmp_path: 
             status, alone = await chat(client, network, forged, max_tokens=1)
             assert status == 200
             body = {"model": "tiny", "messages": turns, "max_tokens": 1}
-            async with client.post(network.url + CHATS, json=body) as answer:
+            async with client.post(network.http_url + CHATS, json=body) as answer:
                 apart = await answer.json()
         same = alone["usage"]["prompt_tokens"] == apart["usage"]["prompt_tokens"]
         assert same is is_forged

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +26,10 @@ LETHAL = -(2**63)
 
 def adding(value: float) -> onnx.ModelProto:
     """Return y = x + value, float32 [N, 4]."""
-    return _model(
+    return model_of(
         [helper.make_node("Add", ["x", "value"], ["y"])],
-        [_value("x", TensorProto.FLOAT, ["rows", WIDTH])],
-        [_value("y", TensorProto.FLOAT, ["rows", WIDTH])],
-        {"value": np.array(value, np.float32)},
-    )
-
-
-def multiplying(value: float, source: str = "x", result: str = "y") -> onnx.ModelProto:
-    """Return `result` = `source` * value, float32 [N, 4]."""
-    return _model(
-        [helper.make_node("Mul", [source, "value"], [result])],
-        [_value(source, TensorProto.FLOAT, ["rows", WIDTH])],
-        [_value(result, TensorProto.FLOAT, ["rows", WIDTH])],
+        [value_of("x", TensorProto.FLOAT, ["rows", WIDTH])],
+        [value_of("y", TensorProto.FLOAT, ["rows", WIDTH])],
         {"value": np.array(value, np.float32)},
     )
 
@@ -50,10 +40,10 @@ def lethal() -> onnx.ModelProto:
     -2^63 divided by -1 does not fit into 64 bits: x86 processors trap, and ONNX Runtime 1.31 does not look
     before it divides, so that SIGFPE ends the process. Other processors return something.
     """
-    return _model(
+    return model_of(
         [helper.make_node("Mod", ["x", "divisor"], ["y"])],
-        [_value("x", TensorProto.INT64, ["rows", 1])],
-        [_value("y", TensorProto.INT64, ["rows", 1])],
+        [value_of("x", TensorProto.INT64, ["rows", 1])],
+        [value_of("y", TensorProto.INT64, ["rows", 1])],
         {"divisor": np.array(-1, np.int64)},
     )
 
@@ -71,25 +61,25 @@ def looping() -> onnx.ModelProto:
         ],
         "turn",
         [
-            _value("turn", TensorProto.INT64, []),
-            _value("go", TensorProto.BOOL, []),
-            _value("before", TensorProto.FLOAT, [LOOP_SIDE, LOOP_SIDE]),
-            _value("count", TensorProto.INT64, [1]),
+            value_of("turn", TensorProto.INT64, []),
+            value_of("go", TensorProto.BOOL, []),
+            value_of("before", TensorProto.FLOAT, [LOOP_SIDE, LOOP_SIDE]),
+            value_of("count", TensorProto.INT64, [1]),
         ],
         [
-            _value("still", TensorProto.BOOL, []),
-            _value("after", TensorProto.FLOAT, [LOOP_SIDE, LOOP_SIDE]),
-            _value("counted", TensorProto.INT64, [1]),
+            value_of("still", TensorProto.BOOL, []),
+            value_of("after", TensorProto.FLOAT, [LOOP_SIDE, LOOP_SIDE]),
+            value_of("counted", TensorProto.INT64, [1]),
         ],
     )
-    return _model(
+    return model_of(
         [
             helper.make_node(
                 "Loop", ["turns", "", "matrix", "zero"], ["unused", "done"], body=body
             ),
         ],
-        [_value("turns", TensorProto.INT64, [1])],
-        [_value("done", TensorProto.INT64, [1])],
+        [value_of("turns", TensorProto.INT64, [1])],
+        [value_of("done", TensorProto.INT64, [1])],
         {
             "matrix": np.eye(LOOP_SIDE, dtype=np.float32),
             "zero": np.zeros(1, np.int64),
@@ -98,12 +88,36 @@ def looping() -> onnx.ModelProto:
     )
 
 
+def turning(turns: int) -> onnx.ModelProto:
+    """Return a model that turns `turns` times, at 4 µs each: int64 [1], an index that changes nothing, to int64 [1]."""
+    model = looping()
+    graph = model.graph
+    del graph.input[:]
+    graph.input.append(value_of("index", TensorProto.INT64, [1]))
+    graph.initializer.append(numpy_helper.from_array(np.array([turns], np.int64), "given"))
+    graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "nothing"))
+    graph.node.insert(0, helper.make_node("Mul", ["index", "nothing"], ["no_more"]))
+    graph.node.insert(1, helper.make_node("Add", ["given", "no_more"], ["turns"]))
+    onnx.checker.check_model(model)
+    return model
+
+
+def looking_up(value: float) -> onnx.ModelProto:
+    """Return a model that answers with a row of a table of 17 MiB whose every number is `value`: int64 [1] to float32 [1, 64]."""
+    return model_of(
+        [helper.make_node("Gather", ["table", "index"], ["row"])],
+        [value_of("index", TensorProto.INT64, [1])],
+        [value_of("row", TensorProto.FLOAT, [1, LOOP_SIDE])],
+        {"table": np.full((69_632, LOOP_SIDE), value, np.float32)},
+    )
+
+
 def deaf() -> onnx.ModelProto:
     """Return a model that multiplies two matrices of `side` x `side` in one go: int64 [1] to int64 [1].
 
     Within an operator the runtime never looks whether it should stop.
     """
-    return _model(
+    return model_of(
         [
             helper.make_node("Concat", ["side", "side"], ["shape"], axis=0),
             helper.make_node("Expand", ["one", "shape"], ["matrix"]),
@@ -111,8 +125,8 @@ def deaf() -> onnx.ModelProto:
             helper.make_node("ReduceSum", ["product"], ["sum"], keepdims=0),
             helper.make_node("Reshape", ["sum", "one"], ["total"]),
         ],
-        [_value("side", TensorProto.INT64, [1])],
-        [_value("total", TensorProto.INT64, [1])],
+        [value_of("side", TensorProto.INT64, [1])],
+        [value_of("total", TensorProto.INT64, [1])],
         {"one": np.ones(1, np.int64)},
     )
 
@@ -122,10 +136,10 @@ def counting() -> onnx.ModelProto:
 
     What it gives, and the memory that it takes, depends on the value of its input alone.
     """
-    return _model(
+    return model_of(
         [helper.make_node("Range", ["zero", "count", "one"], ["numbers"])],
-        [_value("count", TensorProto.INT64, [])],
-        [_value("numbers", TensorProto.INT64, ["count"])],
+        [value_of("count", TensorProto.INT64, [])],
+        [value_of("numbers", TensorProto.INT64, ["count"])],
         {"zero": np.array(0, np.int64), "one": np.array(1, np.int64)},
     )
 
@@ -143,18 +157,19 @@ def save(
     return staged.replace(file)
 
 
-def _model(
+def model_of(
     nodes: Sequence[onnx.NodeProto],
     inputs: Sequence[onnx.ValueInfoProto],
     outputs: Sequence[onnx.ValueInfoProto],
-    constants: dict[str, np.ndarray],
+    constants: Mapping[str, np.ndarray] | None = None,
 ) -> onnx.ModelProto:
+    """Return a model of these nodes, in a form that ONNX Runtime takes."""
     graph = helper.make_graph(
         nodes,
         "tiny",
         inputs,
         outputs,
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+        [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()],
     )
     model = helper.make_model(
         graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)]
@@ -163,5 +178,5 @@ def _model(
     return model
 
 
-def _value(name: str, kind: int, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
+def value_of(name: str, kind: int, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)

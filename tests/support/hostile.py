@@ -3,27 +3,24 @@
 async with attacked(folder, models, nodes=3) as network:
     async with network.honest() as seen:
         ...the attack...
-    assert seen.failures == {}
+    assert seen.failures == []
     assert network.peak_bytes("router") <= 300 * MIB
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import resource
 import signal
-import sys
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from chaos_cluster import metrics_at, nodes_at
+from clusters import Cluster
 
-from capamesh.cli.local_cluster import LocalCluster
 from capamesh.cli.member import Member
 
 MIB = 1 << 20
@@ -34,7 +31,6 @@ SAMPLE_S = 0.05
 """How often memory is read (a worker that takes 5 GB in 3 s is seen 100 MB after its limit)."""
 STILL_S, STILL_LIMIT_S = 0.5, 3.0
 """So long nothing must move until an attack has done what it can; what never stands still has had the second."""
-HONEST_CLIENT = Path(__file__).with_name("honest_client.py")
 
 
 def children_of(pid: int) -> list[int]:
@@ -82,10 +78,6 @@ class MemoryWatch:
         """Return what a member occupies now."""
         return sum(map(own_bytes, children_of(pid)))
 
-    def forget_peaks(self) -> None:
-        """Count peaks from now on."""
-        self.peaks = dict.fromkeys(self.peaks, 0)
-
     def _run(self) -> None:
         while not self._ended.wait(SAMPLE_S):
             for pid, limit in self._limits.items():
@@ -119,50 +111,10 @@ class Figures:
         assert value >= bar, self.lines[-1]
 
 
-@dataclass(slots=True)
-class Seen:
-    """What well-behaved clients saw, once they have ended."""
-
-    answered: int = 0
-    failures: dict[str, int] = field(default_factory=dict)
-    slowest_s: float = 0.0
-    longest_gap_s: float = 0.0
-    """The longest time without any answer."""
-
-    @property
-    def failed(self) -> int:
-        return sum(self.failures.values())
-
-    def take(self, line: bytes) -> None:
-        """Take over what the clients' process printed at its end."""
-        for name, value in json.loads(line).items():
-            setattr(self, name, value)
-
-
-class AttackedNetwork:
+class AttackedNetwork(Cluster):
     """A running cluster with memory limits."""
 
-    def __init__(self, cluster: LocalCluster, watch: MemoryWatch) -> None:
-        self.cluster = cluster
-        self.watch = watch
-
-    @property
-    def url(self) -> str:
-        return self.cluster.http_url
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Where the router's HTTP port is."""
-        host, port = self.url.removeprefix("http://").rsplit(":", 1)
-        return host, int(port)
-
-    @property
-    def router(self) -> Member:
-        return self.cluster.router
-
-    @property
-    def nodes(self) -> Sequence[Member]:
-        return self.cluster.nodes
+    watch: MemoryWatch
 
     def bytes_of(self, member: Member) -> int:
         """Return what a member occupies now, its children included."""
@@ -171,13 +123,6 @@ class AttackedNetwork:
     def peak_bytes(self, member: Member) -> int:
         """Return the most that a member has occupied since the watch began."""
         return self.watch.peaks[member.pid]
-
-    def log_bytes(self) -> int:
-        """Return how long the logs of all members are together."""
-        return sum(member.log_file.stat().st_size for member in self.cluster.members)
-
-    async def metrics(self) -> dict[str, float]:
-        return await metrics_at(self.url)
 
     async def until_still(self, *names: str) -> None:
         """Wait until the router's metrics of these names stay as they are, `STILL_LIMIT_S` at most."""
@@ -188,45 +133,6 @@ class AttackedNetwork:
                     before = now
                     await asyncio.sleep(STILL_S)
 
-    async def fleet(self) -> dict[str, dict[str, object]]:
-        """Return `/v1/nodes` by peer."""
-        return await nodes_at(self.url)
-
-    def worker_deaths(self) -> int:
-        """Return how often a worker ended unasked, as the nodes' logs say."""
-        count = 0
-        for node in self.cluster.nodes:
-            for line in node.log_file.read_text("utf-8", "replace").splitlines():
-                with suppress(ValueError):
-                    count += json.loads(line).get("event") == "worker_died"
-        return count
-
-    @asynccontextmanager
-    async def honest(
-        self, *, connections: int = 4, is_new: bool = False, pause_s: float = 0.01
-    ) -> AsyncIterator[Seen]:
-        """Let well-behaved clients ask `digits` meanwhile, each on one connection or (`is_new`) on a new one each time."""
-        seen = Seen()
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(HONEST_CLIENT), f"{self.url}/v2/models/digits/infer"),
-            *(str(connections), "new" if is_new else "kept", str(pause_s)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            assert await process.stdout.readline() == b"asking\n"
-            yield seen
-            process.stdin.close()
-            async with asyncio.timeout(90):
-                seen.take(await process.stdout.readline())
-                await process.wait()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-
 
 @asynccontextmanager
 async def attacked(
@@ -234,40 +140,34 @@ async def attacked(
     models: Path,
     *,
     nodes: int = 3,
-    router_options: Sequence[str] = (),
     node_options: Sequence[str] = (),
-    router_bytes: int = ROUTER_BYTES,
-    node_bytes: int = NODE_BYTES,
     data_bytes: int | None = None,
+    **options: Any,
 ) -> AsyncIterator[AttackedNetwork]:
     """Run a router and nodes whose models are all ready, with a container's memory limits in force.
 
     `data_bytes` is how much data each process may have by the kernel's limit: by it nodes know of their container.
     """
-    cluster = LocalCluster(
-        folder,
-        models,
-        nodes,
-        node_options=("--threads", "1", *node_options),
-        router_options=router_options,
+    network = AttackedNetwork(
+        folder, models, nodes, node_options=("--threads", "1", *node_options), **options
     )
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     try:
         if data_bytes is not None:
             resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, hard))
-        await cluster.start()
+        await network.start()
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
     try:
-        await cluster.wait_routable(nodes)
-        limits = {node.pid: node_bytes for node in cluster.nodes}
-        watch = MemoryWatch(limits | {cluster.router.pid: router_bytes})
-        watch.start()
+        await network.wait_routable(nodes)
+        limits = {node.pid: NODE_BYTES for node in network.nodes}
+        network.watch = MemoryWatch(limits | {network.router.pid: ROUTER_BYTES})
+        network.watch.start()
         try:
-            yield AttackedNetwork(cluster, watch)
+            yield network
         finally:
-            watch.stop()
+            network.watch.stop()
     finally:
-        for member in cluster.members:
-            member.signal(signal.SIGTERM)  # all at once: there is nobody left to be served
-        await cluster.stop()
+        for member in network.members:
+            member.signal(signal.SIGTERM)  # all at once: no client is left to be served
+        await network.stop()

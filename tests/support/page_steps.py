@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,3 +31,17 @@ def steps(page: str) -> list[tuple[str, str]]:
         for step in (text.replace("\\\n", " ").splitlines() if language == "sh" else [text])
         if step.strip()
     ]
+
+
+def environment(folder: Path, home: Path, router: str) -> dict[str, str]:
+    """Return the environment of a reader, who has the commands that pages name, a home of his own, and a router."""
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, words in (("capamesh", " -P -m capamesh.cli"), ("python", "")):
+        (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable}{words} "$@"\n')
+        (programs / name).chmod(0o700)
+    return {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "HOME": str(home),
+        "CAPAMESH_ROUTER": router,
+    }

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from engine_models import model_of, value_of
+from onnx import TensorProto, helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "cat", "dog", "sat", "good", "bad", "##s")
 """The tokens; their numbers are their places."""
 DIMENSIONS = 4
-IR_VERSION = 10
-OPSET = 21
 
 EMBEDDING_MANIFEST = """
 task = "text-embedding"
@@ -73,10 +72,8 @@ def encoder(*, has_mask: bool = True) -> onnx.ModelProto:
     nodes = [helper.make_node("Gather", ["table", "input_ids"], ["hidden"])]
     if has_mask:
         nodes.append(helper.make_node("Identity", ["attention_mask"], ["unused"]))
-    output = helper.make_tensor_value_info(
-        "hidden", TensorProto.FLOAT, ["rows", "tokens", DIMENSIONS]
-    )
-    return _model(nodes, inputs, [output])
+    output = value_of("hidden", TensorProto.FLOAT, ["rows", "tokens", DIMENSIONS])
+    return model_of(nodes, inputs, [output], {"table": table()})
 
 
 def classifier() -> onnx.ModelProto:
@@ -88,8 +85,8 @@ def classifier() -> onnx.ModelProto:
         helper.make_node("ReduceSum", ["ones", "axis"], ["scores"], keepdims=0),
     ]
     ids = helper.make_node("Unsqueeze", ["raw", "last"], ["input_ids"])
-    output = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows", 2])
-    return _model(
+    output = value_of("scores", TensorProto.FLOAT, ["rows", 2])
+    return model_of(
         [ids, *nodes],
         [_ids("raw")],
         [output],
@@ -125,18 +122,4 @@ def _write(folder: Path, model: onnx.ModelProto, manifest: str) -> None:
 
 
 def _ids(name: str) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.INT64, ["rows", "tokens"])
-
-
-def _model(
-    nodes: list[onnx.NodeProto],
-    inputs: list[onnx.ValueInfoProto],
-    outputs: list[onnx.ValueInfoProto],
-    constants: dict[str, np.ndarray] | None = None,
-) -> onnx.ModelProto:
-    held = constants or {"table": table()}
-    weights = [numpy_helper.from_array(value, name) for name, value in held.items()]
-    graph = helper.make_graph(nodes, "text", inputs, outputs, weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
-    model.ir_version = IR_VERSION
-    return model
+    return value_of(name, TensorProto.INT64, ["rows", "tokens"])

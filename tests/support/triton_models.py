@@ -3,12 +3,12 @@ Triton's own examples, and models that keep implicit states. Small nets of our o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from engine_models import model_of, value_of
+from onnx import TensorProto, helper
 
 EXAMPLES = (
     "densenet_onnx",
@@ -47,25 +47,25 @@ def write_implicit(folder: Path, name: str, initial: str = "", *, is_shown: bool
         helper.make_node("Add", ["INPUT", "INPUT_STATE"], ["OUTPUT_STATE"]),
         helper.make_node("Identity", ["OUTPUT_STATE"], ["OUTPUT"]),
     ]
-    inputs = [_value(one, _T.INT32, ["N", 1]) for one in ("INPUT", "INPUT_STATE")]
-    outputs = [_value(one, _T.INT32, ["N", 1]) for one in ("OUTPUT", "OUTPUT_STATE")]
+    inputs = [value_of(one, _T.INT32, ["N", 1]) for one in ("INPUT", "INPUT_STATE")]
+    outputs = [value_of(one, _T.INT32, ["N", 1]) for one in ("OUTPUT", "OUTPUT_STATE")]
     shown = 'output { name: "OUTPUT_STATE" data_type: TYPE_INT32 dims: [ 1 ] }' if is_shown else ""
     _write(
-        folder, name, _model(nodes, inputs, outputs), f"{_implicit_config(name, initial)}{shown}"
+        folder, name, model_of(nodes, inputs, outputs), f"{_implicit_config(name, initial)}{shown}"
     )
 
 
 def write_texts(folder: Path, name: str) -> None:
     """Put a model into `folder` that gives back texts, INPUT0 to OUTPUT0."""
     nodes = [helper.make_node("Identity", ["INPUT0"], ["OUTPUT0"])]
-    inputs = [_value("INPUT0", _T.STRING, ["N", "M"])]
-    outputs = [_value("OUTPUT0", _T.STRING, ["N", "M"])]
+    inputs = [value_of("INPUT0", _T.STRING, ["N", "M"])]
+    outputs = [value_of("OUTPUT0", _T.STRING, ["N", "M"])]
     config = (
         f'name: "{name}" platform: "onnxruntime_onnx" max_batch_size: 8 '
         'input { name: "INPUT0" data_type: TYPE_STRING dims: [ -1 ] } '
         'output { name: "OUTPUT0" data_type: TYPE_STRING dims: [ -1 ] }'
     )
-    _write(folder, name, _model(nodes, inputs, outputs), config)
+    _write(folder, name, model_of(nodes, inputs, outputs), config)
 
 
 def zero_start() -> str:
@@ -89,21 +89,21 @@ def _sums(kind: int) -> onnx.ModelProto:
     for operator, output in zip(("Add", "Sub"), _SUMS, strict=True):
         nodes.append(helper.make_node(operator, [f"{n}_int" for n in _PAIR], [f"{output}_int"]))
         nodes.append(helper.make_node("Cast", [f"{output}_int"], [output], to=kind))
-    return _model(
+    return model_of(
         nodes,
-        [_value(name, kind, ["N", 16]) for name in _PAIR],
-        [_value(name, kind, ["N", 16]) for name in _SUMS],
+        [value_of(name, kind, ["N", 16]) for name in _PAIR],
+        [value_of(name, kind, ["N", 16]) for name in _SUMS],
     )
 
 
 def _accumulating(*, has_end: bool) -> onnx.ModelProto:
     """Return ready * (input + start), with the sequence's id added at its end where `has_end`."""
     names = ["INPUT", "START", *(["END"] if has_end else []), "READY"]
-    inputs = [_value(name, _T.INT32, ["N", 1]) for name in names]
+    inputs = [value_of(name, _T.INT32, ["N", 1]) for name in names]
     nodes = [helper.make_node("Add", ["INPUT", "START"], ["started"])]
     last = "started"
     if has_end:
-        inputs.append(_value("CORRID", _T.UINT64, ["N", 1]))
+        inputs.append(value_of("CORRID", _T.UINT64, ["N", 1]))
         nodes += [
             helper.make_node("Cast", ["CORRID"], ["id"], to=_T.INT32),
             helper.make_node("Mul", ["END", "id"], ["ending"]),
@@ -111,7 +111,7 @@ def _accumulating(*, has_end: bool) -> onnx.ModelProto:
         ]
         last = "ended"
     nodes.append(helper.make_node("Mul", ["READY", last], ["OUTPUT"]))
-    return _model(nodes, inputs, [_value("OUTPUT", _T.INT32, ["N", 1])])
+    return model_of(nodes, inputs, [value_of("OUTPUT", _T.INT32, ["N", 1])])
 
 
 def _classifier(
@@ -126,31 +126,16 @@ def _classifier(
         helper.make_node("MatMul", ["means", "weights"], ["flat"]),
         helper.make_node("Reshape", ["flat", "shape"], [scores[0]]),
     ]
-    return _model(
+    return model_of(
         nodes,
-        [_value(picture[0], _T.FLOAT, picture[1])],
-        [_value(scores[0], _T.FLOAT, scores[1])],
+        [value_of(picture[0], _T.FLOAT, picture[1])],
+        [value_of(scores[0], _T.FLOAT, scores[1])],
         {
             "others": np.array(others, np.int64),
             "weights": weights,
             "shape": np.array(scores[1], np.int64),
         },
     )
-
-
-def _value(name: str, kind: int, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-def _model(
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Sequence[onnx.ValueInfoProto],
-    constants: dict[str, np.ndarray] | None = None,
-) -> onnx.ModelProto:
-    initializers = [numpy_helper.from_array(v, n) for n, v in (constants or {}).items()]
-    graph = helper.make_graph(nodes, "g", inputs, outputs, initializers)
-    return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
 
 
 def _write(folder: Path, name: str, model: onnx.ModelProto, config: str) -> None:

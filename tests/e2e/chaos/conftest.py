@@ -1,4 +1,4 @@
-"""Clusters to be hurt: a router, and nodes that each test adds."""
+"""Clusters to be hurt under load: a router, and nodes that each test adds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import engine_models
 import pytest
-from chaos_cluster import MODEL, ChaosCluster, turning
+from clusters import MODEL, Cluster
 
 CHAOS = Path(__file__).parent
 TURNS = 250
@@ -15,16 +15,10 @@ TURNS = 250
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> Path:
-    folder = tmp_path / "models"
-    engine_models.save(turning(TURNS), folder, MODEL)
-    return folder
-
-
-@pytest.fixture
-def make_chaos(tmp_path: Path, models: Path) -> Callable[[], ChaosCluster]:
+def make_chaos(tmp_path: Path) -> Callable[..., Cluster]:
     """Return a maker of clusters without nodes, to be entered with `async with`."""
-    return lambda: ChaosCluster(tmp_path / "cluster", models)
+    engine_models.save(engine_models.turning(TURNS), tmp_path / "models", MODEL)
+    return lambda **options: Cluster(tmp_path / "cluster", tmp_path / "models", **options)
 
 
 @pytest.hookimpl(tryfirst=True)

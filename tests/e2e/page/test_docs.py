@@ -3,58 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from browser import Tab, browser, chromium_path
-from page_fleets import troubled
+from browser import Tab
 from router_http import Http, serving
 
 from capamesh.router.access.keys import Key, Scope, Verb, digest_of
 
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(
-        chromium_path() is None, reason="no Chromium is installed (Debian: chromium-headless-shell)"
-    ),
-]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 READY = "document.querySelectorAll('details.route').length > 0"
 KEY = "cm_abcdefgh_" + 32 * "1"
 OpenDocs = Callable[..., Coroutine[Any, Any, Tab]]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def http() -> AsyncIterator[Http]:
-    """A router that knows a fleet."""
-    async with serving() as http:
-        troubled(http.fleet)
-        yield http
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def new_tab() -> AsyncIterator[Callable[[], Coroutine[Any, Any, Tab]]]:
-    """Run a browser, and return what opens a tab in it."""
-    async with browser(chromium_path() or "") as new_tab:
-        yield new_tab
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def open_docs(new_tab: Callable[[], Coroutine[Any, Any, Tab]]) -> AsyncIterator[OpenDocs]:
+@pytest.fixture
+def open_docs(opened: OpenDocs) -> OpenDocs:
     """Return what opens the page on the routes of a router, and waits until it is there."""
-    tabs: list[Tab] = []
 
-    async def opened(http: Http, path: str = "docs", until: str = READY, width: int = 1280) -> Tab:
-        tabs.append(tab := await new_tab())
-        await tab.resize(width, 900, is_phone=width < 500)
-        await tab.open(f"http://{http.client.host}:{http.client.port}/{path}")
-        await tab.wait_for(until)
-        return tab
+    async def docs(http: Http, path: str = "docs", until: str = READY, width: int = 1280) -> Tab:
+        return await opened(http, path, until, width)
 
-    yield opened
-    for tab in tabs:
-        await tab.close()
+    return docs
 
 
 async def unfold(tab: Tab, method: str, path: str) -> str:
@@ -130,16 +101,13 @@ async def test_request_is_sent_and_answered(http: Http, open_docs: OpenDocs) -> 
     assert tab.complaints == [] or "400" in tab.complaints[0]
 
 
-async def test_stream_is_shown_for_a_moment(http: Http, open_docs: OpenDocs) -> None:
+async def test_stream_is_shown_for_a_moment_and_what_bodies_hold(
+    http: Http, open_docs: OpenDocs
+) -> None:
     tab = await open_docs(http)
     await unfold(tab, "GET", "/v1/page/changes")
     status, text = await answer_of(tab)
-    assert status == "200"
-    assert text.startswith("event: reset")
-
-
-async def test_page_shows_what_bodies_hold(http: Http, open_docs: OpenDocs) -> None:
-    tab = await open_docs(http)
+    assert (status, text[:12]) == ("200", "event: reset")
     await unfold(tab, "POST", "/v2/models/{model}/infer")
     text = await tab.run("document.querySelector('#it').innerText")
     assert "timeout integer from 0" in text
@@ -167,12 +135,10 @@ async def test_page_takes_any_key_and_the_form_sends_the_one_that_is_typed(
         assert KEY not in await tab.run("document.body.innerText")
 
 
-async def test_address_with_a_slash_leads_to_the_page(http: Http, open_docs: OpenDocs) -> None:
-    tab = await open_docs(http, "docs/")
+async def test_page_fits_a_phone_at_an_address_with_a_slash(
+    http: Http, open_docs: OpenDocs
+) -> None:
+    tab = await open_docs(http, "docs/", width=390)
     assert await tab.run("location.pathname") == "/docs"
-
-
-async def test_page_fits_a_phone(http: Http, open_docs: OpenDocs) -> None:
-    tab = await open_docs(http, width=390)
     await unfold(tab, "POST", "/v2/models/{model}/infer")
     assert await tab.run("document.documentElement.scrollWidth") <= 390

@@ -16,10 +16,10 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from browser import Tab, browser, chromium_path
+from browser import Tab
 from fleet_fakes import answer_of, answering, linked, offer
 from free_ports import free_port
-from page_fleets import HOSTILE, join, large, peer_of, troubled
+from page_fleets import HOSTILE, join, large, peer_of
 from router_http import Http, serving
 
 from capamesh.protocol.errors import Overloaded
@@ -42,55 +42,40 @@ VIEWS = (
 TAB_KEY = ("Tab", 9)
 ENTER_KEY = ("Enter", 13)
 
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(
-        chromium_path() is None, reason="no Chromium is installed (Debian: chromium-headless-shell)"
-    ),
-]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 OpenPage = Callable[..., Coroutine[Any, Any, Tab]]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def http() -> AsyncIterator[Http]:
-    """A router that knows a fleet with something of everything wrong."""
-    async with serving() as http:
-        troubled(http.fleet)
-        http.unreachable("10.0.0.7:4100", "the connection was refused")
-        yield http
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def new_tab() -> AsyncIterator[Callable[[], Coroutine[Any, Any, Tab]]]:
-    """Run a browser, and return what opens a tab in it."""
-    async with browser(chromium_path() or "") as new_tab:
-        yield new_tab
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def open_page(new_tab: Callable[[], Coroutine[Any, Any, Tab]]) -> AsyncIterator[OpenPage]:
+@pytest.fixture
+def open_page(opened: OpenPage) -> OpenPage:
     """Return what opens the page of a router at one view, and waits until it is live."""
-    tabs: list[Tab] = []
 
-    async def opened(http: Http, view: str = "fleet", width: int = 1280) -> Tab:
-        tabs.append(tab := await new_tab())
-        await tab.resize(width, 900, is_phone=width < 500)
-        await tab.open(f"http://{http.client.host}:{http.client.port}/#/{view}")
-        await tab.wait_for("document.querySelector('.live.on') !== null")
-        return tab
+    async def page(http: Http, view: str = "fleet", width: int = 1280) -> Tab:
+        return await opened(http, f"#/{view}", "document.querySelector('.live.on') !== null", width)
 
-    yield opened
-    for tab in tabs:
-        await tab.close()
+    return page
 
 
 async def text_of(tab: Tab, where: str = "main") -> str:
     return str(await tab.run(f"document.querySelector({where!r}).innerText"))
 
 
+async def search(tab: Tab, text: str) -> None:
+    """Type into the field by which rows are searched."""
+    await tab.run(
+        f"const f = document.querySelector('input[type=search]'); f.value = {text!r};"
+        " f.dispatchEvent(new Event('input')); 0"
+    )
+
+
+async def until_count(tab: Tab, selector: str, count: str) -> None:
+    """Wait until the page has so many of some elements, as "> 10" or "=== 1"."""
+    await tab.wait_for(f"document.querySelectorAll('{selector}').length {count}")
+
+
 async def test_fleet_shows_first_what_needs_attention(http: Http, open_page: OpenPage) -> None:
     tab = await open_page(http)
-    await tab.wait_for("document.querySelectorAll('.attention li').length > 4")
+    await until_count(tab, ".attention li", "> 4")
     listed = await text_of(tab, ".attention")
     for word in ("unusable", "suspected", "ejected", "failing", "on the CPU"):
         assert word in listed.lower() or word in listed
@@ -196,7 +181,7 @@ async def test_request_view_says_who_is_a_candidate_and_why_others_are_not(
     http: Http, open_page: OpenPage
 ) -> None:
     tab = await open_page(http, "request/digits")
-    await tab.wait_for("document.querySelectorAll('tbody .badge.good').length === 1")
+    await until_count(tab, "tbody .badge.good", "=== 1")
     assert "not eligible" in await text_of(tab)
     assert await tab.run("document.querySelector('select').value") == "digits"
 
@@ -210,14 +195,14 @@ async def test_request_that_failed_is_shown_with_all_nodes_that_were_asked(
     http.ended.failed("digits", Overloaded(f"full {HOSTILE}"))
     http.ended.ended(RequestTimes("digits", "", "overloaded", 0.0, 0.2))
     tab = await open_page(http, "request/digits")
-    await tab.wait_for("document.querySelectorAll('details.kind').length >= 2")
+    await until_count(tab, "details.kind", ">= 2")
     kinds = await tab.run(
         "[...document.querySelectorAll('details.kind summary')].map((s) => s.innerText)"
     )
     assert f"full {HOSTILE}" in next(kind for kind in kinds if kind.startswith("overloaded"))
     at = next(at for at, kind in enumerate(kinds) if kind.startswith("slow"))
     await tab.run(f"document.querySelectorAll('details.kind summary')[{at}].click()")
-    await tab.wait_for("document.querySelectorAll('.waterfall').length === 2")
+    await until_count(tab, ".waterfall", "=== 2")
     rows = await tab.run(
         "[...document.querySelectorAll('details[open] tbody tr')].map((r) => r.innerText)"
     )
@@ -263,21 +248,6 @@ async def test_view_fits_a_phone(http: Http, open_page: OpenPage, view: str) -> 
     assert await tab.run("document.documentElement.scrollWidth") <= 390
 
 
-async def test_ten_thousand_nodes_make_few_elements(open_page: OpenPage) -> None:
-    async with serving() as http:
-        large(http.fleet, 10_000, 2)
-        tab = await open_page(http)
-        await tab.wait_for("document.querySelectorAll('tr.row').length > 10")
-        assert await tab.run("document.querySelectorAll('tr.row').length") < 60
-        await tab.run("document.querySelectorAll('.scroll')[0].scrollTop = 300000; 0")
-        await tab.wait_for("Number(document.querySelector('tr.row').dataset.at) > 8000")
-        await tab.run(
-            "const f = document.querySelector('input[type=search]'); f.value = '004321';"
-            " f.dispatchEvent(new Event('input')); 0"
-        )
-        await tab.wait_for("document.querySelectorAll('tr.row').length === 1")
-
-
 async def test_model_whose_files_are_contested_is_bad_where_none_is_served(
     open_page: OpenPage,
 ) -> None:
@@ -301,7 +271,7 @@ async def test_attention_names_each_kind_of_trouble_and_makes_few_elements(
         for endpoint in http.endpoints[500:503]:
             endpoint.is_suspected = True
         tab = await open_page(http)
-        await tab.wait_for("document.querySelectorAll('.attention li').length === 8")
+        await until_count(tab, ".attention li", "=== 8")
         words = await tab.run(
             "[...document.querySelectorAll('.attention .badge')].map((b) => b.innerText)"
         )
@@ -309,17 +279,15 @@ async def test_attention_names_each_kind_of_trouble_and_makes_few_elements(
         more = "document.querySelector('.attention + button')"
         assert await tab.run(f"{more}.innerText") == "Show the first 200 of 504"
         await tab.run(f"{more}.click()")
-        await tab.wait_for("document.querySelectorAll('.attention li').length === 200")
+        await until_count(tab, ".attention li", "=== 200")
         await tab.run(f"{more}.click()")
-        await tab.wait_for("document.querySelectorAll('.attention li').length === 8")
+        await until_count(tab, ".attention li", "=== 8")
 
 
 async def test_link_of_a_draining_node_is_no_trouble(http: Http, open_page: OpenPage) -> None:
     tab = await open_page(http, "links")
-    await tab.run(
-        "const f = document.querySelector('input[type=search]'); f.value = '10.0.0.30:'; f.dispatchEvent(new Event('input')); 0"
-    )
-    await tab.wait_for("document.querySelectorAll('tr.row').length === 1")
+    await search(tab, "10.0.0.30:")
+    await until_count(tab, "tr.row", "=== 1")
     assert await tab.run("document.querySelector('tr.row .badge').className") == "badge off"
     assert await tab.run("document.querySelector('tr.row .badge').innerText") == "draining"
 
@@ -331,14 +299,14 @@ async def test_page_says_when_the_router_is_gone_and_goes_on_when_it_is_back(
     async with serving(http_port=free_port()) as http:
         join(http.fleet, 1, ())
         tab = await open_page(http)
-        await tab.wait_for("document.querySelectorAll('tr.row').length === 1")
+        await until_count(tab, "tr.row", "=== 1")
     await tab.wait_for("document.getElementById('live').textContent === 'reconnecting'")
     said = await text_of(tab, "#banner")
     assert said.startswith("The router does not answer. What is shown is of before")
     assert await tab.run("document.querySelectorAll('tr.row').length") == 1
     async with serving(http_port=http.client.port) as again:
         large(again.fleet, 3, 1)
-        await tab.wait_for("document.querySelectorAll('tr.row').length === 3")
+        await until_count(tab, "tr.row", "=== 3")
         await tab.wait_for("document.getElementById('live').textContent === 'live'")
         assert await tab.run("document.getElementById('banner').className") == "banner hidden"
 
@@ -353,7 +321,7 @@ async def test_page_that_may_not_follow_is_read_anew_now_and_then(
         tab = await new_tab()
         await tab.open(f"http://{http.client.host}:{http.client.port}/")
         await tab.wait_for("document.getElementById('live')?.textContent === 'every 15 s'")
-        await tab.wait_for("document.querySelectorAll('tr.row').length === 1")
+        await until_count(tab, "tr.row", "=== 1")
         assert (await text_of(tab, "#banner")).startswith("The router lets no more pages follow it")
         await tab.close()
 
@@ -439,12 +407,12 @@ async def test_router_without_nodes_tells_the_commands_that_add_one(open_page: O
         assert "NaN" not in await text_of(tab)
         join(http.fleet, 1, ())
         await tab.wait_for("document.querySelector('.first.hidden') !== null")
-        await tab.wait_for("document.querySelectorAll('tr.row').length === 1")
+        await until_count(tab, "tr.row", "=== 1")
 
 
 async def test_models_have_a_command_to_copy_each(http: Http, open_page: OpenPage) -> None:
     tab = await open_page(http, "models")
-    await tab.wait_for("document.querySelectorAll('td button').length > 5")
+    await until_count(tab, "td button", "> 5")
     await tab.run(
         "Object.defineProperty(navigator, 'clipboard', { value: { writeText: async (text) => { window.copied = text; } } });"
         " [...document.querySelectorAll('td button')].find((b) => b.ariaLabel.endsWith(' digits')).click()"
@@ -482,8 +450,7 @@ async def test_hostile_names_make_no_element_in_any_view(
     tab = await open_page(http, view)
     await tab.wait_for("document.querySelector('h1') !== null")
     if view != "history":
-        search = "const f = document.querySelector('input[type=search]'); f.value = 'onerror'; f.dispatchEvent(new Event('input')); 0"
-        await tab.run(search)
+        await search(tab, "onerror")
         await tab.wait_for(
             f"document.querySelector('main').innerText.includes({json.dumps(HOSTILE)})"
         )
@@ -492,17 +459,19 @@ async def test_hostile_names_make_no_element_in_any_view(
     assert tab.complaints == []
 
 
-async def test_ten_thousand_nodes_are_usable_on_a_slow_phone(open_page: OpenPage) -> None:
+async def test_ten_thousand_nodes_make_few_elements_and_are_usable_on_a_slow_phone(
+    open_page: OpenPage,
+) -> None:
     async with serving() as http:
         large(http.fleet, 10_000, 2)
         tab = await open_page(http, width=390)
         await tab.ask("Emulation.setCPUThrottlingRate", rate=4)
-        await tab.wait_for("document.querySelectorAll('tr.row').length > 10")
-        await tab.run(
-            "const f = document.querySelector('input[type=search]'); f.value = '004321';"
-            " f.dispatchEvent(new Event('input')); 0"
-        )
-        await tab.wait_for("document.querySelectorAll('tr.row').length === 1")
+        await until_count(tab, "tr.row", "> 10")
+        assert await tab.run("document.querySelectorAll('tr.row').length") < 60
+        await tab.run("document.querySelectorAll('.scroll')[0].scrollTop = 300000; 0")
+        await tab.wait_for("Number(document.querySelector('tr.row').dataset.at) > 5000")
+        await search(tab, "004321")
+        await until_count(tab, "tr.row", "=== 1")
         await tab.run("document.querySelector('tr.row a').click()")
         await tab.wait_for(f"location.hash === '#/node/{peer_of(4321)}'")
         await tab.wait_for("document.querySelector('h1').textContent.endsWith('-4321')")

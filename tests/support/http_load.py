@@ -1,22 +1,41 @@
-"""Requests at a fixed rate, whatever becomes of those before: an open loop over raw HTTP, and figures of it. IO: sockets.
+"""Requests over raw HTTP, at a fixed rate or so many at once, and figures of them; as a program: well-behaved clients. IO: sockets.
 
 A latency counts from when the request was due, so that a stalled generator shows and is not left out.
+
+`python http_load.py URL CONNECTIONS new|kept PAUSE_S` asks `digits` until its standard input ends, and prints what it saw. Beside
+an attack it must not share the attack's event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import math
 import random
+import socket
+import sys
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 READY_EVERY_S = 0.1
 """How often a router that took no connection is asked whether it is ready again (guess)."""
 PATIENCE_S = 60.0
+Request = tuple[bytes, bytes]
+"""A body, and what its answer must hold."""
+
+
+def digits_body(timeout_s: float = 0.0) -> bytes:
+    """Return a request for one row of `digits`."""
+    tensor = {"name": "X", "datatype": "FP32", "shape": [1, 64], "data": [0.0] * 64}
+    parameters = {"parameters": {"timeout": round(timeout_s * 1e6)}} if timeout_s else {}
+    return json.dumps({**parameters, "inputs": [tensor]}).encode()
+
+
+DIGITS: Request = digits_body(), b'"label"'
 
 
 @dataclass(slots=True)
@@ -50,7 +69,7 @@ class Shot:
 class _Wire(asyncio.Protocol):
     """One connection: one request at a time."""
 
-    def __init__(self, load: OpenLoad, target: int) -> None:
+    def __init__(self, load: Load, target: int) -> None:
         self._load = load
         self.target = target
         self.shot: Shot | None = None
@@ -89,7 +108,7 @@ class _Wire(asyncio.Protocol):
             shot.is_right = shot.expected in body
         else:
             shot.error = body[:300].decode(errors="replace")
-        is_last = _header(head, b"connection").lower() == b"close"
+        is_last = self._load.is_new or _header(head, b"connection").lower() == b"close"
         self._load.ended(self, is_last=is_last)
         if is_last and self.transport is not None:
             self.transport.close()
@@ -100,23 +119,26 @@ class _Wire(asyncio.Protocol):
         self._load.lost(self, shot, repr(exc))
 
 
-class OpenLoad:
+class Load:
     """A stream of requests for one model at one router, or at several that stand in for each other."""
 
     def __init__(
         self,
         urls: str | Sequence[str],
-        model: str,
+        model: str = "digits",
         *,
         is_explained: bool = True,
-        policy: str = "",
+        is_new: bool = False,
+        **headers: str,
     ) -> None:
-        """Explained requests tell whom the router asked, in `Shot.asked`, at some cost to it."""
+        """Explained requests tell whom the router asked, in `Shot.asked`, at some cost to it.
+
+        `is_new`: each request is on a connection of its own.
+        """
         addresses = [urls] if isinstance(urls, str) else list(urls)
         self._targets = [url.removeprefix("http://").rsplit(":", 1) for url in addresses]
-        wishes = "X-Capamesh-Explain: 1\r\n" if is_explained else ""
-        if policy:
-            wishes += f"X-Capamesh-Policy: {policy}\r\n"
+        more = {**headers, **({"X_Capamesh_Explain": "1"} if is_explained else {})}
+        wishes = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in more.items())
         self.heads = [
             (
                 f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: {host}:{port}\r\n"
@@ -124,6 +146,7 @@ class OpenLoad:
             ).encode()
             for host, port in self._targets
         ]
+        self.is_new = is_new
         self._idle: list[deque[_Wire]] = [deque() for _ in self._targets]
         self._down: set[int] = set()
         self._dialing: set[asyncio.Task[None]] = set()
@@ -131,28 +154,39 @@ class OpenLoad:
         self._all_ended = asyncio.Event()
         self._wires: set[_Wire] = set()
         self._next = 0
-        self._on_end: Callable[[], None] | None = None
+        self._on_end: Callable[[], object] = lambda: None
+        self.shots: list[Shot] = []
+        """Those of the run under way, or of the last."""
 
     async def run(
         self,
-        requests: Iterable[tuple[bytes, bytes]],
+        requests: Iterable[Request],
         *,
-        rate: float,
-        seed: int,
+        rate: float = math.inf,
+        concurrency: int = 0,
+        pause_s: float = 0.0,
+        seed: int = 1,
         at: Mapping[int, Callable[[], Awaitable[None]]] | None = None,
     ) -> list[Shot]:
-        """Send `requests`, bodies and what their answers hold, `rate` a second by a seeded Poisson process.
+        """Send `requests`, `rate` a second by a seeded Poisson process, or always `concurrency`, each `pause_s` after an answer.
 
         `at[n]` is begun when the n-th is due; all are waited for, and their errors raised, before this returns.
         """
-        rng = random.Random(seed)
-        shots: list[Shot] = []
+        rng, loop = random.Random(seed), asyncio.get_running_loop()
+        places = asyncio.Semaphore(concurrency)
+        if concurrency:
+            self._on_end = lambda: loop.call_later(pause_s, places.release)
+        shots = self.shots = []
         self._left, self._all_ended = 1, asyncio.Event()
         due_s = time.monotonic() + 0.01
         try:
             async with asyncio.TaskGroup() as events:
                 for number, (body, expected) in enumerate(requests):
-                    due_s += rng.expovariate(rate)
+                    if concurrency:
+                        await places.acquire()
+                        due_s = time.monotonic()
+                    else:
+                        due_s += rng.expovariate(rate)
                     wait_s = due_s - time.monotonic()
                     if wait_s > 0:
                         await asyncio.sleep(wait_s)
@@ -172,39 +206,24 @@ class OpenLoad:
                 if not shot.ended_s:
                     shot.ended_s, shot.error = time.monotonic(), "no answer for a minute"
         finally:
+            self._on_end = lambda: None
             self._hang_up()
         return shots
 
-    async def closed_rate(
-        self, request: tuple[bytes, bytes], *, concurrency: int, seconds: float
-    ) -> float:
+    async def closed_rate(self, request: Request, *, concurrency: int, seconds: float) -> float:
         """Return how many requests a second are answered when `concurrency` are always under way."""
-        body, expected = request
-        shots: list[Shot] = []
         ends_s = time.monotonic() + seconds
-        self._left, self._all_ended = concurrency, asyncio.Event()
-
-        def send() -> None:
-            now_s = time.monotonic()
-            if now_s < ends_s:
-                self._left += 1
-                shots.append(Shot(len(shots), now_s, body=body, expected=expected))
-                self._send(shots[-1])
-
-        self._on_end = send
-        try:
-            for _ in range(concurrency):
-                send()
-                self._left -= 1
-            async with asyncio.timeout(seconds + PATIENCE_S):
-                await self._all_ended.wait()
-        finally:
-            self._on_end = None
-            self._hang_up()
+        asked = itertools.takewhile(lambda _: time.monotonic() < ends_s, itertools.repeat(request))
+        shots = await self.run(asked, concurrency=concurrency)
         answered = sum(shot.is_answered and shot.ended_s <= ends_s for shot in shots)
         if not answered:
             raise AssertionError(f"nothing was answered: {failures(shots)[:3]}")
         return answered / seconds
+
+    async def connect(self, count: int) -> None:
+        """Open so many connections to the first router, for the next run."""
+        for _ in range(count):
+            self._idle[0].append(await self._wire(0))
 
     def _hang_up(self) -> None:
         for task in self._dialing:
@@ -255,12 +274,17 @@ class OpenLoad:
                 break
         return self._next
 
-    async def _dial(self, target: int, shot: Shot) -> None:
+    async def _wire(self, target: int) -> _Wire:
         host, port = self._targets[target]
+        _, wire = await asyncio.get_running_loop().create_connection(
+            lambda: _Wire(self, target), host, int(port)
+        )
+        self._wires.add(wire)
+        return wire
+
+    async def _dial(self, target: int, shot: Shot) -> None:
         try:
-            _, wire = await asyncio.get_running_loop().create_connection(
-                lambda: _Wire(self, target), host, int(port)
-            )
+            wire = await self._wire(target)
         except OSError as error:
             is_news = target not in self._down
             self._down.add(target)
@@ -268,7 +292,6 @@ class OpenLoad:
             if is_news and len(self._targets) > 1:
                 await self._until_ready(target)
             return
-        self._wires.add(wire)
         wire.send(shot)
 
     async def _until_ready(self, target: int) -> None:
@@ -288,8 +311,7 @@ class OpenLoad:
                     return
 
     def _done(self) -> None:
-        if self._on_end is not None:
-            self._on_end()
+        self._on_end()
         self._left -= 1
         if self._left == 0:
             self._all_ended.set()
@@ -354,3 +376,53 @@ def attempts_a_request(shots: Sequence[Shot]) -> float:
     """Return how many nodes were asked for one answered request; they must have been explained."""
     answered = [shot for shot in shots if shot.is_answered]
     return sum(len(shot.asked) for shot in answered) / max(1, len(answered))
+
+
+# other clients
+
+
+async def never_read(
+    address: tuple[str, int], path: str, body: bytes, source: str = ""
+) -> socket.socket:
+    """Ask for an answer of which nothing is ever read, from an address of one's own; return the connection."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    sock.bind((source, 0))
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(sock, address)
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    await loop.sock_sendall(sock, head.encode() + body)
+    return sock
+
+
+async def main(url: str, connections: int, pause_s: float, *, is_new: bool) -> None:
+    """Ask until standard input ends, and once more on each connection: what is so at the end is seen, too."""
+    stop = asyncio.Event()
+    stdin = sys.stdin.fileno()
+    asyncio.get_running_loop().add_reader(stdin, lambda: None if sys.stdin.read(1) else stop.set())
+
+    def requests() -> Iterator[Request]:
+        for number in itertools.count():
+            if number == connections:
+                print("asking", flush=True)  # noqa: T201 - its owner waits for the line
+            if stop.is_set():
+                break
+            yield DIGITS
+        yield from [DIGITS] * connections
+
+    load = Load(url, is_explained=False, is_new=is_new)
+    shots = await load.run(requests(), concurrency=connections, pause_s=pause_s)
+    seen = {
+        "answered": len(shots) - failed(shots),
+        "failed": failed(shots),
+        "failures": failures(shots)[:20],
+        "slowest_s": max(shot.latency_s for shot in shots),
+    }
+    print(json.dumps(seen), flush=True)  # noqa: T201 - its result
+
+
+if __name__ == "__main__":
+    asyncio.run(
+        main(sys.argv[1], int(sys.argv[2]), float(sys.argv[4]), is_new=sys.argv[3] == "new")
+    )

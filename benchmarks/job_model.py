@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from engine_models import _value, looping, save
+from engine_models import looping, save, value_of
 from onnx import TensorProto, helper, numpy_helper
 
 NAME = "row_sums"
@@ -39,8 +39,8 @@ def row_sums(turns: int) -> onnx.ModelProto:
     }
     del graph.input[:]
     del graph.output[:]
-    graph.input.append(_value("x", TensorProto.FLOAT, ["rows", WIDTH]))
-    graph.output.append(_value("y", TensorProto.FLOAT, ["rows", 2]))
+    graph.input.append(value_of("x", TensorProto.FLOAT, ["rows", WIDTH]))
+    graph.output.append(value_of("y", TensorProto.FLOAT, ["rows", 2]))
     graph.initializer.extend(
         numpy_helper.from_array(each, name) for name, each in constants.items()
     )

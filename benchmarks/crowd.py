@@ -13,8 +13,10 @@ import ssl
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 from misbehaving_clients import REQUEST
 
 ANSWER_S = 30.0
@@ -46,7 +48,7 @@ class Crowd:
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, pause_s: float) -> None:
         self._host, self._port, self._tls = host, port, tls
         self._pause_s = pause_s
-        self._rng = random.Random(1)
+        self._rng = random.Random(1)  # noqa: S311 - it only spreads requests
         self.phases: dict[str, Phase] = {}
         self.phase = Phase()
         self.connected = 0
@@ -97,16 +99,16 @@ async def main(host: str, port: int, ca: str, count: int, pause_s: float) -> Non
         clients.append(asyncio.create_task(crowd.client()))
         if at % 20 == 0:
             await asyncio.sleep(0.05)
-    while crowd.connected < count:
+    while crowd.connected < count:  # noqa: ASYNC110 - connections are counted, not told of
         await asyncio.sleep(0.05)
-    print("asking", flush=True)  # noqa: T201 - its owner waits for the line
+    print("asking", flush=True)
     while line := (await asyncio.to_thread(sys.stdin.readline)).strip():
         crowd.phase = crowd.phases[line] = Phase()
     for client in clients:
         client.cancel()
     await asyncio.gather(*clients, return_exceptions=True)
     seen = {name: phase.to_dict() for name, phase in crowd.phases.items()}
-    print(json.dumps(seen), flush=True)  # noqa: T201 - its result
+    print(json.dumps(seen), flush=True)
 
 
 if __name__ == "__main__":

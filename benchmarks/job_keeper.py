@@ -17,13 +17,13 @@ from typing import Any
 
 import aiohttp
 from job_cluster import JobCluster, processes, send, url_of, workers_of
+from polling import until
 
 from capamesh.cli.local_cluster import is_routable
 from capamesh.cli.member import Member
 
 RESTART_S = 0.3
 """How long after its end a member is started again (guess: what supervisors wait at first)."""
-POLL_S = 0.1
 FIT_LIMIT_S = 300.0
 ROUTER, NODE = "router", "node"
 
@@ -134,9 +134,7 @@ class Keeper:
         else:
             # of a member its main process: what that has started is to end by itself
             send(pids[:1], signal.SIGKILL)
-        async with asyncio.timeout(FIT_LIMIT_S):
-            while not await self._is_fit(outage):
-                await asyncio.sleep(POLL_S)
+        await until(lambda: self._is_fit(outage), limit_s=FIT_LIMIT_S)
         outage.ended_s = time.time()
 
     async def all_fit(self) -> None:
@@ -144,9 +142,7 @@ class Keeper:
         for member in self._cluster.members:
             role = ROUTER if member in self._cluster.routers else NODE
             whole = Outage(role, member.name, (), 0.0, 0.0)
-            async with asyncio.timeout(FIT_LIMIT_S):
-                while not await self._is_fit(whole):
-                    await asyncio.sleep(POLL_S)
+            await until(lambda whole=whole: self._is_fit(whole), limit_s=FIT_LIMIT_S)  # type: ignore[misc]
 
     async def _is_fit(self, outage: Outage) -> bool:
         members = self._cluster.routers if outage.role == ROUTER else self._cluster.nodes

@@ -108,7 +108,8 @@ def results(
             if part is None:
                 continue
             data = (folder / job / part["name"]).read_bytes()
-            assert hashlib.sha256(data).hexdigest() == part["sha256"], part["name"]
+            if hashlib.sha256(data).hexdigest() != part["sha256"]:
+                raise ValueError(f"{part['name']} is not what its manifest says")
             found[kind] += map(json.loads, data.splitlines())
     return found["part"], found["bad_part"]
 
