@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import os
 import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from capamesh.cli.__main__ import run
 from capamesh.cli.checkup import diagnosis, gpu_probes, machine_probes
 from capamesh.cli.checkup.findings import Finding, State, fail, has_failed, ok, skip, warn
 from capamesh.cli.checkup.gpu import LIBRARIES, GpuFact, GpuFacts, check_gpus
@@ -31,6 +30,9 @@ from capamesh.cli.checkup.machine import (
 )
 from capamesh.cli.checkup.network import Clock, Reach, check_clock, check_reach, check_token
 from capamesh.cli.checkup.network_probes import mesh_address, router_address, time_of
+
+if TYPE_CHECKING:
+    from .conftest import Cli, Said
 
 
 def test_checks_are_told_in_order_though_the_first_ends_last() -> None:
@@ -71,56 +73,36 @@ def test_check_that_breaks_hides_no_other() -> None:
     assert "by nothing" in found[0].seen
 
 
-def asked_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, str]]:
-    status = run(["doctor", "--json", *arguments])
-    checks = json.loads(capsys.readouterr().out)["checks"]
-    return status, {each["check"]: each["state"] for each in checks}
+def states_in(said: Said) -> dict[str, str]:
+    return {each["check"]: each["state"] for each in said.json["checks"]}
 
 
-def test_doctor_looks_at_ports_folder_and_router(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+def test_doctor_looks_at_ports_folder_and_router(tmp_path: Path, cli: Cli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # so that nobody else listens there meanwhile
         port = listener.getsockname()[1]
-        _, found = asked_of(capsys, "--data", str(tmp_path), "--port", str(port))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        line = f"doctor --json --port {port} --router http://{address} --data"
+        found = states_in(cli(line, tmp_path, status=1))
     assert found[f"port {port}"] == "warn"
-    assert (found["data folder"], found["network"]) == ("ok", "skip")
+    assert (found["data folder"], found[f"reach {address}"]) == ("ok", "fail")
     assert "port 8000" in found
 
 
-def test_router_that_nobody_runs_is_a_failure(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # so that nobody else listens there meanwhile
-        address = f"127.0.0.1:{nobody.getsockname()[1]}"
-        status, found = asked_of(capsys, "--data", str(tmp_path), "--router", f"http://{address}")
-    assert (status, found[f"reach {address}"]) == (1, "fail")
-
-
-def test_exit_status_is_0_without_a_failure(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_exit_status_is_0_without_a_failure(monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
     monkeypatch.setattr(diagnosis, "diagnose", lambda _: (ok("a", "\x1b[2Jseen"),))
-    assert run(["doctor"]) == 0
-    assert "\x1b[2J" not in capsys.readouterr().out
+    assert "\x1b[2J" not in cli("doctor").out
     monkeypatch.setattr(diagnosis, "diagnose", lambda _: (fail("a", "seen", "do this"),))
-    assert run(["doctor"]) == 1
-    assert "do this" in capsys.readouterr().out
+    assert "do this" in cli("doctor", status=1).out
 
 
-def test_text_that_is_no_token_is_a_failure_and_not_repeated(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_text_that_is_no_token_is_a_failure_and_not_repeated(tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "token").write_text("secret-nonsense")
     (tmp_path / "token").chmod(0o600)
-    assert run(["doctor", "--json", "--token-file", str(tmp_path / "token")]) == 1
-    printed = capsys.readouterr().out
-    assert "secret-nonsense" not in printed
-    found = {each["check"]: each["state"] for each in json.loads(printed)["checks"]}
-    assert ("token", "fail") in found.items()
-    assert run(["doctor", "--router", "10.0.0.5:8000"]) == 2
-    assert "is no URL of a router" in capsys.readouterr().err
+    said = cli("doctor --json --token-file", tmp_path / "token", status=1)
+    assert "secret-nonsense" not in said.out
+    assert ("token", "fail") in states_in(said).items()
+    assert "is no URL of a router" in cli("doctor --router 10.0.0.5:8000", status=2).err
 
 
 GIB = 1 << 30
@@ -151,13 +133,13 @@ def test_gpu_on_which_a_model_runs_is_well_and_so_is_a_machine_without_one() -> 
         assert [(each.check, each.state) for each in check_gpus(facts)] == [("gpu", state)]
 
 
-@pytest.mark.parametrize(
-    ("found", "state", "seen", "line"),
-    [
-        (of(replace(GPUS, driver_version="579.99"), "driver"), FAIL, "", ""),
-        (of(replace(GPUS, driver_version="580.1"), "driver"), OK, "", ""),
-        (of(replace(GPUS, driver_version="1000.2"), "driver"), OK, "", ""),
-        (of(replace(GPUS, driver_version=""), "driver"), WARN, "", ""),
+def judgements() -> list[tuple[Any, ...]]:
+    """Return findings, each with its state, what it has seen and the line that mends it, where there are any."""
+    return [
+        (of(replace(GPUS, driver_version="579.99"), "driver"), FAIL),
+        (of(replace(GPUS, driver_version="580.1"), "driver"), OK),
+        (of(replace(GPUS, driver_version="1000.2"), "driver"), OK),
+        (of(replace(GPUS, driver_version=""), "driver"), WARN),
         (
             of(replace(GPUS, found_libraries=LIBRARIES[:-1]), "cuda libraries"),
             FAIL,
@@ -170,20 +152,20 @@ def test_gpu_on_which_a_model_runs_is_well_and_so_is_a_machine_without_one() -> 
             "on for 1 of 2",
             "",
         ),
-        (of(replace(GPUS, trial="it should run on CUDA"), "cuda provider"), FAIL, "", ""),
-        (of(replace(GPUS, trial=None), "cuda provider"), SKIP, "", ""),
-        (of(replace(GPUS, trial=None, has_gpu_runtime=False), "cuda provider"), FAIL, "", ""),
-        (check_python((3, 10, 9)), FAIL, "", ""),
-        (check_python((3, 11, 0)), OK, "", ""),
-        (check_python((3, 14, 0)), WARN, "", ""),
+        (of(replace(GPUS, trial="it should run on CUDA"), "cuda provider"), FAIL),
+        (of(replace(GPUS, trial=None), "cuda provider"), SKIP),
+        (of(replace(GPUS, trial=None, has_gpu_runtime=False), "cuda provider"), FAIL),
+        (check_python((3, 10, 9)), FAIL),
+        (check_python((3, 11, 0)), OK),
+        (check_python((3, 14, 0)), WARN),
         (
             check_packages(WANTED, {"libp2p": "0.7.0", "rich": "15.0.0rc1"}),
             FAIL,
             "libp2p==0.8.1 is wanted, 0.7.0 is there; numpy>=2.0 is wanted, none is there",
             "pip install 'libp2p==0.8.1' 'numpy>=2.0'",
         ),
-        (check_packages(("fastecdsa==2.3.2",), {"fastecdsa": "2.3.2+capamesh"}), OK, "", ""),
-        (check_packages(("rich>=14",), {"rich": "of today"}), FAIL, "", ""),
+        (check_packages(("fastecdsa==2.3.2",), {"fastecdsa": "2.3.2+capamesh"}), OK),
+        (check_packages(("rich>=14",), {"rich": "of today"}), FAIL),
         (
             check_runtime(TWO, "1.30.0", "onnxruntime-gpu"),
             FAIL,
@@ -191,48 +173,51 @@ def test_gpu_on_which_a_model_runs_is_well_and_so_is_a_machine_without_one() -> 
             "pip uninstall -y onnxruntime-gpu onnxruntime && "
             "pip install --force-reinstall --no-deps onnxruntime-gpu==1.31.1",
         ),
-        (check_runtime({"onnxruntime": "1.31.1"}, "1.31.1", "onnxruntime"), OK, "", ""),
-        (check_runtime({"onnxruntime": "1.31.1"}, "", "onnxruntime"), FAIL, "", ""),
-        (check_runtime({}, "", "onnxruntime"), FAIL, "", ""),
-        (check_folder(Folder("data", "", GIB)), OK, "", ""),
-        (check_folder(Folder("data", "", GIB - 1)), WARN, "", ""),
-        (check_folder(Folder("data", "", (16 << 20) - 1)), FAIL, "", ""),
+        (check_runtime({"onnxruntime": "1.31.1"}, "1.31.1", "onnxruntime"), OK),
+        (check_runtime({"onnxruntime": "1.31.1"}, "", "onnxruntime"), FAIL),
+        (check_runtime({}, "", "onnxruntime"), FAIL),
+        (check_folder(Folder("data", "", GIB)), OK),
+        (check_folder(Folder("data", "", GIB - 1)), WARN),
+        (check_folder(Folder("data", "", (16 << 20) - 1)), FAIL),
         (
             check_folder(Folder("my data; rm x", "this user may not write into /", 9 * GIB)),
             FAIL,
             "",
             "sudo chown -R $(id -u) 'my data; rm x'",
         ),
-        (check_memory(GIB, 8 * GIB), OK, "", ""),
-        (check_memory(GIB - 1, 8 * GIB), WARN, "", ""),
-        (check_memory((384 << 20) - 1, 8 * GIB), FAIL, "", ""),
-        (check_port(PortUse(8000, is_free=True)), OK, "free", ""),
-        (check_port(PortUse(8000, is_free=False, user="nginx")), WARN, "in use by nginx", ""),
-        (check_port(PortUse(8000, is_free=False)), WARN, "in use; by whom only root can see", ""),
-        (check_port(PortUse(8000, is_free=False, user="capamesh")), OK, "a member of this", ""),
-        (check_port(PortUse(80, is_free=False, problem="denied")), FAIL, "denied", ""),
-        (check_descriptors(1023), WARN, "", ""),
-        (check_descriptors(1024), OK, "", ""),
-        (check_locale(is_there=True), OK, "", ""),
-        (check_locale(is_there=False), WARN, "", ""),
-        (check_clock(Clock(ahead_s=5.0, is_synchronised=False)), OK, "as the router's", ""),
-        (check_clock(Clock(ahead_s=5.1, is_synchronised=False)), WARN, "5 s ahead of the", ""),
-        (check_clock(Clock(ahead_s=-60.0, is_synchronised=False)), WARN, "60 s behind the", ""),
-        (check_clock(Clock(ahead_s=-61.0, is_synchronised=False)), FAIL, "61 s behind the", ""),
-        (check_clock(Clock(is_synchronised=True)), OK, "", ""),
-        (check_clock(Clock(is_synchronised=False)), WARN, "", ""),
-        (check_clock(Clock(is_synchronised=None)), SKIP, "", ""),
-        (check_token("the join token expired", ""), FAIL, "", ""),
-        (check_token("", "admits a node until tomorrow"), OK, "admits a node until tomorrow", ""),
-        (check_reach(())[0], SKIP, "", ""),
-        (check_reach((Reach("10.0.0.5:8000", ""),))[0], OK, "", ""),
+        (check_memory(GIB, 8 * GIB), OK),
+        (check_memory(GIB - 1, 8 * GIB), WARN),
+        (check_memory((384 << 20) - 1, 8 * GIB), FAIL),
+        (check_port(PortUse(8000, is_free=True)), OK, "free"),
+        (check_port(PortUse(8000, is_free=False, user="nginx")), WARN, "in use by nginx"),
+        (check_port(PortUse(8000, is_free=False)), WARN, "in use; by whom only root can see"),
+        (check_port(PortUse(8000, is_free=False, user="capamesh")), OK, "a member of this"),
+        (check_port(PortUse(80, is_free=False, problem="denied")), FAIL, "denied"),
+        (check_descriptors(1023), WARN),
+        (check_descriptors(1024), OK),
+        (check_locale(is_there=True), OK),
+        (check_locale(is_there=False), WARN),
+        (check_clock(Clock(ahead_s=5.0, is_synchronised=False)), OK, "as the router's"),
+        (check_clock(Clock(ahead_s=5.1, is_synchronised=False)), WARN, "5 s ahead of the"),
+        (check_clock(Clock(ahead_s=-60.0, is_synchronised=False)), WARN, "60 s behind the"),
+        (check_clock(Clock(ahead_s=-61.0, is_synchronised=False)), FAIL, "61 s behind the"),
+        (check_clock(Clock(is_synchronised=True)), OK),
+        (check_clock(Clock(is_synchronised=False)), WARN),
+        (check_clock(Clock(is_synchronised=None)), SKIP),
+        (check_token("the join token expired", ""), FAIL),
+        (check_token("", "admits a node until tomorrow"), OK, "admits a node until tomorrow"),
+        (check_reach(())[0], SKIP),
+        (check_reach((Reach("10.0.0.5:8000", ""),))[0], OK),
         (check_reach((Reach("[::1]:4001", "refused"),))[0], FAIL, "", "nc -vz ::1 4001"),
         (check_reach((Reach("$(reboot):1", "no name"),))[0], FAIL, "", "nc -vz '$(reboot)' 1"),
-    ],
-)
-def test_finding_has_its_state_and_names_the_line_that_mends_it(
-    found: Finding, state: State, seen: str, line: str
-) -> None:
+    ]
+
+
+@pytest.mark.parametrize("at", range(48))
+def test_finding_has_its_state_and_names_the_line_that_mends_it(at: int) -> None:
+    assert len(judgements()) == 48
+    found, state, *more = judgements()[at]
+    seen, line = (*more, "", "")[:2]
     assert found.state is state
     assert found.seen.startswith(seen)
     assert found.run == (line or found.run)
