@@ -54,51 +54,47 @@ def test_network_needs_a_printable_name_of_64_bytes_at_most(home: Network, name:
         assert NetworkOwner.create(kept, home.now).name == kept
 
 
-def test_saved_owner_loads_again_with_a_key_for_itself_alone(home: Network, tmp_path: Path) -> None:
+def test_saved_owner_loads_again_with_a_key_for_itself_alone_and_is_never_overwritten(
+    home: Network, stranger: Network, tmp_path: Path
+) -> None:
     folder = tmp_path / "owner"
-    home.owner.save(folder)
-    home.owner.save(folder)
+    for _ in range(2):
+        home.owner.save(folder)
     loaded = NetworkOwner.load(folder)
     assert loaded == home.owner
     assert loaded.private_key.private_bytes_raw() == home.owner.private_key.private_bytes_raw()
     assert stat.S_IMODE((folder / OWNER_KEY_FILE).stat().st_mode) == 0o600
     assert sorted(path.name for path in folder.iterdir()) == ["network.pem", "owner.key"]
     assert repr(loaded) == f"NetworkOwner(network_id={loaded.network_id!r}, name='home')"
+    said = f"already holds another network's owner, that of {home.owner.network_id}: choose"
+    with pytest.raises(ConfigError, match=rf"owner\.key {said}"):
+        stranger.owner.save(folder)
+    assert NetworkOwner.load(folder) == home.owner
     (folder / OWNER_KEY_FILE).chmod(0o644)
     with pytest.raises(KeyExposed, match=r"owner's key .*owner\.key has mode 0644.*chmod 600"):
         NetworkOwner.load(folder)
 
 
-def test_owners_key_is_never_overwritten(home: Network, stranger: Network, tmp_path: Path) -> None:
-    home.owner.save(tmp_path)
-    with pytest.raises(
-        ConfigError,
-        match=rf"owner\.key already holds another network's owner, that of {home.owner.network_id}: choose",
-    ):
-        stranger.owner.save(tmp_path)
-    assert NetworkOwner.load(tmp_path) == home.owner
-
-
 def test_missing_damaged_and_mixed_files_are_named(
     home: Network, stranger: Network, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=r"owner\.key does not exist"):
-        NetworkOwner.load(tmp_path)
-    home.owner.save(tmp_path)
-    (tmp_path / NETWORK_FILE).unlink()
-    with pytest.raises(ConfigError, match=r"network\.pem does not exist"):
-        NetworkOwner.load(tmp_path)
-    (tmp_path / NETWORK_FILE).write_bytes(b"junk")
-    with pytest.raises(ConfigError, match=r"network\.pem is damaged: it holds no PEM"):
-        NetworkOwner.load(tmp_path)
     stranger.owner.save(tmp_path / "other")
-    (tmp_path / NETWORK_FILE).write_bytes((tmp_path / "other" / NETWORK_FILE).read_bytes())
-    with pytest.raises(
-        ConfigError,
-        match=rf"owner\.key is not the key of .*network\.pem: it is of the network {home.owner.network_id}, "
-        f"the certificate of {stranger.owner.network_id}; restore",
-    ):
-        NetworkOwner.load(tmp_path)
+    certificate, other = tmp_path / NETWORK_FILE, tmp_path / "other" / NETWORK_FILE
+
+    def said() -> str:
+        with pytest.raises(ConfigError) as caught:
+            NetworkOwner.load(tmp_path)
+        return caught.value.message
+
+    assert "owner.key does not exist" in said()
+    home.owner.save(tmp_path)
+    certificate.unlink()
+    assert "network.pem does not exist" in said()
+    certificate.write_bytes(b"junk")
+    assert "network.pem is damaged: it holds no PEM" in said()
+    certificate.write_bytes(other.read_bytes())
+    assert f"it is of the network {home.owner.network_id}, the certificate of " in said()
+    assert f"{stranger.owner.network_id}; restore" in said()
 
 
 SECOND = timedelta(seconds=1)
@@ -326,26 +322,22 @@ def test_missing_or_garbled_file_is_named(home: Network, tmp_path: Path, name: s
 def test_files_that_do_not_belong_together_do_not_load(
     home: Network, stranger: Network, tmp_path: Path
 ) -> None:
-    home.node.save(tmp_path)
     leaf, invite = home.node.chain
-    for certificates, message in (
-        ((leaf,), "it has 1 certificates, not 2"),
-        ((leaf, invite, home.owner.ca_der), "malformed: the successor of the owner's key"),
-        ((invite, leaf), "not valid: malformed"),
-        ((leaf, home.router.chain[1]), "not valid: bad signature"),
-        (stranger.node.chain, "not valid: wrong network"),
-        (
-            home.router.chain,
-            f"membership is of {home.router.identity.peer_id}, the identity key of",
-        ),
+    ca = home.owner.ca_der
+    for ca_der, certificates, message in (
+        (ca, (leaf,), "it has 1 certificates, not 2"),
+        (ca, (leaf, invite, ca), "malformed: the successor of the owner's key"),
+        (ca, (invite, leaf), "not valid: malformed"),
+        (ca, (leaf, home.router.chain[1]), "not valid: bad signature"),
+        (ca, stranger.node.chain, "not valid: wrong network"),
+        (ca, home.router.chain, f"is of {home.router.identity.peer_id}, the identity key of"),
+        (stranger.owner.ca_der, home.node.chain, "not valid: wrong network"),
     ):
+        home.node.save(tmp_path)
         (tmp_path / CHAIN_FILE).write_bytes(pem(*certificates))
+        (tmp_path / NETWORK_FILE).write_bytes(pem(ca_der))
         with pytest.raises(ConfigError, match=message):
             Membership.load(tmp_path, home.now)
-    home.node.save(tmp_path)
-    (tmp_path / NETWORK_FILE).write_bytes(pem(stranger.owner.ca_der))
-    with pytest.raises(ConfigError, match="not valid: wrong network"):
-        Membership.load(tmp_path, home.now)
 
 
 @pytest.mark.parametrize("server_side", [True, False])
