@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import defaultdict
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -38,6 +39,20 @@ from capamesh.protocol.mesh.pubsub import MAX_RPC_BYTES, _length_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+
+def in_virtual_time(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Have a test run in trio, on a clock that jumps to what is due next."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **fixtures: Any) -> None:
+        async def limited() -> None:
+            with trio.fail_after(1000):
+                await test(*args, **fixtures)
+
+        trio.run(limited, clock=trio.testing.MockClock(autojump_threshold=0))
+
+    return run
 
 
 TOPIC = "capamesh/cm-1/adverts"
@@ -197,76 +212,64 @@ class Swarm:
         await self._do_handle_inbound_connection(wire, None, None)  # type: ignore[attr-defined]  # as the port set it
 
 
-def test_longest_unproven_gives_way_whether_it_has_said_who_it_is_or_not() -> None:
-    async def test() -> None:
-        port = MeshPort(FEW)
-        swarm, wires = Swarm(port), [AcceptedWire() for _ in range(6)]
-        async with trio.open_nursery() as nursery:
-            for number, wire in enumerate(wires):
-                nursery.start_soon(swarm.accepted, wire)
-                await trio.sleep(1.0 if number < 3 else 0.01)
-            await trio.sleep(1)
-            assert [wire.is_closed for wire in wires] == [True] * 4 + [False] * 2
-            assert repr(port) == "MeshPort(ConnectionLimiter(2 open, 2 unproven))"
-            for wire in wires:
-                wire.ended.set()
-        assert repr(port) == "MeshPort(ConnectionLimiter(0 open, 0 unproven))"
-
-    run_in_virtual_time(test)
-
-
-def test_member_stays_while_strangers_come_and_its_next_connection_is_a_members_at_once() -> None:
-    async def test() -> None:
-        port = MeshPort(FEW)
-        swarm, member = Swarm(port), AcceptedWire("9.9.9.9")
-        strangers = [AcceptedWire(f"1.1.1.{number}") for number in range(20)]
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(swarm.accepted, member)
-            await trio.sleep(1)
-            port.members_are({id(member)})  # type: ignore[arg-type]  # as above
-            nursery.start_soon(swarm.accepted, member)
-            await trio.sleep(1)
-            assert repr(port) == "MeshPort(ConnectionLimiter(2 open, 0 unproven))"
-            for stranger in strangers:
-                nursery.start_soon(swarm.accepted, stranger)
-            await trio.sleep(1)
-            assert not member.is_closed
-            assert sum(stranger.is_closed for stranger in strangers) == 18
-            for wire in (member, *strangers):
-                wire.ended.set()
-
-    run_in_virtual_time(test)
-
-
-def test_connection_over_the_rate_or_that_cannot_be_upgraded_is_closed() -> None:
-    async def test() -> None:
-        port = MeshPort(limits_for_mesh(1024))
-        swarm = Swarm(port)
-        swarm.is_refusing = True
-        wires = [AcceptedWire() for _ in range(100)]
+@in_virtual_time
+async def test_longest_unproven_gives_way_whether_it_has_said_who_it_is_or_not() -> None:
+    port = MeshPort(FEW)
+    swarm, wires = Swarm(port), [AcceptedWire() for _ in range(6)]
+    async with trio.open_nursery() as nursery:
+        for number, wire in enumerate(wires):
+            nursery.start_soon(swarm.accepted, wire)
+            await trio.sleep(1.0 if number < 3 else 0.01)
+        await trio.sleep(1)
+        assert [wire.is_closed for wire in wires] == [True] * 4 + [False] * 2
+        assert repr(port) == "MeshPort(ConnectionLimiter(2 open, 2 unproven))"
         for wire in wires:
-            await swarm.accepted(wire)
-            assert wire.is_closed
-        swarm.is_refusing = False
-        flood = [AcceptedWire() for _ in range(200)]
-        async with trio.open_nursery() as nursery:
-            for wire in flood:
-                nursery.start_soon(swarm.accepted, wire)
-            await trio.sleep(1)
-            assert swarm.upgraded <= 64
-            assert sum(wire.is_closed for wire in flood) >= 200 - 64
-            for wire in flood:
-                wire.ended.set()
-
-    run_in_virtual_time(test)
+            wire.ended.set()
+    assert repr(port) == "MeshPort(ConnectionLimiter(0 open, 0 unproven))"
 
 
-def run_in_virtual_time(test: Callable[[], Awaitable[None]]) -> None:
-    async def limited() -> None:
-        with trio.fail_after(1000):
-            await test()
+@in_virtual_time
+async def test_member_stays_while_strangers_come_and_its_next_connection_is_a_members_at_once() -> (
+    None
+):
+    port = MeshPort(FEW)
+    swarm, member = Swarm(port), AcceptedWire("9.9.9.9")
+    strangers = [AcceptedWire(f"1.1.1.{number}") for number in range(20)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(swarm.accepted, member)
+        await trio.sleep(1)
+        port.members_are({id(member)})  # type: ignore[arg-type]  # as above
+        nursery.start_soon(swarm.accepted, member)
+        await trio.sleep(1)
+        assert repr(port) == "MeshPort(ConnectionLimiter(2 open, 0 unproven))"
+        for stranger in strangers:
+            nursery.start_soon(swarm.accepted, stranger)
+        await trio.sleep(1)
+        assert not member.is_closed
+        assert sum(stranger.is_closed for stranger in strangers) == 18
+        for wire in (member, *strangers):
+            wire.ended.set()
 
-    trio.run(limited, clock=trio.testing.MockClock(autojump_threshold=0))
+
+@in_virtual_time
+async def test_connection_over_the_rate_or_that_cannot_be_upgraded_is_closed() -> None:
+    port = MeshPort(limits_for_mesh(1024))
+    swarm = Swarm(port)
+    swarm.is_refusing = True
+    wires = [AcceptedWire() for _ in range(100)]
+    for wire in wires:
+        await swarm.accepted(wire)
+        assert wire.is_closed
+    swarm.is_refusing = False
+    flood = [AcceptedWire() for _ in range(200)]
+    async with trio.open_nursery() as nursery:
+        for wire in flood:
+            nursery.start_soon(swarm.accepted, wire)
+        await trio.sleep(1)
+        assert swarm.upgraded <= 64
+        assert sum(wire.is_closed for wire in flood) >= 200 - 64
+        for wire in flood:
+            wire.ended.set()
 
 
 class SecuredWire:
@@ -301,56 +304,50 @@ class SecuredWire:
         self._fed_send.close()
 
 
-def test_peer_that_answers_pings_stays_connected_and_one_that_stops_is_closed() -> None:
-    async def test() -> None:
-        wire = SecuredWire()
-        wire.answers_pings = True
-        yamux = WalledYamux(wire, PEER)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(yamux.start)
-            await trio.sleep(10 * KEEPALIVE_EVERY_S)
-            assert not yamux.is_closed
-            wire.answers_pings = False
-            silent_since_s = trio.current_time()
-            await yamux.event_closed.wait()
-            assert trio.current_time() - silent_since_s <= KEEPALIVE_EVERY_S + KEEPALIVE_LIMIT_S
-            assert wire.is_closed
-
-    run_in_virtual_time(test)
-
-
-def test_close_ends_although_the_peer_does_not_read() -> None:
-    async def test() -> None:
-        wire = SecuredWire(is_read=False)
-        yamux = WalledYamux(wire, PEER)
-        await yamux.close()
+@in_virtual_time
+async def test_peer_that_answers_pings_stays_connected_and_one_that_stops_is_closed() -> None:
+    wire = SecuredWire()
+    wire.answers_pings = True
+    yamux = WalledYamux(wire, PEER)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(yamux.start)
+        await trio.sleep(10 * KEEPALIVE_EVERY_S)
+        assert not yamux.is_closed
+        wire.answers_pings = False
+        silent_since_s = trio.current_time()
+        await yamux.event_closed.wait()
+        assert trio.current_time() - silent_since_s <= KEEPALIVE_EVERY_S + KEEPALIVE_LIMIT_S
         assert wire.is_closed
-        assert yamux.is_closed
-        assert trio.current_time() <= 1.1
-
-    run_in_virtual_time(test)
 
 
-def test_connection_with_too_much_unread_is_closed_before_more_is_read() -> None:
-    async def test() -> None:
-        wire = SecuredWire()
-        yamux = WalledYamux(wire, PEER)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(yamux.start)
-            await yamux.event_started.wait()
-            stream = await yamux.open_stream()
-            chunk = 2**20
-            header = bytes(4) + stream.stream_id.to_bytes(4, "big") + chunk.to_bytes(4, "big")
-            for _ in range(MAX_BUFFERED_BYTES // chunk):
-                wire.feed(header + bytes(chunk))
-            await trio.sleep(1)
-            assert len(yamux.stream_buffers[stream.stream_id]) == MAX_BUFFERED_BYTES
-            assert not yamux.is_closed
-            wire.feed(bytes(4) + stream.stream_id.to_bytes(4, "big") + bytes([0, 0, 0, 1]))
-            await yamux.event_closed.wait()
-            assert wire.is_closed
+@in_virtual_time
+async def test_close_ends_although_the_peer_does_not_read() -> None:
+    wire = SecuredWire(is_read=False)
+    yamux = WalledYamux(wire, PEER)
+    await yamux.close()
+    assert wire.is_closed
+    assert yamux.is_closed
+    assert trio.current_time() <= 1.1
 
-    run_in_virtual_time(test)
+
+@in_virtual_time
+async def test_connection_with_too_much_unread_is_closed_before_more_is_read() -> None:
+    wire = SecuredWire()
+    yamux = WalledYamux(wire, PEER)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(yamux.start)
+        await yamux.event_started.wait()
+        stream = await yamux.open_stream()
+        chunk = 2**20
+        header = bytes(4) + stream.stream_id.to_bytes(4, "big") + chunk.to_bytes(4, "big")
+        for _ in range(MAX_BUFFERED_BYTES // chunk):
+            wire.feed(header + bytes(chunk))
+        await trio.sleep(1)
+        assert len(yamux.stream_buffers[stream.stream_id]) == MAX_BUFFERED_BYTES
+        assert not yamux.is_closed
+        wire.feed(bytes(4) + stream.stream_id.to_bytes(4, "big") + bytes([0, 0, 0, 1]))
+        await yamux.event_closed.wait()
+        assert wire.is_closed
 
 
 def test_libp2p_makes_its_connections_with_the_walls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,41 +376,38 @@ def test_failing_stream_handler_costs_the_peer_its_stream_only() -> None:
     assert (stream.was_reset, warnings) == (True, ["stream_failed"])
 
 
-def test_cancellation_passes_the_walls() -> None:
-    async def test() -> None:
-        async def sleep(*_: object) -> None:
-            await trio.sleep_forever()
+@in_virtual_time
+async def test_cancellation_passes_the_walls() -> None:
+    async def sleep(*_: object) -> None:
+        await trio.sleep_forever()
 
-        for walled in (contain(sleep, print), contain_streams(sleep, print)):
-            with trio.move_on_after(1) as scope:
-                await walled(Stream())
-            assert scope.cancelled_caught
-
-    run_in_virtual_time(test)
+    for walled in (contain(sleep, print), contain_streams(sleep, print)):
+        with trio.move_on_after(1) as scope:
+            await walled(Stream())
+        assert scope.cancelled_caught
 
 
-def test_peer_has_a_limited_number_of_streams_and_others_have_theirs() -> None:
-    async def test() -> None:
-        async def handler(_: object) -> None:
-            await trio.sleep(10)
+@in_virtual_time
+async def test_peer_has_a_limited_number_of_streams_and_others_have_theirs() -> None:
+    async def handler(_: object) -> None:
+        await trio.sleep(10)
 
-        handle = contain_streams(handler, lambda *_: None)
-        streams = [Stream() for _ in range(MAX_STREAMS_PER_PEER + 1)]
-        other = Stream(ID(b"other"))
-        async with trio.open_nursery() as nursery:
-            for stream in (*streams, other):
-                nursery.start_soon(handle, stream)
-            await trio.sleep(1)
-            assert sum(stream.was_reset for stream in streams) == 1
-            assert not other.was_reset
-        late = Stream()
-        await handle(late)
-        assert not late.was_reset
-
-    run_in_virtual_time(test)
+    handle = contain_streams(handler, lambda *_: None)
+    streams = [Stream() for _ in range(MAX_STREAMS_PER_PEER + 1)]
+    other = Stream(ID(b"other"))
+    async with trio.open_nursery() as nursery:
+        for stream in (*streams, other):
+            nursery.start_soon(handle, stream)
+        await trio.sleep(1)
+        assert sum(stream.was_reset for stream in streams) == 1
+        assert not other.was_reset
+    late = Stream()
+    await handle(late)
+    assert not late.was_reset
 
 
-def test_failing_task_of_a_service_leaves_the_service_running_and_a_loop_starts_again(
+@in_virtual_time
+async def test_failing_task_of_a_service_leaves_the_service_running_and_a_loop_starts_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(TrioManager, "run_task", TrioManager.run_task)
@@ -435,11 +429,8 @@ def test_failing_task_of_a_service_leaves_the_service_running_and_a_loop_starts_
             runs.append("loop")
             raise ValueError("bad loop")
 
-    async def test() -> None:
-        async with background_trio_service(Demo()) as manager:
-            await trio.sleep(2.5)
-            assert manager.is_running
-        assert sorted(runs) == ["loop", "loop", "loop", "once"]
-        assert len(warnings) == 4
-
-    run_in_virtual_time(test)
+    async with background_trio_service(Demo()) as manager:
+        await trio.sleep(2.5)
+        assert manager.is_running
+    assert sorted(runs) == ["loop", "loop", "loop", "once"]
+    assert len(warnings) == 4

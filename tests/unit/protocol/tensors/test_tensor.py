@@ -123,22 +123,6 @@ def test_element_that_is_neither_bytes_nor_text_is_named() -> None:
         Tensor.from_numpy("x", np.array(["\ud800"], dtype=object))
 
 
-@pytest.mark.parametrize(
-    ("datatype", "shape", "data"),
-    [
-        (Datatype.FP32, (2,), b"1234"),
-        (Datatype.FP32, (2**70,), b""),
-        (Datatype.BYTES, (2**40,), b"\0\0\0\0"),
-        (Datatype.BYTES, (1,), b"\x05\0\0\0abc"),
-    ],
-)
-def test_data_that_does_not_match_the_shape_is_refused_without_allocating(
-    datatype: Datatype, shape: tuple[int, ...], data: bytes
-) -> None:
-    with pytest.raises(InvalidRequest):
-        Tensor("x", datatype, shape, data).to_numpy()
-
-
 _GOOD = Tensor("x", Datatype.FP32, (2, 3), bytes(24))
 
 
