@@ -90,16 +90,20 @@ async def test_load_that_is_told_unasked_comes_to_the_owner_once_the_peer_is_ver
     ends.link.tell_load(b"late")
 
 
-async def test_peer_hears_of_a_withdrawal() -> None:
+async def test_peer_hears_of_a_withdrawal_but_not_of_a_request_that_was_not_written_yet() -> None:
     ends = Ends()
-    stream = ends.link.ask(b"", [], ResponseHandler())
-    await ends.reads()
-    ends.link.withdraw(stream)
-    ends.link.withdraw(stream)
-    ends.link.withdraw_load(stream)
-    assert await ends.reads() == [RequestCancelled(stream)]
+    first = ends.link.ask(b"", [], ResponseHandler())  # a lone one is written at once
+    second = ends.link.ask(b"", [bytes(100_000)], ResponseHandler())
+    ends.link.withdraw(second)
+    heard = [event for event in await ends.reads() if isinstance(event, RequestReceived)]
+    assert [event.stream for event in heard] == [first]
+    for _ in range(2):
+        ends.link.withdraw(first)
+    ends.link.withdraw_load(first)
+    assert await ends.reads() == [RequestCancelled(first)]
     ends.link.withdraw(12345)
     assert await ends.reads() == []
+    assert ends.is_idle
 
 
 async def test_asker_may_ask_and_withdraw_in_the_very_call_in_which_it_is_reported() -> None:
@@ -341,17 +345,6 @@ async def test_each_asker_is_told_once_or_has_withdrawn_in_any_order_of_events()
 def is_last(news: object) -> bool:
     """Return whether nothing may follow."""
     return not isinstance(news, Answer)
-
-
-async def test_request_withdrawn_before_it_is_written_never_reaches_the_peer() -> None:
-    ends = Ends()
-    first = ends.link.ask(b"", [], ResponseHandler())  # a lone one would be written at once
-    stream = ends.link.ask(b"", [bytes(100_000)], ResponseHandler())
-    ends.link.withdraw(stream)
-    asked = [event for event in await ends.reads() if isinstance(event, RequestReceived)]
-    assert [event.stream for event in asked] == [first]
-    ends.link.withdraw(first)
-    assert ends.is_idle
 
 
 MOST_BYTES = 1_000_000

@@ -79,11 +79,6 @@ def dialling(scenario: Callable[[FakeHost], Awaitable[None]]) -> None:
     trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def longest_wait_s(host: FakeHost, since_s: float) -> float:
-    times = [at_s for at_s in host.at_s if at_s >= since_s]
-    return max(after - before for before, after in itertools.pairwise(times))
-
-
 @pytest.mark.parametrize("away_s", [12.0, 25.0, 500.0])
 @pytest.mark.parametrize("life_s", [1.0, 60.0], ids=["short-lived", "lasting"])
 def test_peer_that_was_connected_is_found_within_a_second_however_long_it_was_away(
@@ -103,36 +98,28 @@ def test_peer_that_was_connected_is_found_within_a_second_however_long_it_was_aw
     dialling(scenario)
 
 
-def test_peer_that_never_was_there_costs_two_dials_a_minute_or_three() -> None:
+@pytest.mark.parametrize(
+    ("there_s", "dial_s", "since_s", "until_s", "wait_s"),
+    [
+        (0.0, 0.0, 0.0, 600.0, (15.0, 30.0)),  # never there: two dials a minute, or three
+        (30.0, 0.0, 30.0, 620.0, (0.0, 1.0)),
+        (30.0, 0.0, 650.0, 1220.0, (15.0, 600.0)),  # it left long ago: as if it had never been
+        (30.0, 5.0, 30.0, 150.0, (20.0, 120.0)),  # it fails late, without a refusal
+    ],
+)
+def test_peer_that_is_away_is_dialled_by_how_long_it_is_and_how_dials_fail(
+    there_s: float, dial_s: float, since_s: float, until_s: float, wait_s: tuple[float, float]
+) -> None:
     async def scenario(host: FakeHost) -> None:
-        await trio.sleep(600.0)
-        assert 15.0 <= longest_wait_s(host, 0.0) <= 30.0
-        assert len(host.at_s) < 50
-
-    dialling(scenario)
-
-
-def test_peer_that_left_long_ago_is_dialled_as_if_it_had_never_been_there() -> None:
-    async def scenario(host: FakeHost) -> None:
-        host.is_there = True
-        await trio.sleep(30.0)
+        host.is_there = there_s > 0
+        await trio.sleep(there_s)
         host.leave()
-        await trio.sleep(590.0)
-        assert longest_wait_s(host, 30.0) <= 1.0
-        await trio.sleep(600.0)
-        assert longest_wait_s(host, 650.0) >= 15.0
-
-    dialling(scenario)
-
-
-def test_peer_that_fails_late_without_a_refusal_is_left_alone_for_longer() -> None:
-    async def scenario(host: FakeHost) -> None:
-        host.is_there = True
-        await trio.sleep(30.0)
-        host.leave()
-        host.dial_s = 5.0
-        await trio.sleep(120.0)
-        assert longest_wait_s(host, 30.0) >= 20.0
+        host.dial_s = dial_s
+        await trio.sleep(until_s - there_s)
+        times = [at_s for at_s in host.at_s if at_s >= since_s]
+        longest_s = max(after - before for before, after in itertools.pairwise(times))
+        assert wait_s[0] <= longest_s <= wait_s[1]
+        assert there_s > 0 or len(times) < 50
 
     dialling(scenario)
 
