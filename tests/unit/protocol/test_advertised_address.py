@@ -118,7 +118,9 @@ def test_wildcard_s_multiaddr_is_reported_with_the_address_that_others_dial(
         ("64:ff9b::7f00:1", Inside.LOOPBACK),
         ("2002:7f00:1::", Inside.LOOPBACK),
         ("0.0.0.0", Inside.NOWHERE),  # noqa: S104 - it is not bound
+        ("0.1.2.3", Inside.NOWHERE),
         ("224.0.0.1", Inside.NOWHERE),
+        ("240.0.0.1", Inside.NOWHERE),
         ("example.org", None),
         ("127.1", None),
     ],

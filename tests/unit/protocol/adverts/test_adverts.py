@@ -15,6 +15,7 @@ from capamesh.protocol.adverts import (
     AdvertReader,
     FleetSize,
     Sequence,
+    SequenceSource,
     advert_interval_s,
     advert_to_body,
     boot_ns_after,
@@ -107,6 +108,11 @@ def test_sequence_is_acceptable_only_if_newer(
     known: Sequence | None, new: Sequence, expected: bool
 ) -> None:
     assert is_acceptable(known, new) is expected
+
+
+def test_source_counts_up_within_its_boot() -> None:
+    source = SequenceSource(boot_ns=7)
+    assert [source.next(), source.next()] == [Sequence(7, 1), Sequence(7, 2)]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import NetworkId, PeerId
 from capamesh.protocol.mesh.gossip import (
     PayloadKind,
+    adverts_topic,
+    demand_topic,
     unwrap,
     wrap,
 )
@@ -402,6 +404,11 @@ def test_missing_or_wrong_field_is_named(message: object, data: st.DataObject) -
     del raw[name]
     with pytest.raises(ProtocolViolation, match=f": {name} is missing"):
         from_wire(raw)
+
+
+def test_topics_carry_the_network_id() -> None:
+    assert adverts_topic(NetworkId("cm-1")) == "capamesh/cm-1/adverts"
+    assert demand_topic(NetworkId("cm-1")) == "capamesh/cm-1/demand"
 
 
 def test_payload_is_a_kind_byte_and_a_body() -> None:
