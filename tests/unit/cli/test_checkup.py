@@ -245,7 +245,7 @@ def test_trial_is_read_from_what_the_check_of_a_model_printed() -> None:
         ("http://127.0.0.1:8000", ("127.0.0.1", 8000)),
         ("https://router.example/path", ("router.example", 443)),
         ("http://[::1]:8000", ("::1", 8000)),
-        *[(url, None) for url in ("http://x:99999", "http://[::1", "router:8000", "")],
+        *[(url, None) for url in ("http://x:99999", "http://[::1", "router:8000", "ftp://x:1", "")],
         ("/ip4/10.0.0.5/tcp/4001/p2p/12D3", ("10.0.0.5", 4001)),
         ("/ip6/::1/tcp/4001", ("::1", 4001)),
         ("/dns4/router/tcp/4001/p2p/12D3", ("router", 4001)),
