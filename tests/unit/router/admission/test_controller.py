@@ -5,7 +5,7 @@ import math
 from gates import Gate
 from replicas import replica
 
-from capamesh.protocol.errors import Overloaded, TooManyRequests
+from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.fleet.replica import Replica
 
@@ -52,23 +52,6 @@ def test_request_that_would_wait_past_its_deadline_is_refused_and_one_with_time_
     for remaining_s in (0.0, -1.0, 0.011):
         assert refusal(controller, remaining_s=remaining_s) is not None
     assert refusal(controller, remaining_s=0.5) is None
-
-
-def test_tenant_over_its_share_is_refused_before_all_is_full() -> None:
-    controller = gate_of(replica("a", load=load(0, limit=100)))
-    assert refusal(controller, "quiet") is None
-    admitted = sum(refusal(controller, "flood") is None for _ in range(200))
-    assert admitted == 89
-    assert counted(controller) == {"share": 111}
-    for _ in range(15):  # up to its part and a little over what is free
-        assert refusal(controller, "quiet") is None
-    assert controller.under_way == 105
-    assert refusal(controller, "quiet") is not None
-    assert type(refusal(controller, "quiet")) is Overloaded  # all is full, which is not its fault
-    error = refusal(controller, "flood", now_s=0.01)
-    assert type(error) is TooManyRequests
-    assert error.retry_after_s > 0
-    assert "89 requests of tenant 'flood' are under way" in error.message
 
 
 def test_liar_about_its_limit_does_not_open_the_gate() -> None:

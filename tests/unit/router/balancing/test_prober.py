@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fleet_fakes import FakeLink, Fleet, LoadAsk, hang, in_virtual_time, linked
 
-from capamesh.protocol.errors import LinkLost, ModelNotFound
+from capamesh.protocol.errors import ModelNotFound
 from capamesh.protocol.links.calls import LoadReport, encode_load
 from capamesh.router.admission.saturation import STALE_S
 
@@ -81,25 +81,6 @@ async def test_reply_that_does_not_come_is_given_up_at_the_limit(
     assert fleet.prober.lost == 2
     assert fleet.counts == {}
     assert repr(fleet.prober) == "Prober(2 sent, 2 lost)"
-
-
-@in_virtual_time
-async def test_closing_withdraws_all_for_good() -> None:
-    fleet = Fleet([], [])
-    fleet.prober.ask(fleet.replicas)
-    asker = next(iter(fleet.links[0].probing.values()))
-    fleet.prober.close()
-    assert [len(link.withdrawn) for link in fleet.links] == [1, 1]
-    assert fleet.counts == {}
-    asker.reported(encode_load(LOAD))
-    asker.failed(LinkLost("ended"))
-    assert fleet.replicas[0].load == LoadReport()
-    fleet.prober.ask(fleet.replicas)
-    fleet.prober.close()
-    assert fleet.prober.sent == 2
-    await asyncio.sleep(5.0)
-    assert fleet.prober.lost == 0
-    assert fleet.counts == {}
 
 
 @pytest.mark.pure

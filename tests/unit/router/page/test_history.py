@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 
+from typing_extensions import override
+
 from capamesh.protocol.ids import ModelName
 from capamesh.router.page.history import BIN_S, History, Totals
 from capamesh.router.page.history_answers import HistoryAnswers
@@ -70,23 +72,21 @@ def test_long_span_is_told_in_fewer_points() -> None:
     assert body["series"]["p99_us"][-1] == 9910.0
 
 
-class Sampled:
-    """A history of some models, each with requests, that is sampled by hand."""
+class Sampled(Counters):
+    """A history of some models, each with requests in each bin, and its answers."""
 
     def __init__(self, *models: str, most_bytes: int = 2**20) -> None:
-        self.now_s = 0.0
-        self.latencies = {ModelName(model): [0, 0] for model in models}
-        self.history = History(
-            lambda: Totals(self.latencies, {}, 0, 1, 1), bounds_s=(0.001,), clock=lambda: self.now_s
-        )
+        super().__init__()
         self.answers = HistoryAnswers(self.history, most_bytes=most_bytes)
+        for model in models:
+            self.count(model)
         self.pass_bin()
 
-    def pass_bin(self) -> None:
-        self.now_s += BIN_S
-        for counts in self.latencies.values():
-            counts[0] += 10
-        self.history.sample()
+    @override
+    def pass_bin(self, seconds: float = BIN_S) -> None:
+        for model in self.latencies:
+            self.count(model, 10)
+        super().pass_bin(seconds)
 
 
 def test_answer_is_made_once_until_the_history_goes_on() -> None:

@@ -81,9 +81,6 @@ def test_wait_ends_when_a_link_should_be_back_but_never_after_the_deadline(
     assert Patience(100.0, 3.0, deadline_s).until_s(back_s) == until_s
 
 
-pytestmark = pytest.mark.pure
-
-
 class World:
     """Replicas of models, and a clock that the test sets."""
 
@@ -106,6 +103,7 @@ def says(one: Replica, *, is_idempotent: bool) -> None:
     one.offer = replace(one.offer, is_idempotent=is_idempotent)
 
 
+@pytest.mark.pure
 @pytest.mark.parametrize(
     ("at_s", "is_read_again"),
     [
@@ -124,6 +122,7 @@ def test_offers_of_the_same_replicas_are_read_again_after_a_second(
     assert world.holds(replicas, at_s=at_s) is not is_read_again
 
 
+@pytest.mark.pure
 def test_models_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("capamesh.router.requests.idempotency.MAX_OFFERS", 2)
     world, replicas = World(), fleet("a")

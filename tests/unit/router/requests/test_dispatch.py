@@ -166,6 +166,20 @@ async def test_caller_s_own_fault_is_believed_of_two_nodes_and_blamed_on_neither
     assert fleet.counts == {}
 
 
+@pytest.mark.parametrize(
+    ("other", "kind"), [("evil", InvalidRequest), ("honest", DeadlineExceeded)]
+)
+async def test_word_of_one_invite_is_no_verdict_at_the_deadline_where_there_is_another(
+    other: str, kind: type[CapameshError]
+) -> None:
+    fleet = Fleet(invites={"A": "evil", "B": other}, rules=ALONE)
+    fleet.node("A", failing(InvalidRequest("bad")))
+    fleet.node("B", hang)
+    with pytest.raises(kind):
+        await infer(fleet, allowed_s=1.0)
+    assert (fleet.asked, fleet.counts) == ([1, 1], {})
+
+
 async def test_callers_who_are_wrong_take_no_retry_from_those_who_are_not() -> None:
     bad = failing(InvalidRequest("bad"))
     fleet = Fleet([bad], [bad])

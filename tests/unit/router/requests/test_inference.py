@@ -1,9 +1,8 @@
-"""An inference request without any protocol on a wire: its parameters, what it becomes, what it is told, what is counted."""
+"""An inference request without any protocol on a wire: what it becomes, what it is told, what is counted."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +22,6 @@ from fleet_fakes import (
 
 from capamesh.protocol.errors import (
     CapameshError,
-    InvalidRequest,
     NoEndpoint,
     Overloaded,
     RunFailed,
@@ -38,7 +36,6 @@ from capamesh.router.balancing.explanation import Explanation
 from capamesh.router.fleet.request_counts import RequestCounts
 from capamesh.router.requests.call import Outcome
 from capamesh.router.requests.inference import InferenceRequest, InferenceService, Target
-from capamesh.router.requests.parameters import priority_of, sequence_of, time_allowed_s
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.telemetry.ended import EndedRequests
 from capamesh.router.telemetry.tracing import RequestTimes, TraceParent
@@ -237,41 +234,3 @@ async def test_version_that_is_named_is_the_one_of_which_it_is_told_whether_to_w
         for version in ("1", "2", "")
     ]
     assert told == [Unsatisfiable, NoEndpoint, NoEndpoint]
-
-
-@pytest.mark.parametrize(
-    ("parameters", "seconds"),
-    [
-        ({}, 30.0),
-        ({"timeout": 0}, 30.0),
-        ({"timeout": 1_500_000}, 1.5),
-        ({"timeout": 90_000_000}, 30.0),
-    ],
-)
-def test_time_allowed_is_the_callers_but_no_longer_than_the_routers(
-    parameters: dict[str, object], seconds: float
-) -> None:
-    assert time_allowed_s(parameters, 30.0) == seconds
-
-
-def allowed_s(parameters: dict[str, object]) -> float:
-    return time_allowed_s(parameters, 30.0)
-
-
-@pytest.mark.parametrize(
-    ("read", "wrong"),
-    [
-        *((allowed_s, {"timeout": wrong}) for wrong in (True, -1, 1.5, "1", [])),
-        *((priority_of, {"priority": wrong}) for wrong in (True, -1, 256, 1.0, "1")),
-        *((sequence_of, {"sequence_id": wrong}) for wrong in (-1, 2**64, 1.5, True, "x" * 129)),
-        (sequence_of, {"sequence_start": True}),
-        (sequence_of, {"sequence_end": True, "sequence_id": 0}),
-        (sequence_of, {"sequence_id": 1, "sequence_start": 1}),
-        (sequence_of, {"sequence_id": 1, "sequence_end": "true"}),
-    ],
-)
-def test_parameter_that_is_none_is_refused(
-    read: Callable[[dict[str, object]], object], wrong: dict[str, object]
-) -> None:
-    with pytest.raises(InvalidRequest, match=next(iter(wrong)).partition("_")[0]):
-        read(wrong)

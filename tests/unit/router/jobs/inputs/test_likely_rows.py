@@ -42,20 +42,6 @@ def test_files_with_their_number_of_rows_are_not_read(
         assert likely_rows(form, reader(source), source) == ROWS
 
 
-def test_files_of_a_folder_are_counted_up_to_a_bound(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(folder, "MOST_COUNTED", 5)
-    for number in range(5):
-        (tmp_path / str(number)).write_bytes(b"a")
-    assert likely_rows(InputFormat.FOLDER, FolderReader(LocalFiles(tmp_path)), None) == 5
-    (tmp_path / "another").write_bytes(b"a")
-    reader = FolderReader(LocalFiles(tmp_path))
-    assert likely_rows(InputFormat.FOLDER, reader, None) is None
-    reader.fingerprint()  # which lists them all
-    assert likely_rows(InputFormat.FOLDER, reader, None) == 6
-
-
 def test_lines_are_guessed_from_the_first_of_them(tmp_path: Path) -> None:
     line = b'{"x": 12345}\n'
     file = tmp_path / "x.jsonl"

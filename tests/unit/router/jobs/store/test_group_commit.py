@@ -175,27 +175,6 @@ def test_change_that_turns_out_to_last_is_made_once_more_so_that_it_does(
     assert names(database) == ["job-1"]
 
 
-def test_move_and_event_of_an_operation_that_need_not_last_do(database: Database) -> None:
-    run_group(database, [Desk.waiting(submitting("job-0"))])
-    for moving in (
-        lambda turn: jobs.move(turn, JobId("job-0"), JobState.CANCELLED),
-        lambda turn: jobs.note(turn, JobId("job-0"), "waiting", "for its input"),
-    ):
-        seen: list[bool] = []
-        group = [
-            asking(
-                lambda turn, seen=seen, moving=moving: (
-                    seen.append(waits_for_the_disk(turn)),
-                    moving(turn),
-                ),
-                Change.FLEETING,
-            )
-        ]
-        run_group(database, group)
-        group[0].future.result(0)
-        assert seen == [False, True]
-
-
 class Held:
     """An operation that lasts until it is let go."""
 
