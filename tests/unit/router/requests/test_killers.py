@@ -175,3 +175,12 @@ def test_each_byte_of_a_small_request_tells_it_from_a_killer_without_a_digest(
     killers.note(small(None), 2, BOTH, 10.0)
     monkeypatch.setattr("capamesh.router.requests.killers.digest", pytest.fail)
     assert not any(killers.is_barred(small(at), FLEET, 11.0) for at in range(SAMPLES))
+
+
+def test_death_after_a_verdict_is_one_again_and_not_enough_for_the_next() -> None:
+    killers = Killers()
+    killers.note(target(1.0), 2, BOTH, 10.0)
+    killers.note(target(1.0), 1, BOTH, 20.0)
+    assert killers.until_s == 10.0 + BARRED_S[0]
+    killers.note(target(1.0), 1, BOTH, 30.0)
+    assert killers.until_s == 30.0 + BARRED_S[1]
