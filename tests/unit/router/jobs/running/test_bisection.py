@@ -83,6 +83,11 @@ def searched(
     return search, fleet
 
 
+def test_word_of_the_only_node_is_enough() -> None:
+    search, _ = searched(64, {7}, has_other=False)
+    assert [(each.row, each.node) for each in search.bad] == [(7, "A")]
+
+
 def test_death_in_the_search_stops_the_halving() -> None:
     search = Bisection(8, has_other_node=True)
     search.begin_refused(INVALID, "no", "A")
