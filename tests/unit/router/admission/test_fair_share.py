@@ -105,3 +105,31 @@ def test_tenant_is_not_over_its_share_while_one_with_more_is_not(
     assert not fair._busy
     assert fair._busy_weight == 0
     assert len(fair) <= 4
+
+
+def is_ahead(fair: FairShare, tenant: str, slots: float, free: float, now_s: float) -> bool:
+    """Ask as a request does that is let in or refused: by the lag of now, which holds from then on."""
+    lag = fair.lag(tenant, slots, now_s)
+    found = fair.is_ahead(tenant, lag, free, now_s)
+    fair.take_lag(lag, now_s)
+    return found
+
+
+def test_share_not_used_while_idle_is_not_owed() -> None:
+    fair = FairShare()
+    fair.enter("a", 0.0)
+    for _ in range(1000):
+        fair.enter("b", 0.0)
+        fair.leave("b", 0.0)
+    fair.refused("a", 1.0, 1.0)
+    assert is_ahead(fair, "b", 16, 0.0, 1.0)
+    caught_up = 0
+    while is_ahead(fair, "b", 16, 0.0, 1.0):
+        fair.enter("a", 1.0)
+        caught_up += 1
+    assert caught_up <= 16
+    fair.refused("new", 1.5, 1.0)
+    assert is_ahead(fair, "b", 16, 0.0, 1.5)
+    for _ in range(16):
+        fair.enter("new", 1.5)
+    assert not is_ahead(fair, "b", 16, 0.0, 1.5)

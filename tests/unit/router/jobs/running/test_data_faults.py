@@ -211,3 +211,34 @@ def test_price_waits_for_a_store_that_fails() -> None:
         assert runner._prices.paid(job.id).price == Price()  # and is forgotten then
 
     in_rig(scenario, nodes=priced(0.01))
+
+
+def test_place_that_hangs_takes_one_thread_and_not_all() -> None:
+    async def scenario(rig: Rig) -> None:
+        store = Store()
+        rig.thread_s = 5.0  # a place that answers late, in threads that others wait for
+        rig.files.reader_of = lambda job: FarReader(store, Path(job.spec.input.url))
+        in_thread = rig.in_thread
+        store.is_away = True
+
+        async def counted(function: object) -> object:
+            store.at_once += 1
+            store.most_at_once = max(store.most_at_once, store.at_once)
+            try:
+                return await in_thread(function)  # type: ignore[arg-type]
+            finally:
+                store.at_once -= 1
+
+        rig.in_thread = counted  # type: ignore[method-assign,assignment]
+        job = await rig.planned(100, 5)
+        rig.runner()
+        await asyncio.sleep(30)
+        store.most_at_once = 0
+        await asyncio.sleep(60)
+        assert store.most_at_once == 1
+        store.is_away = False
+        rig.thread_s = 0.0
+        assert (await rig.ended(job)).state is JobState.COMPLETED
+        assert await rig.results(job) == ALL
+
+    in_rig(scenario)
