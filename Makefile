@@ -123,9 +123,10 @@ test-hostile: $(READY) build/models ## Attack real processes, the long attacks t
 test-clients: $(READY) build/models ## Clients of others, unmodified, against a cluster; installs them
 	$(BIN)/pytest tests/clients $(ARGS)
 
-test-fuzz: $(READY) ## Made-up clients of HTTP/1 and of gRPC, and inputs of jobs, 20,000 cases each (or CASES=...), from case 1 on (or SEED=...)
+test-fuzz: $(READY) ## Made-up clients of HTTP/1, gRPC and WebSocket, and inputs of jobs, 20,000 cases each (or CASES=...), from case 1 on (or SEED=...)
 	CAPAMESH_FUZZ_CASES=$(or $(CASES),20000) CAPAMESH_FUZZ_SEED=$(or $(SEED),1) $(BIN)/pytest \
-	  tests/integration/router/test_front_fuzz.py tests/integration/router/test_grpc_fuzz.py tests/integration/router/jobs/test_input_fuzz.py
+	  tests/integration/router/test_front_fuzz.py tests/integration/router/test_grpc_fuzz.py tests/integration/router/ws/test_fuzz.py \
+	  tests/integration/router/jobs/test_input_fuzz.py
 
 test-mutation: $(READY) ## Break all packages in 300 places and count what the unit tests notice
 	$(BIN)/python scripts/mutate.py --sample 300 --jobs 2 --least 0.7 router=0.6 node=0.75 protocol=0.7 client=0.8 cli=0.6 simulation=0.7 $(ARGS)
