@@ -11,7 +11,7 @@ from job_files import write_jsonl
 from router_http import Http
 from typing_extensions import override
 
-from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
+from capamesh.router.access.keys import Verb
 from capamesh.router.jobs.spec import JobSpec
 from capamesh.router.jobs.standing import JobRunner, Progress
 from capamesh.router.jobs.values import JobId
@@ -61,23 +61,13 @@ class JobClients:
         self.http = http
         self.place = place
         self.runner = http.job_service.runner = ToldRunner()
-        self._made: dict[str, Key] = {}
-        self._draws = iter(ALPHABET * 1000)
 
     def key(self, tenant: str, *verbs: Verb, **scope: Any) -> str:
         """Return a new key of a tenant, for jobs where nothing else is said."""
-        text = new_text(lambda _: next(self._draws))
-        made = Scope(verbs=verbs or (Verb.JOBS,), **scope)
-        self._made[text] = Key(id_of(text), digest_of(text), tenant, made)
-        self._take()
-        return text
+        return self.http.key(*(verbs or (Verb.JOBS,)), tenant=tenant, **scope)
 
     def revoke(self, text: str) -> None:
-        del self._made[text]
-        self._take()
-
-    def _take(self) -> None:
-        self.http.front.keys.ring.take(self._made.values(), 0.0, 0.0)
+        self.http.revoke(text)
 
     def body(self, **more: Any) -> dict[str, Any]:
         """Return a job over the file of the place."""

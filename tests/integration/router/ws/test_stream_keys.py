@@ -16,6 +16,12 @@ from capamesh.protocol.windows import Windows
 from capamesh.router.access.keys import Verb
 
 
+@pytest.fixture
+def http(http: Http) -> Http:
+    http.node("A")
+    return http
+
+
 @pytest.mark.parametrize(
     "line",
     [
