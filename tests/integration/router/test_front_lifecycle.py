@@ -77,28 +77,20 @@ async def test_client_that_leaves_while_the_node_runs_withdraws_its_request(
 
 
 @pytest.mark.parametrize("leave", LEAVE)
-async def test_requests_behind_one_whose_client_left_are_not_run(http: Http, leave: str) -> None:
+@pytest.mark.parametrize("is_closing", [True, False])
+async def test_requests_behind_one_whose_client_left_are_not_run(
+    http: Http, leave: str, is_closing: bool
+) -> None:
     link = http.node("A", hang)
     kinds = ["infer", "metadata", "infer", "infer in chunks", "no JSON", "infer"]
+    row = b"".join(of_kind(kind, "n") for kind in kinds)
     async with connected(http.client.port) as client:
-        await client.send(b"".join(of_kind(kind, "n") for kind in kinds))
+        await client.send(infer("one", b"Connection: close") if is_closing else row)
         await link.asked.wait()
         LEAVE[leave](client)
         await until(lambda: is_withdrawn(link))
         await turns(50)
     assert len(link.asks) == 1
-
-
-@pytest.mark.parametrize("leave", LEAVE)
-async def test_client_that_leaves_behind_a_closing_request_withdraws_it(
-    http: Http, leave: str
-) -> None:
-    link = http.node("A", hang)
-    async with connected(http.client.port) as client:
-        await client.send(infer("one", b"Connection: close"))
-        await link.asked.wait()
-        LEAVE[leave](client)
-        await until(lambda: is_withdrawn(link))
 
 
 @pytest.mark.parametrize("leave", LEAVE)

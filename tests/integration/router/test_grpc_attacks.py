@@ -103,38 +103,35 @@ async def test_client_that_gives_up_some_of_its_requests_stays(http: Http) -> No
     assert misbehaved(http) == 0
 
 
-async def test_flood_of_pings_is_ended(http: Http) -> None:
-    ping = PingFrame(0)
-    ping.opaque_data = b"12345678"
+def flood_of(kind: str, attacker: Attacker) -> bytes:
+    match kind:
+        case "pings":
+            ping = PingFrame(0)
+            ping.opaque_data = b"12345678"
+            return ping.serialize() * 3000
+        case "settings":
+            return SettingsFrame(0).serialize() * 3000
+        case "window updates":
+            return attacker.window(0, 1) * 3000
+        case "continuations":
+            frame = ContinuationFrame(1)
+            frame.data = b""
+            return attacker.head(1, INFER, is_whole=False) + frame.serialize() * 1000
+        case _:
+            return attacker.head(1, INFER + ((b"x-large", b"v" * 2000),) * 9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "codes"),
+    [
+        *((kind, (CALM,)) for kind in ("pings", "settings", "window updates")),
+        *((kind, (CALM, PROTOCOL)) for kind in ("continuations", "a head beyond its bound")),
+    ],
+)
+async def test_flood_is_ended(http: Http, kind: str, codes: tuple[int, ...]) -> None:
     async with attacking(http) as attacker:
-        attacker.send(ping.serialize() * 3000)
-        await ended(http, attacker, CALM)
-
-
-async def test_flood_of_settings_is_ended(http: Http) -> None:
-    async with attacking(http) as attacker:
-        attacker.send(SettingsFrame(0).serialize() * 3000)
-        await ended(http, attacker, CALM)
-
-
-async def test_flood_of_window_updates_is_ended(http: Http) -> None:
-    async with attacking(http) as attacker:
-        attacker.send(attacker.window(0, 1) * 3000)
-        await ended(http, attacker, CALM)
-
-
-async def test_flood_of_continuations_is_ended(http: Http) -> None:
-    frame = ContinuationFrame(1)
-    frame.data = b""
-    async with attacking(http) as attacker:
-        attacker.send(attacker.head(1, INFER, is_whole=False), frame.serialize() * 1000)
-        await ended(http, attacker, CALM, PROTOCOL)
-
-
-async def test_head_beyond_its_bound_is_ended(http: Http) -> None:
-    async with attacking(http) as attacker:
-        attacker.send(attacker.head(1, INFER + ((b"x-large", b"v" * 2000),) * 9))
-        await ended(http, attacker, CALM, PROTOCOL)
+        attacker.send(flood_of(kind, attacker))
+        await ended(http, attacker, *codes)
 
 
 async def test_more_streams_than_agreed_are_ended(http: Http) -> None:
