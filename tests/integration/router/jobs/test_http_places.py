@@ -140,18 +140,11 @@ def values_of(source: RemoteFile) -> list[int]:
     ]
 
 
-def test_input_is_read_by_ranges(server: RangeServer) -> None:
+def test_input_is_read_by_ranges_from_the_path_as_it_was_written(server: RangeServer) -> None:
     assert values_of(file_of(f"{server.url}/sets/in.jsonl")) == list(range(1000))
     assert all(each.startswith("bytes=") for _, each in server.asked)
-
-
-def test_empty_file_is_an_input_without_rows(server: RangeServer) -> None:
-    server.files["/none.jsonl"] = b""
+    server.files |= {"/none.jsonl": b"", "/a%20b/%C3%A9.jsonl": b"x"}
     assert values_of(file_of(f"{server.url}/none.jsonl")) == []
-
-
-def test_path_is_asked_for_as_it_was_written(server: RangeServer) -> None:
-    server.files["/a%20b/%C3%A9.jsonl"] = b"x"
     assert file_of(f"{server.url}/a%20b/é.jsonl").stamp().size_bytes == 1
 
 
@@ -276,28 +269,19 @@ def test_server_that_is_not_there_is_told() -> None:
             file_of(f"http://127.0.0.1:{taken.getsockname()[1]}/x.jsonl").stamp()
 
 
-@pytest.mark.parametrize(
-    ("host", "is_inner"),
-    [
-        ("127.0.0.1", True),
-        ("10.1.2.3", True),
-        ("::1", True),
-        ("169.254.169.254", True),
-        ("localhost", True),
-        ("files", True),
-        ("files.corp", True),
-        ("store.default.svc.cluster.local", True),
-        ("data.example.com", False),
-        ("8.8.8.8", False),
-        ("2606:4700::1111", False),
-        ("127.0.0.1.nip.example", False),
-        ("2130706433.example.com", False),
-    ],
-)
-def test_inner_network_is_named_by_names_that_can_be_nothing_else(
-    host: str, *, is_inner: bool
-) -> None:
-    assert names_inner(host) is is_inner
+def test_inner_network_is_named_by_names_that_can_be_nothing_else() -> None:
+    hosts = {
+        True: (
+            *("127.0.0.1", "10.1.2.3", "::1", "169.254.169.254", "localhost", "files"),
+            *("files.corp", "store.default.svc.cluster.local"),
+        ),
+        False: (
+            *("data.example.com", "8.8.8.8", "2606:4700::1111", "127.0.0.1.nip.example"),
+            "2130706433.example.com",
+        ),
+    }
+    for is_inner, named in hosts.items():
+        assert {host: names_inner(host) for host in named} == dict.fromkeys(named, is_inner)
 
 
 @pytest.mark.parametrize(

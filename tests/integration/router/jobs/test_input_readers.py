@@ -343,24 +343,20 @@ async def test_reader_that_was_taken_hold_of_is_ended_with_its_input_alone(
         assert made.pool.count == 0
 
 
-async def test_reader_that_speaks_without_being_asked_is_ended(
+async def test_reader_that_speaks_without_being_asked_is_ended_and_one_that_asks_much_is_borne(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    spec = written(tmp_path, InputFormat.NPZ)
+    opens = "for _ in range(1000):\n    call('open'); channel.next()\nitem(rows=7)\nchannel.next()"
+    monkeypatch.setattr(process, "ARGV", (sys.executable, "-c", TAKEN + opens))
+    async with reading() as made:  # it takes no descriptors, of which it holds few
+        assert await made.apart.look(spec, "t") == 7
     monkeypatch.setattr(process, "ARGV", (sys.executable, "-c", TAKEN + "while True: item(rows=7)"))
     async with reading() as made:
-        await made.apart.look(written(tmp_path, InputFormat.NPZ), "t")
+        await made.apart.look(spec, "t")
         async with asyncio.timeout(GUARD_S):
             while made.processes[0].ended != "it spoke without being asked":
                 await asyncio.sleep(0)
-
-
-async def test_reader_that_takes_no_descriptors_holds_few_and_stops_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opens = "for _ in range(1000):\n    call('open'); channel.next()\nitem(rows=7)\nchannel.next()"
-    monkeypatch.setattr(process, "ARGV", (sys.executable, "-c", TAKEN + opens))
-    async with reading() as made:
-        assert await made.apart.look(written(tmp_path, InputFormat.NPZ), "t") == 7
 
 
 @pytest.mark.parametrize(
