@@ -113,13 +113,40 @@ def test_new_connection_that_ends_without_an_answer_is_lost_at_once(
     assert server.accepted == 1
 
 
-def test_half_a_body_is_a_lost_link(scripted: Start, connect: Connect) -> None:
-    def half(connection: socket.socket) -> None:
+def sending(data: bytes) -> Callable[[socket.socket], None]:
+    def script(connection: socket.socket) -> None:
         read_request(connection)
-        connection.sendall(answer(b'{"nodes"', length=100))
+        connection.sendall(data)
 
-    with pytest.raises(LinkLost, match="before the answer was complete"):
-        connect(scripted(half).url).models()
+    return script
+
+
+@pytest.mark.parametrize(
+    ("sent", "kind", "said"),
+    [
+        (answer(b'{"nodes"', length=100), LinkLost, "before the answer was complete"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", ProtocolViolation, "does not answer as a router"),
+        *(
+            (answer(body), ProtocolViolation, "is this a router's URL")
+            for body in (b"[1", b"[]", b'{"nodes": [1]}', b'{"nodes": {}}', b"[" * 10_000)
+        ),
+    ],
+)
+def test_answer_that_is_none_of_a_router_is_named(
+    scripted: Start, connect: Connect, sent: bytes, kind: type[Exception], said: str
+) -> None:
+    with pytest.raises(kind, match=said):
+        connect(scripted(sending(sent)).url).nodes()
+
+
+@pytest.mark.parametrize("length", [b"x", b"-1", b"999999"])
+def test_wrong_length_of_the_json_part_is_a_violation(
+    scripted: Start, connect: Connect, length: bytes
+) -> None:
+    head = b"HTTP/1.1 200 OK\r\nInference-Header-Content-Length: %b\r\nContent-Length: 14\r\n\r\n"
+    client = connect(scripted(sending(head % length + b'{"outputs":[]}')).url)
+    with pytest.raises(ProtocolViolation, match="malformed answer"):
+        client.infer("m", {"X": np.ones(1)})
 
 
 def test_answer_that_trickles_ends_at_the_deadline(
@@ -141,41 +168,6 @@ def test_answer_that_trickles_ends_at_the_deadline(
 
     with pytest.raises(DeadlineExceeded, match=r"within 0\.3 s"):
         connect(scripted(trickle).url).infer("m", {"X": np.ones(1)}, timeout_s=0.3)
-
-
-def test_junk_instead_of_http_is_named(scripted: Start, connect: Connect) -> None:
-    def junk(connection: socket.socket) -> None:
-        read_request(connection)
-        connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
-
-    server = scripted(junk)
-    with pytest.raises(ProtocolViolation, match=f"{server.url} does not answer as a router"):
-        connect(server.url).models()
-
-
-@pytest.mark.parametrize("body", [b"[1", b"[]", b'{"nodes": [1]}', b'{"nodes": {}}', b"[" * 10_000])
-def test_json_of_something_else_is_named(scripted: Start, connect: Connect, body: bytes) -> None:
-    def other(connection: socket.socket) -> None:
-        read_request(connection)
-        connection.sendall(answer(body))
-
-    with pytest.raises(ProtocolViolation, match="is this a router's URL"):
-        connect(scripted(other).url).nodes()
-
-
-@pytest.mark.parametrize("length", [b"x", b"-1", b"999999"])
-def test_wrong_length_of_the_json_part_is_a_violation(
-    scripted: Start, connect: Connect, length: bytes
-) -> None:
-    def wrong(connection: socket.socket) -> None:
-        read_request(connection)
-        connection.sendall(
-            b"HTTP/1.1 200 OK\r\nInference-Header-Content-Length: %b\r\nContent-Length: 14\r\n\r\n"
-            b'{"outputs":[]}' % length
-        )
-
-    with pytest.raises(ProtocolViolation, match="malformed answer"):
-        connect(scripted(wrong).url).infer("m", {"X": np.ones(1)})
 
 
 def test_answer_in_chunks_without_a_length_is_read_to_its_end_and_its_limit(

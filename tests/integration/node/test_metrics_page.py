@@ -29,10 +29,6 @@ async def test_page_serves_metrics_and_nothing_else() -> None:
                 assert answer.status == 404
         async with session.post(url) as answer:
             assert answer.status == 405
-
-
-async def test_place_that_is_taken_is_named_with_the_option() -> None:
-    async with serve_metrics("127.0.0.1", 0, list) as url:
         port = int(url.split(":")[2].split("/")[0])
         with pytest.raises(ConfigError, match=f"at 127.0.0.1:{port}: .*; give another --metrics"):
             async with serve_metrics("127.0.0.1", port, list):
