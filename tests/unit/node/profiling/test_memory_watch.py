@@ -40,6 +40,8 @@ def test_most_that_is_in_use_meanwhile_is_the_peak(memory: Memory) -> None:
         memory.at(5_000)
         memory.at(3_000)
     assert (watch.held_bytes(), watch.peak_bytes()) == (2_000, 4_000)
+    memory.used = 900  # others gave back more than was taken
+    assert watch.held_bytes() == 0
 
 
 def test_watch_ends_with_what_it_watches_though_that_fails(memory: Memory) -> None:
