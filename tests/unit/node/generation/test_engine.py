@@ -113,6 +113,17 @@ def test_request_that_can_never_be_served_is_refused_as_such(
     assert desk.engine.load().waiting == 0
 
 
+def test_full_queue_of_one_tenant_leaves_room_for_others() -> None:
+    desk = Desk(FakeSlots(1), GenerationSettings(max_waiting=3))
+    crowd = [desk.submit(request(first=first, tenant="crowd"))[0] for first in range(3)]
+    (lone,) = desk.submit(request(first=4, tenant="lone"))
+    with pytest.raises(Overloaded):
+        desk.submit(request(first=5, tenant="crowd"))
+    desk.run()
+    assert [desk.finish(each) for each in crowd] == ["length", "length", Overloaded.code]
+    assert desk.finish(lone) == "length"
+
+
 def test_people_go_before_bulk_whatever_the_priorities_and_bulk_takes_no_slot_of_others() -> None:
     desk = Desk(FakeSlots(1))
     (first,) = desk.submit(request(max_tokens=8, is_bulk=True, priority=9))
