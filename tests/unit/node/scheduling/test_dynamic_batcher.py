@@ -83,12 +83,6 @@ def test_more_requests_than_may_be_in_flight_are_refused_whatever_their_rows() -
     assert refused.value.retry_after_s > 0
 
 
-# deadlines and cancelling
-
-
-# failures
-
-
 # outputs
 
 
@@ -262,14 +256,7 @@ def test_request_that_is_to_run_alone_shares_its_run_with_nothing() -> None:
     assert all([suspect] in runs for suspect in suspects)
 
 
-# rows without data
-
-
-# a model without a profile
-
-
-def x(value: float) -> list[Tensor]:
-    return [Tensor.from_numpy("x", np.array([value], np.float32))]
+# what is said of a model's runs
 
 
 def test_model_that_never_ran_is_said_so_until_a_run_succeeds() -> None:
@@ -286,9 +273,7 @@ def test_engine_takes_note_of_runs_that_fail_and_of_the_first_that_does_not() ->
     desk = Desk(batch_rows=1)
 
     def run(value: float, *results: object) -> None:
-        request = desk.request()
-        request.inputs = (Tensor.from_numpy("x", np.full((1, 1), value, np.float32)),)
-        desk.batcher.submit(request, desk.now_s)
+        desk.submit(inputs=[Tensor.from_numpy("x", np.full((1, 1), value, np.float32))])
         desk.finish(desk.taken(), results=list(results))
 
     for number in range(FAILED_REQUESTS):

@@ -379,9 +379,6 @@ async def test_listener_may_submit_and_cancel(make: Make, profile: ServiceProfil
     rig.doubled(1, 3, 4)
 
 
-# what nobody waits for
-
-
 # the watchdog
 
 

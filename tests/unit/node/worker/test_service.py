@@ -415,15 +415,6 @@ async def test_request_that_breaks_harms_no_link(rig: Rig, monkeypatch: pytest.M
     await rig.answer(2)
 
 
-# deadlines and the watchdog
-
-
-# who has left
-
-
-# tasks
-
-
 # loads and changes
 
 
