@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from clusters import is_alive
+from commands import run, run_json, words_of
 
 import capamesh.cli
 from capamesh.client import Client
@@ -22,28 +21,6 @@ from capamesh.protocol.member_status import NOT_READY
 
 MODELS = Path(capamesh.cli.__path__[0]) / "samples" / "models"
 LIMIT_S = 120
-
-
-def capamesh_command(*arguments: str) -> list[str]:
-    return [sys.executable, "-P", "-m", "capamesh.cli", *arguments]
-
-
-def run(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        capamesh_command(*arguments),
-        check=False,
-        capture_output=True,
-        text=True,
-        input=given,
-        timeout=LIMIT_S,
-        env={k: v for k, v in os.environ.items() if not k.startswith("CAPAMESH_")},
-    )
-
-
-def run_json(*arguments: str) -> Any:
-    done = run(*arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def until(is_so: Callable[[], bool]) -> None:
@@ -56,7 +33,7 @@ def until(is_so: Callable[[], bool]) -> None:
 @pytest.fixture
 def dev_up(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     started = subprocess.Popen(
-        capamesh_command(
+        words_of(
             *("dev", "up", "--nodes", "1", "--http", "127.0.0.1:0"),
             *("--data", str(tmp_path / "dev"), "--json"),
         ),
@@ -168,7 +145,7 @@ def test_network_by_hand_admits_with_a_piped_token_and_shuts_out_at_once(
     def start(*arguments: str, token: str) -> None:
         with (tmp_path / "log").open("ab") as log:
             process = subprocess.Popen(
-                capamesh_command(*arguments, "--token-file", "-"),
+                words_of(*arguments, "--token-file", "-"),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from itertools import repeat
 from pathlib import Path
@@ -18,6 +17,7 @@ import aiohttp
 import pytest
 from chaos import send_signal, sidecar_pid, worker_pids
 from clusters import Cluster, is_alive, peer_of, until_state, until_status
+from commands import command
 from direct_answers import digits_requests
 from engine_link import replaced
 from http_load import DIGITS, Load, Request, digits_body, failures
@@ -124,18 +124,6 @@ async def test_network_loses_processes_and_nodes_gains_one_and_ends_without_a_fa
     assert await added.wait() == 0
     assert added.status()["state"] == "stopped"
     await until(lambda: not any(map(is_alive, pids)))
-
-
-async def command(*words: str) -> tuple[int, str, str]:
-    """Run `capamesh` with these words; return its exit status, and what it prints and says beside that."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "capamesh.cli", *words),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
 
 
 async def test_owner_drains_a_node_that_nobody_can_dial_and_enables_it_again(

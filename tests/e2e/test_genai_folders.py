@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import pytest_asyncio
+from commands import run_json
 from onnx import TensorProto, helper, numpy_helper
 from tiny_llama import (
     CONTEXT,
@@ -296,9 +295,7 @@ def genai_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("genai")
     for name in ("gemma", FOUR_BITS):
         write_folder(folder / name, has_four_bits=name == FOUR_BITS)
-        words = ("model", "import-llm", str(folder / name), "--to", str(folder / "models"))
-        command = [sys.executable, "-m", "capamesh.cli", *words]
-        subprocess.run(command, capture_output=True, timeout=120, check=True)
+        run_json("model", "import-llm", folder / name, "--to", folder / "models")
     return folder / "models"
 
 

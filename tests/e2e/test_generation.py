@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +16,7 @@ import pytest
 import pytest_asyncio
 from chaos import slowed, worker_pids
 from clusters import metrics_at
+from commands import command
 from polling import until
 from tiny_llama import Variant, gguf, write_decoder_folder
 
@@ -267,24 +266,15 @@ async def test_lines_of_chats_are_a_job_whose_rows_are_texts(
         },
     ]
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
-    command = (sys.executable, "-m", "capamesh.cli", "jobs")
-    told: list[str] = []
     for words in (
         ("submit", "chats.jsonl", "--model", "tiny", "--watch"),
         ("results", "last", "-o", "answers.jsonl"),
         ("logs", "last", "--bad-rows", "--json"),
     ):
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            *words,
-            cwd=tmp_path,
-            env={**os.environ, "CAPAMESH_ROUTER": chat_cluster.http_url},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+        status, told, err = await command(
+            "jobs", *words, router=chat_cluster.http_url, folder=tmp_path
         )
-        out, err = await asyncio.wait_for(process.communicate(), 120.0)
-        assert process.returncode == 0, err.decode()
-        told.append(out.decode())
+        assert status == 0, err
     rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert [(row["row"], row["id"]) for row in rows] == [(0, "0"), (1, "told"), (4, "batch")]
     _, chat = await ask(chat_cluster, **body_of(max_tokens=6))
@@ -296,7 +286,7 @@ async def test_lines_of_chats_are_a_job_whose_rows_are_texts(
     }
     assert rows[0]["outputs"] == rows[2]["outputs"] == wanted
     assert rows[1]["outputs"]["completion_tokens"] == 5
-    bad = [json.loads(line) for line in told[2].splitlines()]
+    bad = [json.loads(line) for line in told.splitlines()]
     assert [(each["row"], each["id"]) for each in bad] == [(2, "none"), (3, "long")]
     assert "messages" in bad[0]["message"]
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ import engine_models
 import pytest
 import pytest_asyncio
 from clusters import metrics_at
+from commands import command
 from tiny_llama import write_decoder_folder
 
 from capamesh.cli.local_cluster import LocalCluster
@@ -102,16 +99,9 @@ async def jobs(
     cluster: LocalCluster, folder: Path, *words: str, ends: bool = True
 ) -> tuple[str, str]:
     """Run `capamesh jobs`, which ends well or not, as told; return what it prints, and says beside that."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "capamesh.cli", "jobs", *words),
-        cwd=folder,
-        env={**os.environ, "CAPAMESH_ROUTER": cluster.http_url},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 180.0)
-    assert (process.returncode == 0) is ends, err
-    return out.decode(), err.decode()
+    status, out, err = await command("jobs", *words, router=cluster.http_url, folder=folder)
+    assert (status == 0) is ends, err
+    return out, err
 
 
 async def test_each_line_is_a_bad_row_with_a_reason_and_the_others_are_answered(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 import pytest_asyncio
@@ -48,16 +46,7 @@ async def network(
 
 
 async def command(cluster: LocalCluster, folder: Path, *words: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "capamesh.cli", "jobs", *words),
-        cwd=folder,
-        env={**os.environ, "CAPAMESH_ROUTER": cluster.http_url},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    return await commands.command("jobs", *words, router=cluster.http_url, folder=folder)
 
 
 async def labels(cluster: LocalCluster) -> list[int]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import commands
 import gguf_writer
 import numpy as np
 import pytest
@@ -18,24 +17,13 @@ import tiny_llama
 
 from capamesh.node.repository import scan
 
-LIMIT_S = 120
+
+def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return commands.run("model", *words)
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "capamesh.cli", "model", *map(str, arguments)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        env={k: v for k, v in os.environ.items() if not k.startswith("CAPAMESH_")},
-    )
-
-
-def run_json(*arguments: str | Path) -> Any:
-    done = run(*arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def run_json(*words: str | Path) -> Any:
+    return commands.run_json("model", *words)
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import commands
 import numpy as np
 import pytest
 import pytest_asyncio
@@ -28,7 +27,6 @@ from capamesh.protocol.errors import InvalidRequest, TooLarge
 SAMPLES = Path(capamesh.cli.__path__[0]) / "samples"
 MAGIKA_MANIFEST = 'task = "file-type"\n'
 """Its numbers are what a manifest has where it says none."""
-LIMIT_S = 120
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -49,22 +47,12 @@ async def tasks(
         yield running
 
 
-def run(cluster: LocalCluster, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "capamesh.cli", "infer", *arguments]
-    return subprocess.run(
-        [*command, "--router", cluster.http_url],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        env={k: v for k, v in os.environ.items() if not k.startswith("CAPAMESH_")},
-    )
+def run(cluster: LocalCluster, *words: str) -> subprocess.CompletedProcess[str]:
+    return commands.run("infer", *words, router=cluster.http_url)
 
 
-def run_json(cluster: LocalCluster, *arguments: str) -> Any:
-    done = run(cluster, *arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def run_json(cluster: LocalCluster, *words: str) -> Any:
+    return commands.run_json("infer", *words, router=cluster.http_url)
 
 
 async def embed(cluster: LocalCluster, **body: Any) -> tuple[int, Any]:

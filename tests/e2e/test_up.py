@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import environment, words_of
 from prometheus_client.parser import text_string_to_metric_families
 from triton_models import write_implicit, zero_start
 
@@ -31,11 +30,11 @@ LIMIT_S = 120
 
 def started(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "capamesh.cli", *arguments],
+        words_of(*arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={k: v for k, v in os.environ.items() if not k.startswith("CAPAMESH_")},
+        env=environment(),
     )
 
 
