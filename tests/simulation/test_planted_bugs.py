@@ -105,7 +105,7 @@ def stream_resumes_one_token_late(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("plant", "focus"),
     [
-        (retry_forgets_its_budget, {}),
+        (retry_forgets_its_budget, {"faults": ["all_ill"], "rows": 0}),
         (probe_counts_as_a_request, {}),
         (loser_of_a_hedge_is_not_withdrawn, {"faults": ["slow", "slow"], "rows": 0}),
         (request_that_its_client_left_stays_in_flight, {}),
