@@ -14,6 +14,7 @@ import pytest
 from fleet_fakes import offer
 from job_desk import ranges
 from job_pages import ROWS, JobClients, make_place
+from loop_clock import LoopClock
 from openapi_fits import answers_of, misfits
 from raw_http import GUARD_S
 from router_http import WALL_S, serving
@@ -25,6 +26,7 @@ from capamesh.router.jobs.standing import Progress
 from capamesh.router.jobs.store import job_operations, job_store
 from capamesh.router.jobs.store.group_commit import Turn
 from capamesh.router.jobs.values import JobId, Paid, Price
+from capamesh.router.process.job_parts import LOOK_THREADS
 
 MOVES = ("pause", "resume", "cancel")
 ODD_IDS = (
@@ -372,11 +374,13 @@ async def test_store_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 async def test_disk_that_hangs_holds_a_few_threads_and_submissions(
     clients: JobClients, monkeypatch: pytest.MonkeyPatch, kind: type[Any], name: str
 ) -> None:
-    monkeypatch.setattr(services, "LOOK_S", 0.05)
+    clock, service = LoopClock(monkeypatch), clients.http.job_service
     go_on = asyncio.Event()
     loop = asyncio.get_running_loop()
+    hung: list[int] = []
 
     def hang(*_: object) -> None:
+        hung.append(1)
         asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(60)
 
     async def submit() -> str:
@@ -385,13 +389,17 @@ async def test_disk_that_hangs_holds_a_few_threads_and_submissions(
 
     with monkeypatch.context() as disk:
         disk.setattr(kind, name, hang)
-        codes = Counter(await asyncio.gather(*(submit() for _ in range(40))))
+        asked = asyncio.gather(*(submit() for _ in range(40)))
+        queue = service._in_thread._pool._work_queue
+        while len(hung) + queue.qsize() < services.MOST_WAITING or len(hung) < LOOK_THREADS:
+            await asyncio.sleep(0)
+        clock.set_forward(services.LOOK_S)
+        codes = Counter(await asked)
         assert codes == {"input_invalid": services.MOST_WAITING, "overloaded": 8}
         assert await submit() == "overloaded"  # those that were given up keep their threads
         async with asyncio.timeout(GUARD_S):
             await asyncio.to_thread(int)  # which are none of the process's
     go_on.set()
-    monkeypatch.setattr(services, "LOOK_S", GUARD_S)
     async with asyncio.timeout(GUARD_S):
         while await submit() == "overloaded":
             await asyncio.sleep(0)
