@@ -42,6 +42,8 @@ class System:
 
     steady_s: Callable[[], float] = time.monotonic
     """A clock that goes on at any setting of the time of day."""
+    work_s: Callable[[], float] = time.thread_time
+    """The processor's time that this thread has had."""
     wall_ns: Callable[[], int] = time.time_ns
     """The time of day, in nanoseconds since the epoch."""
     rng: random.Random = field(default_factory=random.Random)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -44,11 +45,12 @@ class FleetApi(Pages):
         drains: FleetDrains,
         arrival_s: float,
         clock: Callable[[], float],
+        work_clock: Callable[[], float] = time.thread_time,
         overrides: Overrides | None = None,
         member_of: Callable[[PeerId], Member | None] = lambda _: None,
         elsewhere: Elsewhere = NOBODY_ELSE,
     ) -> None:
-        """A body may take `arrival_s` to arrive. `clock` is that of the nodes' healths, in seconds. `overrides` are shown with their nodes; None: nobody is ever held.
+        """A body may take `arrival_s` to arrive. `clock` is that of the nodes' healths, in seconds; `work_clock` tells what pages take. `overrides` are shown with their nodes; None: nobody is ever held.
 
         `member_of` returns the membership by which a node is in the fleet, None where it is not known. `elsewhere` has what
         other processes of the router add.
@@ -62,8 +64,8 @@ class FleetApi(Pages):
         self._arrival_s = arrival_s
         self._clock = clock
         self._overrides = Overrides() if overrides is None else overrides
-        self._nodes = CachedPage(self._pieces)
-        self._metrics = CachedPage(telemetry.pieces)
+        self._nodes = CachedPage(self._pieces, work_clock=work_clock)
+        self._metrics = CachedPage(telemetry.pieces, work_clock=work_clock)
 
     @override
     def routes(self) -> list[Route]:

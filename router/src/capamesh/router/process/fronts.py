@@ -78,6 +78,7 @@ class Fronts:
             drains=parts.drains,
             arrival_s=settings.arrival_s,
             clock=parts.clocks.steady_s,
+            work_clock=parts.system.work_s,
             overrides=parts.overrides,
             member_of=parts.hearing.quotas.member_of,
             elsewhere=parts.seat.elsewhere,

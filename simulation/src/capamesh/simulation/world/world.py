@@ -205,6 +205,7 @@ class World:
 
         return System(
             steady_s=loop.time,
+            work_s=loop.time,
             wall_ns=wall_ns,
             rng=rng,
             token_bytes=rng.randbytes,
