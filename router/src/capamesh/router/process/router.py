@@ -200,11 +200,12 @@ class Router(Controls):
         """Export what the parts of this process are like."""
         settings, parts = self._settings, self._parts
         telemetry, fleet, clock = parts.telemetry, parts.fleet, parts.clocks.steady_s
-        watch_process(
-            telemetry,
-            package_version("capamesh"),
-            lambda: shutil.disk_usage(settings.data_folder),
-        )
+        if not parts.system.is_virtual:
+            watch_process(
+                telemetry,
+                package_version("capamesh"),
+                lambda: shutil.disk_usage(settings.data_folder),
+            )
         watch_fleet(telemetry, fleet, parts.pool, parts.owners.owners, clock)
         NodeGauges(fleet, clock).watch(telemetry)
         watch_network(

@@ -207,10 +207,12 @@ def _ignore(model: str, error: CapameshError) -> None:
 class Telemetry(AttemptCounts):
     """Counts requests, failures, attempts and latencies; knows nothing of HTTP."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_of_process: bool = True) -> None:
+        """Tell what this process takes of its machine too, if `is_of_process`."""
         self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
+        if is_of_process:
+            ProcessCollector(registry=self._registry)
+            PlatformCollector(registry=self._registry)
         self._asked, self._hosted = BoundedLabel(MOST_MODELS), BoundedLabel(MOST_MODELS)
         """The labels of models that were asked for, and of those that are only hosted: whoever hosts many names takes no
         place of a model that is in use."""
