@@ -370,6 +370,17 @@ async def test_hedge_and_its_first_race_and_the_loser_is_withdrawn(
     assert fleet.counts == {}
 
 
+async def test_hedges_that_get_no_token_are_not_sent() -> None:
+    fleet = Fleet([hang], [hang])
+    learn(fleet)
+    tasks = [begin(fleet) for _ in range(40)]
+    await supervisor()
+    await asyncio.sleep(0.015)
+    assert fleet.asked == [40, 3]
+    for task in tasks:
+        task.cancel()
+
+
 async def test_silence_leads_to_another_node_and_inhibits_the_silent_one() -> None:
     fleet = Fleet([hang], [echo], rules=ALONE)
     learn(fleet)
