@@ -340,6 +340,7 @@ async def serving(
                 "seat": Seat("secret"),
                 "system": System(
                     steady_s=loop.time,
+                    work_s=loop.time,
                     wall_ns=lambda: int(WALL_S * 1e9),
                     rng=random.Random(0),
                     token_bytes=lambda size: bytes([7]) * size,

@@ -55,7 +55,9 @@ class System:
     launch: Launch | None = None
     """Starts the processes that a process has; None: the system does."""
     is_virtual: bool = False
-    """True where time is virtual: no event loop is ever late, what a child process would do is done here, and the machine's own figures are nobody's."""
+    """True where time is virtual: no event loop is ever late, and what a child process would do is done here."""
+    has_figures: bool = True
+    """False where nobody is told what the process takes of its machine: that is another in each run."""
 
     def wall_s(self) -> float:
         """Return the time of day, in seconds since the epoch."""

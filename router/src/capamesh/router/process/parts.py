@@ -107,7 +107,7 @@ class RouterParts:
         self.operator_key = seat.operator_key(settings.data_folder)
         if not self.operator_key.is_kept:
             log.warning("operator_key_not_kept", folder=str(settings.data_folder))
-        self.telemetry = Telemetry(is_of_process=not system.is_virtual)
+        self.telemetry = Telemetry(is_of_process=system.has_figures)
         self.supervisor = Supervisor(self.telemetry, log, clock=system.steady_s)
         self.link_host = advertised_host(settings.link_host, settings.advertised_host)
         self._join_network(membership)

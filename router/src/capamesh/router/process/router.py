@@ -200,7 +200,7 @@ class Router(Controls):
         """Export what the parts of this process are like."""
         settings, parts = self._settings, self._parts
         telemetry, fleet, clock = parts.telemetry, parts.fleet, parts.clocks.steady_s
-        if not parts.system.is_virtual:
+        if parts.system.has_figures:
             watch_process(
                 telemetry,
                 package_version("capamesh"),

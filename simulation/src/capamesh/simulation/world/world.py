@@ -212,6 +212,7 @@ class World:
             threads=self.threads,
             make_wire=self.certificates.make_wire,
             is_virtual=True,
+            has_figures=False,
         )
 
     def _router(self, host: Host) -> Router | MainProcess:
