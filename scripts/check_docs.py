@@ -166,6 +166,15 @@ def paths(repository: Repository) -> Iterator[Fault]:
                 yield repository.fault(page, found.start(), f"{found[1]} is not there")
 
 
+def tests(repository: Repository) -> Iterator[Fault]:
+    """The files of tests that decisions name are there: each decision says what keeps it true."""
+    known = {Path(path).name for path in repository.find("tests/**/test_*.py")}
+    for page in repository.find("docs/decisions/*.md"):
+        for found in re.finditer(r"\btest_\w+\.py\b", repository.text(page)):
+            if found[0] not in known:
+                yield repository.fault(page, found.start(), f"no {found[0]} lies in tests/")
+
+
 def layers(repository: Repository) -> Iterator[Fault]:
     """The layers on the map of the code are those of the import contracts."""
     contracts = tomllib.loads(repository.text("pyproject.toml"))["tool"]["importlinter"][
@@ -435,7 +444,7 @@ def compose(repository: Repository) -> Iterator[Fault]:
 
 
 CHECKS: Final[tuple[Callable[[Repository], Iterable[Fault]], ...]] = (
-    *(links, commands, paths, layers, modules, indexes, glossary, generated, requests),
+    *(links, commands, paths, tests, layers, modules, indexes, glossary, generated, requests),
     *(troubleshoot, pins, compose),
 )
 

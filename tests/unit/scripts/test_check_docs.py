@@ -43,6 +43,11 @@ CASES = {
         appended("CONTRIBUTING.md", "\n`tests/nowhere.py`\n"),
         "tests/nowhere.py is not there",
     ),
+    "no such file of tests": (
+        check_docs.tests,
+        appended("docs/decisions/0001-mesh-sidecar-process.md", "\n`test_nowhere.py`\n"),
+        "no test_nowhere.py lies in tests/",
+    ),
     "another layer": (
         check_docs.layers,
         replaced("pyproject.toml", '  "requests",\n', '  "requests | more",\n'),
