@@ -6,9 +6,9 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-import grpc
 import numpy as np
 import pytest
+from grpc_call import call
 from router_http import INFER, Http
 
 from capamesh.protocol.oip import RequestedOutput, encode_request
@@ -72,13 +72,11 @@ async def by_grpc(http: Http, headers: dict[str, str]) -> Seen:
         inputs=[{"name": "x", "datatype": "FP32", "shape": [1, 2]}],
         raw_input_contents=[bytes(X.data)],
     ).SerializeToString()
-    path = "/inference.GRPCInferenceService/ModelInfer"
-    async with grpc.aio.insecure_channel(f"{http.client.host}:{http.client.port}") as channel:
-        metadata = [(name.lower(), value) for name, value in headers.items()]
-        call = channel.unary_unary(path)(message, metadata=metadata)
-        answer = CLASSES["ModelInferResponse"].FromString(await call)
-        told = {str(name): str(value) for name, value in await call.initial_metadata()}
-    return seen(np.frombuffer(answer.raw_output_contents[0], np.float32).tolist(), told)
+    called = await call(http, "ModelInfer", message, headers)
+    assert called.status == 0, called.said
+    (told,) = called.messages
+    answer = CLASSES["ModelInferResponse"].FromString(told)
+    return seen(np.frombuffer(answer.raw_output_contents[0], np.float32).tolist(), called.metadata)
 
 
 OVER_ALL_WIRES = pytest.mark.parametrize(

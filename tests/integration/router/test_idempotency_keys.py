@@ -8,6 +8,7 @@ import grpc
 import pytest
 from ask_by_wire import NO_ONE, OVER_ALL_WIRES, Ask, by_grpc, by_json
 from fleet_fakes import FakeLink, after, echo
+from grpc_call import call
 from router_http import INFER, Http, bearer
 from tidy_router import X
 
@@ -72,18 +73,13 @@ async def test_key_of_another_request_and_of_a_stream_is_refused_over_grpc(
     http: Http, link: FakeLink
 ) -> None:
     await by_json(http, KEY)
-    metadata = (("idempotency-key", KEY["Idempotency-Key"]),)
     given = {"name": "x", "datatype": "FP32", "shape": [1, 2]}
     other = {**given, "contents": {"fp32_contents": [5, 6]}}
     message = CLASSES["ModelInferRequest"](model_name="m", inputs=[other]).SerializeToString()
-    service = "/inference.GRPCInferenceService"
-    async with grpc.aio.insecure_channel(f"{http.client.host}:{http.client.port}") as channel:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary(f"{service}/ModelInfer")(message, metadata=metadata)
-        assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
-        stream = channel.stream_stream(f"{service}/ModelStreamInfer")(metadata=metadata)
-        await stream.write(message)
-        assert b"one Idempotency-Key would name them all" in await stream.read()
+    called = await call(http, "ModelInfer", message, KEY)
+    assert called.status == grpc.StatusCode.ALREADY_EXISTS.value[0]
+    (told,) = (await call(http, "ModelStreamInfer", message, KEY)).messages
+    assert b"one Idempotency-Key would name them all" in told
     assert len(link.asks) == 1
 
 

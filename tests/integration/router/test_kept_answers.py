@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-import grpc
 import pytest
 from ask_by_wire import NO_ONE, OVER_ALL_WIRES, Ask, by_binary, by_grpc, by_json
 from fleet_fakes import FakeLink, after, echo
 from google.protobuf.json_format import ParseDict
+from grpc_call import call
 from kept_ages import ages_since
 from router_http import Http
 from tidy_router import tidy
@@ -59,9 +59,8 @@ async def test_statistics_tell_kept_answers_from_runs_over_both_wires(
     await by_json(http, NO_ONE)
     response = await http.client.get("/v2/models/m/stats")
     (over_http,) = (await response.json())["model_stats"]
-    async with grpc.aio.insecure_channel(f"{http.client.host}:{http.client.port}") as channel:
-        asked = CLASSES["ModelStatisticsRequest"](name="m").SerializeToString()
-        told = await channel.unary_unary("/inference.GRPCInferenceService/ModelStatistics")(asked)
+    asked = CLASSES["ModelStatisticsRequest"](name="m").SerializeToString()
+    (told,) = (await call(http, "ModelStatistics", asked)).messages
     (over_grpc,) = CLASSES["ModelStatisticsResponse"].FromString(told).model_stats
     expected = ParseDict(over_http, CLASSES["ModelStatistics"]())
     # told by two clocks that are read one after the other, each time

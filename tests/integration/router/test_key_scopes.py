@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
 import pytest
 from ask_by_wire import NO_ONE, OVER_ALL_WIRES, Ask, by_json
 from fleet_fakes import FakeLink, echo
@@ -43,9 +42,9 @@ async def test_request_goes_to_no_node_that_its_key_is_not_for(
         assert len(link.asks) == number + 1  # what one may have is not kept for the other
     for scope in UNFIT:
         for asked in (NO_ONE, {"X-Capamesh-Max-Price": "9"}):
-            with pytest.raises((AssertionError, grpc.aio.AioRpcError), match=REFUSED):
+            with pytest.raises(AssertionError, match=REFUSED):
                 await ask(http, {**http.bearer(**scope), **asked})
-    with pytest.raises((AssertionError, grpc.aio.AioRpcError), match="the key is for us"):
+    with pytest.raises(AssertionError, match="the key is for us"):
         await ask(http, {**http.bearer(**UNFIT[0]), "X-Capamesh-Region": "eu"})
     assert len(link.asks) == len(FIT)
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 
-import grpc
 import pytest
 from chat_nodes import CHAT, all_asked_of, chatting, words
+from grpc_call import call
 from router_http import Http
 from ws_client import streaming
 
 from capamesh.protocol.tensors import join_elements
 from capamesh.router.grpc.messages import CLASSES
-from capamesh.router.grpc.methods import SERVICE
 
 HI = {"messages": [{"role": "user", "content": "Hi"}]}
 INFER = "/v2/models/chat/infer"
@@ -46,18 +45,13 @@ async def by_pages(http: Http, headers: dict[str, str]) -> None:
 
 
 async def by_grpc(http: Http, headers: dict[str, str]) -> None:
-    metadata = [(name.lower(), value) for name, value in headers.items()]
-    async with grpc.aio.insecure_channel(f"{http.client.host}:{http.client.port}") as channel:
-        await channel.unary_unary(f"/{SERVICE}/ModelInfer")(message(), metadata=metadata)
+    called = await call(http, "ModelInfer", message(), headers)
+    assert called.status == 0, called.said
 
 
 async def by_grpc_stream(http: Http, headers: dict[str, str]) -> None:
-    metadata = [(name.lower(), value) for name, value in headers.items()]
-    async with grpc.aio.insecure_channel(f"{http.client.host}:{http.client.port}") as channel:
-        call = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(metadata=metadata)
-        await call.write(message())
-        await call.done_writing()
-        told = [CLASSES["ModelStreamInferResponse"].FromString(each) async for each in call]
+    called = await call(http, "ModelStreamInfer", message(), headers)
+    told = [CLASSES["ModelStreamInferResponse"].FromString(each) for each in called.messages]
     assert [each.error_message for each in told] == [""]
 
 
