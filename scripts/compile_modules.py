@@ -203,7 +203,7 @@ def _compile(sources: dict[str, Path], work: Path) -> None:
         *map(str, sources.values()),
     ]
     print(
-        f"compile: {len(sources)} modules (half a minute on two cores; the result is kept)",
+        f"compile: {len(sources)} modules (two minutes on two cores; the result is kept)",
         flush=True,
     )
     translated = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - our own
@@ -223,6 +223,7 @@ def _compile(sources: dict[str, Path], work: Path) -> None:
             flags = [
                 *_variable("CFLAGS"),
                 *_variable("CCSHARED"),
+                "-g0",  # nobody steps through generated C
                 *(
                     each for each in arguments if each != "-Werror"
                 ),  # a newer compiler warns of more
