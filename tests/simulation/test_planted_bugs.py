@@ -10,6 +10,7 @@ import pytest
 
 from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.network import NetworkTrust
+from capamesh.router.access.key_store import KeyStore
 from capamesh.router.balancing.attempt import Attempt
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.balancing.prober import Prober
@@ -102,6 +103,15 @@ def stream_resumes_one_token_late(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def revoked_key_is_taken(patch: pytest.MonkeyPatch) -> None:
+    rows = KeyStore._rows
+    patch.setattr(
+        KeyStore,
+        "_rows",
+        lambda self, of: [replace(each, revoked_s=None) for each in rows(self, of)],
+    )
+
+
 @pytest.mark.parametrize(
     ("plant", "focus"),
     [
@@ -115,6 +125,7 @@ def stream_resumes_one_token_late(patch: pytest.MonkeyPatch) -> None:
         (body_is_not_given_back, {}),
         (lost_lease_is_committed_all_the_same, {"faults": ["freeze_router"], "rows": 1200}),
         (stream_resumes_one_token_late, {"faults": ["kill_node"], "rows": 0}),
+        (revoked_key_is_taken, {"faults": ["revoke_key"], "rows": 0, "has_keys": True}),
         (row_is_written_twice_by_who_takes_a_shard_over, {"faults": ["kill_router"], "rows": 1200}),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from typing_extensions import override
@@ -106,7 +106,7 @@ class KeyWatch:
             require_none_made(self._data_folder, str(self._location))
             return
         self._open()
-        reading = self._start()
+        reading = self._thread.submit(self._exchange, self._stamp, self._next_batch())
         try:
             found = reading.result(PATIENCE_S)
         except TimeoutError:
@@ -137,7 +137,9 @@ class KeyWatch:
             return
         if self._reading is None:
             self._quotas.tick(now_s, self._ring.keys)
-            self._reading = asyncio.wrap_future(self._start())
+            self._reading = asyncio.get_running_loop().run_in_executor(
+                self._thread, self._exchange, self._stamp, self._next_batch()
+            )
         reading = self._reading
         done, _ = await asyncio.wait({reading}, timeout=PATIENCE_S)
         if not done:
@@ -190,14 +192,14 @@ class KeyWatch:
             self._store = KeyStore(self._location, clock=self._wall_clock, is_kept_open=True)
         return self._store
 
-    def _start(self) -> Future[_Found]:
-        """Begin a look; what was sent to be written, and may not be, is sent again as it was."""
+    def _next_batch(self) -> UsageBatch:
+        """Return the usage to write; what was sent, and may not be written, is sent again as it was."""
         batch = self._batch
         if batch is None or not batch.usage.rows:
             self._number += 1
             batch = UsageBatch(self._quotas.unwritten(), self._writer, self._number, self._now_s())
             self._batch = batch
-        return self._thread.submit(self._exchange, self._stamp, batch)
+        return batch
 
     def _exchange(self, known: int, batch: UsageBatch) -> _Found:
         """Read what is new and write what was used. Runs in the thread."""

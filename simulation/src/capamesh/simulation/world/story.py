@@ -23,6 +23,7 @@ from capamesh.protocol.network import RevocationList, Role
 from capamesh.router.resilience.retry_budget import RESERVE, RETRY_SHARE, TTL_S
 from capamesh.simulation.memory_tcp import Machine
 from capamesh.simulation.world import http_client, members, model, talker
+from capamesh.simulation.world.client_keys import ClientKeys, headers_of
 from capamesh.simulation.world.full_disk import full_disk
 from capamesh.simulation.world.http_client import Answer
 from capamesh.simulation.world.world import HTTP_PORT, TIMEOUT_S, Host, Violation, World
@@ -71,6 +72,7 @@ class Asked:
     """The number of the router's process."""
     x: float
     began_s: float
+    key: str
 
 
 class Story:
@@ -84,6 +86,7 @@ class Story:
         rows: int | None = None,
         is_once: bool | None = None,
         workers: int | None = None,
+        has_keys: bool | None = None,
     ) -> None:
         """Draw it; `faults` are the only ones that happen, each once, and the others are not drawn either where they are given."""
         self.rng = rng = random.Random(f"{seed}/story")  # noqa: S311 - replays
@@ -109,6 +112,12 @@ class Story:
             seed, routers=rng.randint(1, 3), nodes=rng.randint(2, 4), workers=workers, rules=rules
         )
         self.clients = Machine("20.0.3.1")
+        keys = random.Random(f"{seed}/keys")  # noqa: S311 - replays
+        drawn = keys.random() < 0.3
+        self.keys: ClientKeys | None = None
+        """Those that the routers ask for; None: they ask for none."""
+        if drawn if has_keys is None else has_keys:
+            self.keys = ClientKeys(world.keys, keys, world.wall_s)
         self.open: dict[int, Asked] = {}
         self.over_s: dict[float, float] = {}
         """The time when the last request for each number was over."""
@@ -171,10 +180,11 @@ class Story:
         x = float(rng.randint(1, 20) if self.is_cached and rng.random() < 0.7 else 1000 + number)
         rows = rng.choice((1, 1, 1, 3))
         leaves_s = rng.uniform(0.001, 0.05) if rng.random() < 0.1 else None
-        asked = self.open[number] = Asked(router, router.starts, x, loop.time())
+        key = self._drawn_key()
+        asked = self.open[number] = Asked(router, router.starts, x, loop.time(), key)
         try:
             async with asyncio.timeout(leaves_s):
-                answer = await self._infer(router, x, rows)
+                answer = await self._infer(router, x, rows, key)
         except TimeoutError:
             self.world.say(f"client {number} leaves")
             return
@@ -184,16 +194,42 @@ class Story:
         self.world.say(f"client {number} asked for {x:g}: {answer.status}")
         self._judge(answer, asked, rows)
 
-    async def _infer(self, router: Host, x: float, rows: int) -> Answer:
+    def _drawn_key(self) -> str:
+        return "" if self.keys is None else self.keys.drawn()
+
+    def _is_refused(self, answer: Answer, asked: Asked) -> bool:
+        """Return whether a request was refused for its key; raise `Violation` where it ought to be and was not, or the reverse."""
+        keys = self.keys
+        if keys is None:
+            return False
+        has_looked = asked.began_s > asked.router.stood_until_s
+        age_s = self.world.loop.time() - asked.began_s
+        if answer.status == 200 and keys.is_refused(asked.key, age_s, has_looked=has_looked):
+            raise Violation(f"{asked.router.name} served a request with the key {asked.key!r}")
+        if answer.status == 401 and keys.is_taken(asked.key):
+            raise Violation(f"{asked.router.name} refused the key {asked.key!r}")
+        return answer.status == 401
+
+    async def _infer(self, router: Host, x: float, rows: int, key: str) -> Answer:
         data = [value for row in range(rows) for value in (x + row / 8, 0.0)]
         tensor = {"name": "x", "shape": [rows, 2], "datatype": "FP32", "data": data}
-        return await http_client.ask(router.address, HTTP_PORT, "POST", INFER, {"inputs": [tensor]})
+        return await self._call(router, "POST", INFER, {"inputs": [tensor]}, key=key)
+
+    async def _call(
+        self, router: Host, method: str, path: str, body: object = None, *, key: str | None = None
+    ) -> Answer:
+        """Send a request with a key, or with the good one if the routers ask for any."""
+        if key is None:
+            key = "" if self.keys is None else self.keys.good
+        return await http_client.ask(router.address, HTTP_PORT, method, path, body, headers_of(key))
 
     def _judge(self, answer: Answer, asked: Asked, rows: int) -> None:
         now_s = self.world.loop.time()
         what = f"{asked.router.name} was asked for {asked.x:g}"
         if answer.extra:
             raise Violation(f"{what} and said more than one answer: {answer.extra[:100]!r}")
+        if self._is_refused(answer, asked):
+            return
         if answer.status == 200:
             got = answer.json()["outputs"][0]["data"][::2]
             wanted = [model.answer_to(asked.x + row / 8) for row in range(rows)]
@@ -214,21 +250,19 @@ class Story:
         prompt = rng.randint(1, talker.VOCABULARY - talker.MOST_TOKENS - 2)
         most = rng.randint(1, talker.MOST_TOKENS)
         body = {"model": talker.NAME, "prompt": [prompt], "max_tokens": most, "temperature": 0}
-        asked = self.open[number] = Asked(router, router.starts, -float(prompt), loop.time())
+        body |= {"stream": True, "seed": 1}
+        key = self._drawn_key()
+        asked = self.open[number] = Asked(router, router.starts, -float(prompt), loop.time(), key)
         try:
             async with asyncio.timeout(rng.uniform(0.001, 1.0) if rng.random() < 0.1 else None):
-                answer = await http_client.ask(
-                    router.address,
-                    HTTP_PORT,
-                    "POST",
-                    "/v1/completions",
-                    {**body, "stream": True, "seed": 1},
-                )
+                answer = await self._call(router, "POST", "/v1/completions", body, key=key)
         except TimeoutError:
             self.world.say(f"client {number} stops listening")
             return
         finally:
             del self.open[number]
+        if self._is_refused(answer, asked):
+            return
         words, end = heard(answer)
         self.world.say(f"client {number} heard {len(words)} words of {most} after {prompt}: {end}")
         what = f"{asked.router.name} was to say {most} words after {prompt}"
@@ -257,7 +291,7 @@ class Story:
         }
         while not self.job:
             router = self.rng.choice(self.world.routers)
-            answer = await http_client.ask(router.address, HTTP_PORT, "POST", "/v1/jobs", body)
+            answer = await self._call(router, "POST", "/v1/jobs", body)
             self.world.say(f"job submitted at {router.name}: {answer.status}")
             if answer.status in {200, 201}:
                 self.job = answer.json()["id"]
@@ -283,13 +317,13 @@ class Story:
         """Raise `Violation` unless the job ends, with one result of each row."""
         router = self.world.routers[0]
         for _ in range(JOB_ENDS_S):
-            answer = await http_client.ask(router.address, HTTP_PORT, "GET", f"/v1/jobs/{self.job}")
+            answer = await self._call(router, "GET", f"/v1/jobs/{self.job}")
             shown = answer.json() if answer.status == 200 else {}
             if shown.get("state") in {"completed", "failed", "expired", "cancelled"}:
                 break
             if shown.get("state") == "paused":  # for a person to make room on the disk
                 path = f"/v1/jobs/{self.job}/resume"
-                await http_client.ask(router.address, HTTP_PORT, "POST", path)
+                await self._call(router, "POST", path)
             await asyncio.sleep(1.0)
         done = shown.get("done", {"rows": 0, "bad_rows": 0})
         if shown.get("state") != "completed" or done["rows"] + done["bad_rows"] != self.rows:
@@ -297,7 +331,7 @@ class Story:
         if done["bad_rows"] and not self.until_s:
             raise Violation(f"{done['bad_rows']} rows of the job failed though nothing was wrong")
         path = f"/v1/jobs/{self.job}/results?from_row=0&rows={2 * self.rows}"
-        answer = await http_client.ask(router.address, HTTP_PORT, "GET", path)
+        answer = await self._call(router, "GET", path)
         got = [json.loads(line) for line in answer.body.splitlines()]
         rows = [each["row"] for each in got]
         if rows != sorted(set(rows)) or len(rows) != done["rows"]:
@@ -307,7 +341,7 @@ class Story:
             if each["outputs"]["y"][0] != wanted:
                 raise Violation(f"row {each['row']} of the job has {each['outputs']}, not {wanted}")
         path = f"/v1/jobs/{self.job}/parts"
-        answer = await http_client.ask(router.address, HTTP_PORT, "GET", path)
+        answer = await self._call(router, "GET", path)
         parts = answer.json()["data"]
         if sum(part["rows"] + part["bad_rows"] for part in parts) != self.rows:
             raise Violation(f"the parts of the job of {self.rows} rows are not whole: {parts}")
@@ -327,6 +361,7 @@ class Story:
             self._kill, self._freeze, self._part, self._reset, self._slow, self._jump, self._drain,
             self._drain, self._ill, self._all_ill, self._lie, self._revoke,
             *[self._fill] * (2 * bool(self.rows)), *[self._kill_worker] * (6 * has_workers),
+            *[self._revoke_key] * (2 * (self.keys is not None)),
         ]  # fmt: skip
         if self.rows and rng.random() < 0.5:
             yield rng.uniform(0.5, 6.0), rng.choice((self._freeze_router, self._kill_router))
@@ -535,6 +570,12 @@ class Story:
         with router.machine.here():
             router.process._parts.revocations.post(revoked.encode())  # noqa: SLF001
 
+    async def _revoke_key(self) -> None:
+        """Revoke a key whose clients go on with it."""
+        if self.keys is not None:
+            self.world.say("a key is revoked")
+            self.keys.revoke()
+
     def _heal(self) -> None:
         """Let all be well again."""
         world = self.world
@@ -589,9 +630,10 @@ class Story:
         for host in world.routers + world.nodes:
             if host.process is None:
                 raise Violation(f"{host.name} does not run at the end")
+        key = "" if self.keys is None else self.keys.good
         for host in world.routers:
             for number in range(LAST):
-                answer = await self._infer(host, FIRST_OF_LAST + number, 1)
+                answer = await self._infer(host, FIRST_OF_LAST + number, 1, key)
                 if answer.status != 200:
                     raise Violation(f"{host.name} does not answer at the end: {answer}")
         for host in world.nodes:

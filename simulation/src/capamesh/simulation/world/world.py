@@ -67,6 +67,8 @@ class Host:
     fault: CapameshError | None = None
     """The error of all its runs."""
     is_revoked: bool = False
+    stood_until_s: float = 0.0
+    """The time when it last went on after it had been frozen."""
     ran: list[list[float]] = field(default_factory=list[list[float]])
     """The first numbers of the rows of each run of its model."""
 
@@ -103,6 +105,8 @@ class World:
         self.data = self.folder / "data"
         self.data.mkdir()
         """The folder that jobs may read."""
+        self.keys = self.folder / "keys.db"
+        """The store of clients' keys; without it the routers ask for none."""
         self.rules = self.folder / "rules.toml"
         self.rules.write_text(rules)
         self._processes = itertools.count()
@@ -146,6 +150,10 @@ class World:
         self.trace.update(line.encode())
         self.lines.append(line)
 
+    def wall_s(self) -> float:
+        """Return the time of day where no clock is wrong, in seconds since 1970."""
+        return members.START.timestamp() + self.loop.time() - 1000
+
     # hosts
 
     def start(self, host: Host) -> None:
@@ -174,6 +182,7 @@ class World:
     def thaw(self, host: Host) -> None:
         """Let it go on."""
         self.say(f"{host.name} goes on")
+        host.stood_until_s = self.loop.time()
         for each in host.machines:
             if each.is_halted:
                 self.loop.thaw(each)
@@ -198,15 +207,10 @@ class World:
     def _system(self, host: Host) -> System:
         loop = self.loop
         rng = random.Random(f"{self.seed}/{host.name}/{next(self._processes)}")  # noqa: S311 - replays
-        began_ns = int(members.START.timestamp()) * 1_000_000_000
-
-        def wall_ns() -> int:
-            return began_ns + int((loop.time() - 1000 + host.skew_s) * 1e9)
-
         return System(
             steady_s=loop.time,
             work_s=loop.time,
-            wall_ns=wall_ns,
+            wall_ns=lambda: int((self.wall_s() + host.skew_s) * 1e9),
             rng=rng,
             token_bytes=rng.randbytes,
             threads=self.threads,
@@ -228,6 +232,7 @@ class World:
             name=host.name.replace(" ", "-"),
             timeout_s=TIMEOUT_S,
             rules_file=self.rules,
+            keys=str(self.keys),
             jobs=str(self.folder / "jobs.db"),
             jobs_folder=self.folder / "results",
             jobs_places=(str(self.data),),
