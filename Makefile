@@ -12,7 +12,7 @@ CLIENTS := aiperf dataframes kserve langchain litellm mlserver ollama openai ope
 # Where it is set, every process of a test run compiles all of the tests and the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-jobs compiled pure wheels check lint types types-again imports docs test-fast test test-smoke test-all test-unit test-integration test-sources test-compiled \
+.PHONY: help demo demo-jobs compiled pure wheels check lint types types-again imports docs test-fast test test-virtual test-smoke test-all test-unit test-integration test-sources test-compiled \
         test-real-loop test-worlds test-e2e test-slow test-chaos test-hostile test-clients test-fuzz test-mutation test-pythons models language-model bench profile speed-check compose-test first-minutes \
         reference observability pins clean
 
@@ -44,7 +44,7 @@ wheels: $(DEMO_READY) build/models ## Into dist/ the wheel for this Python and m
 	cd requirements/fastecdsa && ../../$(WHEEL) -d ../../dist
 	cp dist/fastecdsa-*.whl dist/pure
 
-test-sources test-mutation profile: export CAPAMESH_PURE := 1 # coverage, mutants and py-spy need the sources
+test-sources test-virtual test-mutation profile: export CAPAMESH_PURE := 1 # coverage, mutants and py-spy need the sources
 test-compiled: export CAPAMESH_PURE := 0
 
 # Three tiers: CONTRIBUTING.md says what each is for.
@@ -70,11 +70,14 @@ test: $(READY) build/models ## The second tier, and all that refuses a change: u
 	@$(BIN)/python scripts/compile_modules.py --if-possible
 	@$(BIN)/capamesh version
 	@mkdir -p build/logs
-	@{ $(UNIT) tests/simulation -p no:cacheprovider && \
-	   CAPAMESH_PURE=1 $(BIN)/pytest tests/integration -p no:cacheprovider -q -m "pure and $(LONG)"; } > build/logs/unit 2>&1 & unit=$$!; \
-	rest=0; { $(call ask,integration,$(INTEGRATION)); } || rest=1; \
-	{ $(call ask,smoke,$(SMOKE)); } || rest=1; \
-	wait $$unit; unit=$$?; cat build/logs/unit; exit $$((rest || unit))
+	@nice $(MAKE) --no-print-directory test-virtual > build/logs/unit 2>&1 & unit=$$!; \
+	failed=0; { $(call ask,integration,$(INTEGRATION)); } || failed=1; \
+	wait $$unit || failed=1; cat build/logs/unit; \
+	{ $(call ask,smoke,$(SMOKE)); } || failed=1; exit $$failed
+
+test-virtual: $(READY) build/models # on the sources, beside tests that have a real clock: those go first
+	@$(UNIT) tests/simulation -p no:cacheprovider -n 2
+	@$(BIN)/pytest tests/integration -p no:cacheprovider -q -m "pure and $(LONG)"
 
 test-smoke: $(READY) build/models ## Whole networks of real processes, each kind of process once; what fails is asked again once
 	@$(call ask,smoke,$(SMOKE))
