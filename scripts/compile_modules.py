@@ -223,7 +223,6 @@ def _compile(sources: dict[str, Path], work: Path) -> None:
             flags = [
                 *_variable("CFLAGS"),
                 *_variable("CCSHARED"),
-                "-g0",  # nobody steps through generated C
                 *(
                     each for each in arguments if each != "-Werror"
                 ),  # a newer compiler warns of more

@@ -18,7 +18,7 @@ import random
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from typing import Any, Final
@@ -55,7 +55,7 @@ class Machine:
         return f"Machine({self.address})"
 
     @contextmanager
-    def here(self) -> Iterator[None]:
+    def here(self) -> Generator[None]:
         """Start on this machine what is started meanwhile."""
         token = MACHINE.set(self)
         try:
@@ -165,7 +165,7 @@ class MemoryNetwork:
         self._open.pop(closed.fileno(), None)
         if self._listening.get((closed.address, closed.port)) is closed:
             del self._listening[closed.address, closed.port]
-            for other in closed._sharers:
+            for other in closed.sharers:
                 self.listen(other)
                 break
 
@@ -191,7 +191,7 @@ class MemorySocket(socket.socket):
         self._peer_address = ""
         self._peer_name: tuple[str, int] | None = None
         self._backlog: deque[MemorySocket] | None = None
-        self._sharers: dict[MemorySocket, None] = {}
+        self.sharers: dict[MemorySocket, None] = {}
         """The sockets that accept from one backlog, each in its process; of those that listen."""
         self._is_connected = False
         self._is_shut = False
@@ -296,7 +296,7 @@ class MemorySocket(socket.socket):
     def listen(self, backlog: int = 0, /) -> None:
         if self._backlog is None:
             self._backlog = deque()
-            self._sharers[self] = None
+            self.sharers[self] = None
             self._network.listen(self)
 
     def join(self, other: MemorySocket) -> None:
@@ -309,8 +309,8 @@ class MemorySocket(socket.socket):
         """Return the same listening socket as a process has it that inherits it."""
         made = self._network.socket(self._family)
         made.address, made.host, made.port = self.address, self.host, self.port
-        made._backlog, made._sharers = self._backlog, self._sharers
-        made._sharers[made] = None
+        made._backlog, made.sharers = self._backlog, self.sharers
+        made.sharers[made] = None
         return made
 
     @override
@@ -392,9 +392,9 @@ class MemorySocket(socket.socket):
         if self._is_gone:
             return
         self._is_gone = True
-        self._sharers.pop(self, None)
+        self.sharers.pop(self, None)
         self._network.forget(self)
-        for waiting in (not self._sharers and self._backlog) or ():
+        for waiting in (not self.sharers and self._backlog) or ():
             waiting.abort()
         if not self._is_reset and self.peer is not None:
             if self._inbox or not self._lingers:
@@ -452,7 +452,7 @@ class MemorySocket(socket.socket):
             self.receive_bytes, self.send_bytes = listener.receive_bytes, listener.send_bytes
             self._is_connected = True
             listener._backlog.append(self)
-            for each in listener._sharers:
+            for each in listener.sharers:
                 each._wake()
             self._send(client._accepted)
 

@@ -140,21 +140,27 @@ class SimLoop(asyncio.SelectorEventLoop):
     ) -> None:
         if future.cancelled():
             return
-        events._set_running_loop(None)  # as in a thread
         ended: concurrent.futures.Future[_T] = concurrent.futures.Future()
         try:
-            ended.set_result(func(*args))
+            ended.set_result(self.as_thread(func, *args))
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:  # noqa: BLE001 - the caller's, as an executor does it
             ended.set_exception(exc)
-        finally:
-            events._set_running_loop(self)
         cost_s = self.cost_s(func)
         if cost_s:
             self.call_later(cost_s, _settle, future, ended)
         else:
             _settle(future, ended)
+
+    def as_thread(self, func: Callable[..., _T], *args: object) -> _T:
+        """Run it now as in a thread, which has no event loop."""
+        running = events._get_running_loop()
+        events._set_running_loop(None)
+        try:
+            return func(*args)
+        finally:
+            events._set_running_loop(running)
 
     # Sockets.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from capamesh.router.jobs.outputs.sink import LocalSink
 
 
 @contextmanager
-def full_disk(routers: Iterable[Any]) -> Iterator[None]:
+def full_disk(routers: Iterable[Any]) -> Generator[None]:
     """Let the disk be full of the jobs' results, and refuse changes of the job store as these routers have it open."""
     steps: Any = LocalSink
     usual = steps._write_all, steps._reserve  # noqa: SLF001

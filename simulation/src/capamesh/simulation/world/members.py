@@ -6,7 +6,7 @@ import datetime as dt
 import hashlib
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 
@@ -48,7 +48,7 @@ def _bytes(name: str) -> bytes:
 
 
 @contextmanager
-def _drawn_by(name: str) -> Iterator[None]:
+def _drawn_by(name: str) -> Generator[None]:
     """Have certificates' serial numbers drawn by a name, so that they are as long in every run."""
     rng, usual = random.Random(name), os.urandom  # noqa: S311 - they are unique in their network
     os.urandom = rng.randbytes

@@ -17,7 +17,7 @@ from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.model_digest import ALGORITHM
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
-from capamesh.simulation.world import virtual_threads
+from capamesh.simulation.world.virtual_threads import RUNNING
 
 NAME = "m"
 INPUTS = (TensorSpec("x", Datatype.FP32, (-1, 2)),)
@@ -84,7 +84,7 @@ class WorldModel(LoadedModel):
         if error is not None:
             raise error
         self._ran([float(row[0]) for row in array])
-        virtual_threads.running().sleep(PROFILE.seconds_at(len(array)) * self._slowness())
+        RUNNING.get().sleep(PROFILE.seconds_at(len(array)) * self._slowness())
         if isinstance(stop, Switch) and stop.is_used:
             raise RunFailed("the run was stopped")
         return [Tensor.from_numpy("y", array * np.float32(2) + np.float32(1))]

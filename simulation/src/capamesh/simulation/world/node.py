@@ -102,7 +102,7 @@ class WorldNode:
             membership,
             subscribe=[demand_topic(membership.network_id)],
             on_message=self._heard,
-            on_ready=lambda _peer, _addrs: self._announcer.changed(),
+            on_ready=self._ready,
             on_subscribed=self._subscribed,
             on_revocations=self._revoked,
             on_drains=lambda _: None,
@@ -161,6 +161,10 @@ class WorldNode:
         router = self._hearing.router_in(raw)
         if router is not None:
             self._announcer.router_heard(router)
+
+    def _ready(self, peer: PeerId, addrs: tuple[str, ...]) -> None:
+        del peer, addrs
+        self._announcer.changed()
 
     def _subscribed(self, topic: str, peers: tuple[PeerId, ...]) -> None:
         del peers

@@ -25,7 +25,7 @@ from capamesh.simulation.memory_tcp import Machine
 from capamesh.simulation.world import http_client, members, model, talker
 from capamesh.simulation.world.client_keys import ClientKeys, headers_of
 from capamesh.simulation.world.full_disk import full_disk
-from capamesh.simulation.world.http_client import Answer
+from capamesh.simulation.world.http_client import LOST, Answer
 from capamesh.simulation.world.world import HTTP_PORT, TIMEOUT_S, Host, Violation, World
 
 DURATION_S: Final = 25.0
@@ -316,9 +316,11 @@ class Story:
     async def _check_job(self) -> None:
         """Raise `Violation` unless the job ends, with one result of each row."""
         router = self.world.routers[0]
+        answer = LOST
+        shown: dict[str, Any] = {}
         for _ in range(JOB_ENDS_S):
             answer = await self._call(router, "GET", f"/v1/jobs/{self.job}")
-            shown = answer.json() if answer.status == 200 else {}
+            shown = answer.json() if answer.status == 200 else dict[str, Any]()
             if shown.get("state") in {"completed", "failed", "expired", "cancelled"}:
                 break
             if shown.get("state") == "paused":  # for a person to make room on the disk
@@ -524,10 +526,10 @@ class Story:
 
     def _again(self) -> int:
         """Return how often requests were sent once more."""
+        routers: list[Any] = [router for host in self.world.routers for router in host.routers]
         return sum(
             sum(router._parts.telemetry._attempts_extra.values())  # noqa: SLF001
-            for host in self.world.routers
-            for router in host.routers
+            for router in routers
         )
 
     def _set_faults(self, error: CapameshError | None) -> None:
@@ -672,7 +674,7 @@ def heard(answer: Answer) -> tuple[list[str], str]:
     words = "".join(
         choice["text"] for event in said for choice in event.get("choices", ()) if "text" in choice
     )
-    return words.split(), events[-1] if events else ""
+    return [*words.split()], events[-1] if events else ""
 
 
 def router_counters(router: Any) -> dict[str, int]:  # noqa: ANN401 - what only this looks at

@@ -16,7 +16,7 @@ from capamesh.node.runtime.decoders.decoder_folder import DecoderFolder
 from capamesh.node.runtime.decoders.genai_config import parse_genai_config
 from capamesh.node.runtime.text_generation.loaded_decoder import LoadedDecoder
 from capamesh.node.runtime.text_generation.text_model import TextModel
-from capamesh.simulation.world import virtual_threads
+from capamesh.simulation.world.virtual_threads import RUNNING
 
 NAME = "g"
 STEP_S = 0.01
@@ -92,7 +92,7 @@ class CountingSlots(Slots):
         """Do nothing: there is nothing to let go of."""
 
     def _pass_time(self) -> None:
-        virtual_threads.running().sleep(STEP_S * min(self._slowness(), MOST_SLOWNESS))
+        RUNNING.get().sleep(STEP_S * min(self._slowness(), MOST_SLOWNESS))
 
     def _logits(self, slot: int) -> Logits:
         logits = np.zeros(VOCABULARY, np.float32)
@@ -123,7 +123,7 @@ def _text() -> TextModel:
         "eos_token_id": 0,
     }
     config = parse_genai_config(json.dumps({"model": model}).encode(), "genai_config.json")
-    tokenizer = {
+    tokenizer: dict[str, object] = {
         "version": "1.0",
         "added_tokens": [],
         "pre_tokenizer": {"type": "WhitespaceSplit"},

@@ -1,4 +1,4 @@
-"""Threads in virtual time: each is one of the system's, but only one runs at a time, and the event loop's turn decides which.
+"""Threads in virtual time: each is a greenlet, and the event loop's turn decides which one runs. Pure but for these.
 
 A thread runs until it waits at a queue or sleeps; then the loop goes on. What a frozen or killed machine's threads wait for does not
 come, for it comes by way of the loop.
@@ -8,34 +8,36 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import threading
 from collections import deque
 from collections.abc import Callable
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import Any
 
+from greenlet import (  # type: ignore[import-untyped]  # no types of its own
+    getcurrent,
+    greenlet,
+)
 from typing_extensions import override
 
 from capamesh.protocol.threads import Threads
+from capamesh.simulation.sim_loop import SimLoop
 
-_RUNNING = threading.local()
+RUNNING: ContextVar[VirtualThread] = ContextVar("RUNNING")
+"""The thread that runs."""
 
 
 class VirtualThread:
     """One thread, which runs while the loop waits for it."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, work: Callable[[], None], name: str
-    ) -> None:
+    def __init__(self, loop: SimLoop, work: Callable[[], None]) -> None:
         self._loop = loop
-        self._work = work
         self._context = copy_context()
-        self._go = threading.Semaphore(0)
-        self._parked = threading.Semaphore(0)
+        self._context.run(RUNNING.set, self)
+        self._greenlet = greenlet(lambda: self._run(work))
+        self._back: Any
+        """What runs once this one waits."""
         self._handle: asyncio.Handle | None = None
         self._is_over = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
         self.wake()
 
     def wake(self) -> None:
@@ -46,8 +48,7 @@ class VirtualThread:
     def park(self) -> None:
         """Wait, in the thread, until it is woken."""
         if not self._is_over:
-            self._parked.release()
-            self._go.acquire()
+            self._back.switch()
         if self._is_over:  # the world; a runner takes this for a failed run, and comes back
             raise SystemExit
 
@@ -71,26 +72,26 @@ class VirtualThread:
         """End it where it waits, for its world is over."""
         if not self._is_over:
             self._is_over = True
-            self._go.release()
-            self._thread.join()
+            self._go_on()
 
     def _resume(self) -> None:
         self._handle = None
         if not self._is_over:
-            self._go.release()
-            self._parked.acquire()
+            self._go_on()
 
-    def _run(self) -> None:
-        self._go.acquire()
+    def _go_on(self) -> None:
+        """Run it until it waits."""
+        self._greenlet.parent = self._back = getcurrent()
+        self._loop.as_thread(self._greenlet.switch)
+
+    def _run(self, work: Callable[[], None]) -> None:
         try:
             if not self._is_over:
-                _RUNNING.thread = self
-                self._context.copy().run(self._work)
+                self._context.copy().run(work)
         except SystemExit:
             return
         finally:
             self._is_over = True
-            self._parked.release()
 
 
 class _VirtualQueue:
@@ -109,7 +110,7 @@ class _VirtualQueue:
         while not self._items:
             if not block:
                 raise queue.Empty
-            thread = running()
+            thread = RUNNING.get()
             self._waiting.append(thread)
             thread.park()
         return self._items.popleft()
@@ -124,13 +125,14 @@ class _VirtualQueue:
 class VirtualThreads(Threads):
     """Starts the threads of one world."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: SimLoop) -> None:
         self._loop = loop
         self._threads: list[VirtualThread] = []
 
     @override
     def start(self, work: Callable[[], None], name: str) -> VirtualThread:
-        thread = VirtualThread(self._loop, work, name)
+        del name
+        thread = VirtualThread(self._loop, work)
         self._threads.append(thread)
         return thread
 
@@ -142,9 +144,3 @@ class VirtualThreads(Threads):
         """End them all, for the world is over."""
         for thread in self._threads:
             thread.end()
-
-
-def running() -> VirtualThread:
-    """Return the thread that runs this."""
-    thread: VirtualThread = _RUNNING.thread
-    return thread

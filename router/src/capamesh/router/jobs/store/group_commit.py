@@ -19,7 +19,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Condition, Thread
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
@@ -39,6 +39,7 @@ _DEADLOCKS: Final = ("40001", "40P01")
 """PostgreSQL's codes of transactions that were broken off for one another, and may be tried again."""
 
 _Result = TypeVar("_Result")
+_Params = ParamSpec("_Params")
 
 
 @dataclass(slots=True)
@@ -204,7 +205,7 @@ class _DaemonThread(Executor):
 
     @override
     def submit(
-        self, fn: Callable[..., _Result], /, *args: object, **kwargs: object
+        self, fn: Callable[_Params, _Result], /, *args: _Params.args, **kwargs: _Params.kwargs
     ) -> Future[_Result]:
         future: Future[_Result] = Future()
 
