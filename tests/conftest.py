@@ -49,6 +49,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         constants = providers._get_local_constants()
         providers._get_local_constants = lambda: constants
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     gc.enable()
 
 

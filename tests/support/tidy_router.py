@@ -52,7 +52,6 @@ async def tidy(*, collects: bool = False, **options: Any) -> AsyncIterator[Http]
         assert http.log.events == []
     if collects:
         gc.collect()
-        gc.unfreeze()
     assert complaints == []
 
 
