@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-import virtual_time
 from fleet_fakes import NullLog
 from job_desk import PINNED
 from job_files import ANYWHERE, write_jsonl
@@ -196,23 +194,3 @@ class Rig:
             assert not runner._shards.runs
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, f"tasks are left: {left}"
-
-
-def in_rig(
-    scenario: Callable[[Rig], Awaitable[None]],
-    nodes: FakeNodes | None = None,
-    *,
-    has_threads: bool = False,
-) -> None:
-    """Run a scenario and look that nothing is left of it, in virtual time unless threads have a part in it."""
-
-    async def run(folder: Path) -> None:
-        rig = Rig(folder, nodes)
-        try:
-            await scenario(rig)
-        finally:
-            await rig.close()
-
-    memory = Path("/dev/shm")  # noqa: S108 - where there is one, a disk need not be waited for
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        (asyncio.run if has_threads else virtual_time.run)(run(Path(folder)))

@@ -37,7 +37,6 @@ class Told:
 
 
 @pytest.mark.pure
-@in_virtual_time
 async def test_probe_names_the_model_and_its_reply_is_reported_with_its_round_trip(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -59,7 +58,6 @@ async def test_probe_names_the_model_and_its_reply_is_reported_with_its_round_tr
 
 
 @pytest.mark.pure
-@in_virtual_time
 async def test_reply_that_does_not_come_is_given_up_at_the_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

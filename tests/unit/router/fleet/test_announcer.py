@@ -6,7 +6,6 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from fleet_fakes import in_virtual_time
 from fleet_members import Members
 from signed_adverts import NOW_MS
 
@@ -56,7 +55,6 @@ class Router(Members):
         return found
 
 
-@in_virtual_time
 async def test_news_are_announced_at_once_and_all_is_again_every_ten_seconds(
     tmp_path: Path,
 ) -> None:

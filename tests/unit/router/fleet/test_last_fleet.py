@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_fakes import in_virtual_time
 from fleet_members import EventLog
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,7 +106,6 @@ def test_fleet_that_does_not_change_is_written_every_five_minutes() -> None:
     assert written_s == [300, 600]
 
 
-@in_virtual_time
 async def test_changed_fleet_is_written_after_a_second_and_once_more_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_fakes import advert, in_virtual_time, offer
+from fleet_fakes import advert, offer
 from fleet_members import EventLog
 
 from capamesh.protocol.fleet import Joined, Left, LeftReason
@@ -75,7 +75,6 @@ class AtOnce:
         monkeypatch.setattr(loop, "run_in_executor", run)
 
 
-@in_virtual_time
 async def test_clock_that_is_set_gives_no_model_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +92,6 @@ async def test_clock_that_is_set_gives_no_model_away(
     assert (kept.serves("a"), kept.serves("e")) == (True, False)
 
 
-@in_virtual_time
 async def test_pins_that_the_disk_refused_are_written_when_it_takes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,6 @@ from fleet_fakes import (
     failing,
     fp32,
     idempotent_not,
-    in_virtual_time,
     offer,
 )
 
@@ -56,7 +55,6 @@ def attacked(evil: Reply, *, rules: RoutingRules = NO_RULES) -> tuple[Fleet, Fak
 WRONG = answering(answer_of(EVIL, fp32("y", [42, 42])))
 
 
-@in_virtual_time
 async def test_version_on_trial_answers_at_most_a_hundredth_of_the_requests() -> None:
     fleet, link = attacked(WRONG)
     answered = Counter([await infer(fleet) for _ in range(1050)])
@@ -64,7 +62,6 @@ async def test_version_on_trial_answers_at_most_a_hundredth_of_the_requests() ->
     assert await infer(fleet, call("m", EVIL)) == "X"
 
 
-@in_virtual_time
 async def test_request_with_a_key_or_that_must_not_run_twice_is_never_sent_on_trial() -> None:
     fleet, link = attacked(WRONG)
     for number in range(300):
@@ -78,7 +75,6 @@ async def test_request_with_a_key_or_that_must_not_run_twice_is_never_sent_on_tr
     assert link.asks == []
 
 
-@in_virtual_time
 async def test_pinned_model_s_other_versions_get_nothing_and_its_other_files_neither() -> None:
     pinned = RoutingRules(ModelRules(digests={ModelVersion("1"): offer().digest}))
     fleet, link = attacked(WRONG, rules=pinned)
@@ -90,7 +86,6 @@ async def test_pinned_model_s_other_versions_get_nothing_and_its_other_files_nei
     assert same.asks == []
 
 
-@in_virtual_time
 async def test_wrong_answer_on_trial_is_counted_against_its_replica() -> None:
     fleet, link = attacked(failing(InvalidRequest("your request is wrong")))
     for _ in range(2000):

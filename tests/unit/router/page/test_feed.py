@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from fleet_fakes import NullLog, in_virtual_time
+from fleet_fakes import NullLog
 
 from capamesh.protocol.steps import Steps
 from capamesh.router.page.backlog import PIECE_BYTES, Backlog, Reader
@@ -44,7 +44,6 @@ class Source:
         )
 
 
-@in_virtual_time
 async def test_one_turn_serves_all_and_nothing_is_made_while_nobody_watches() -> None:
     feed = Source().feed()
     with feed.following(), feed.following():

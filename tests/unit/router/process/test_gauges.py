@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fleet_fakes import FakeLink, Fleet, NullLog, advert, call, echo, hang, in_virtual_time, keys_of
+from fleet_fakes import FakeLink, Fleet, NullLog, advert, call, echo, hang, keys_of
 from router_http import made_parts
 
 from capamesh.protocol import implementation
@@ -95,7 +95,6 @@ def test_gauges_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
         assert line in lines
 
 
-@in_virtual_time
 async def test_probes_and_requests_that_were_not_admitted_are_counted() -> None:
     fleet = Fleet([hang], policy="prequal")
     watch_routing(fleet.telemetry, fleet.prober, fleet.balancer)
@@ -116,7 +115,6 @@ async def test_probes_and_requests_that_were_not_admitted_are_counted() -> None:
     assert [line for line in lines if "not_admitted_total{" in line] == [wanted]
 
 
-@in_virtual_time
 async def test_kept_answers_are_counted() -> None:
     fleet = Fleet([echo], rules=RoutingRules(ModelRules(cache=CacheRule(60.0))))
     watch_cache(fleet.telemetry, fleet.routing.pipeline.cache, keys_of(fleet))

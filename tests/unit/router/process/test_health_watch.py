@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from fleet_fakes import Fleet, echo, in_virtual_time
+from fleet_fakes import Fleet, echo
 from fleet_members import EventLog
 
 from capamesh.protocol.errors import LinkLost
@@ -35,7 +35,6 @@ class Watched:
         )
 
 
-@in_virtual_time
 async def test_node_that_is_linked_is_asked_for_its_load_and_is_lost_no_more() -> None:
     watched = Watched()
     (endpoint,), (link,) = watched.fleet.endpoints, watched.fleet.links
@@ -47,7 +46,6 @@ async def test_node_that_is_linked_is_asked_for_its_load_and_is_lost_no_more() -
     assert not link.probing
 
 
-@in_virtual_time
 async def test_node_that_failed_is_asked_for_a_sign_of_life() -> None:
     watched = Watched()
     fleet = watched.fleet

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from fleet_fakes import Fleet, InOrder, call, echo, in_virtual_time
+from fleet_fakes import Fleet, InOrder, call, echo
 
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
@@ -29,7 +29,6 @@ async def answered(fleet: Fleet, times: int = 20) -> Counter[str]:
     )
 
 
-@in_virtual_time
 async def test_another_policy_and_other_limits_hold_from_the_next_request_on() -> None:
     fleet = Fleet([echo], [echo])
     await answered(fleet, 1)

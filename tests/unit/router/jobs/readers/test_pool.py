@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import virtual_time
 from typing_extensions import override
 
 from capamesh.protocol.channel.framing import MAX_MESSAGE_BYTES
@@ -61,87 +60,72 @@ def readers() -> Readers:
     return Readers(FakeProcess, asyncio.get_running_loop().time)
 
 
-def test_task_left_in_the_middle_is_dropped_and_reader_at_work_is_ended() -> None:
-    async def scenario() -> None:
-        pool = readers()
+async def test_task_left_in_the_middle_is_dropped_and_reader_at_work_is_ended() -> None:
+    pool = readers()
+    async with pool.lend(Use.ROWS, "t"):
+        pass
+    (process,) = FakeProcess.made
+    assert process.drops == 1
+    with suppress(asyncio.CancelledError):
         async with pool.lend(Use.ROWS, "t"):
-            pass
-        (process,) = FakeProcess.made
-        assert process.drops == 1
-        with suppress(asyncio.CancelledError):
-            async with pool.lend(Use.ROWS, "t"):
-                process.is_at_work = True
-                raise asyncio.CancelledError
-        await asyncio.sleep(0)
-        assert (process.ended, pool.count) == ("closed", 0)
-
-    virtual_time.run(scenario())
+            process.is_at_work = True
+            raise asyncio.CancelledError
+    await asyncio.sleep(0)
+    assert (process.ended, pool.count) == ("closed", 0)
 
 
-def test_process_that_has_ended_is_given_to_nobody() -> None:
-    async def scenario() -> None:
-        pool = readers()
-        async with pool.lend(Use.ROWS, "t") as loan:
+async def test_process_that_has_ended_is_given_to_nobody() -> None:
+    pool = readers()
+    async with pool.lend(Use.ROWS, "t") as loan:
+        loan.is_over = True
+    FakeProcess.made[0].ended = "killed"
+    async with pool.lend(Use.ROWS, "t") as loan:
+        assert loan.process is FakeProcess.made[1]
+    await pool.close()
+    assert all(each.ended for each in FakeProcess.made)
+
+
+async def test_process_serves_one_tenant_alone_and_processes_of_many_tenants_are_few() -> None:
+    pool = readers()
+    tenants = [f"t{at % 20}" for at in range(40)]
+    for tenant in tenants:
+        async with pool.lend(Use.PLAN, tenant) as loan:
             loan.is_over = True
-        FakeProcess.made[0].ended = "killed"
-        async with pool.lend(Use.ROWS, "t") as loan:
-            assert loan.process is FakeProcess.made[1]
-        await pool.close()
-        assert all(each.ended for each in FakeProcess.made)
-
-    virtual_time.run(scenario())
+        assert pool.count <= MOST * len(Use)
+    assert [each.tenant for each in FakeProcess.made] == tenants
+    async with pool.lend(Use.ROWS, tenants[-1]) as loan:
+        assert loan.process is FakeProcess.made[-1]
 
 
-def test_process_serves_one_tenant_alone_and_processes_of_many_tenants_are_few() -> None:
-    async def scenario() -> None:
-        pool = readers()
-        tenants = [f"t{at % 20}" for at in range(40)]
-        for tenant in tenants:
-            async with pool.lend(Use.PLAN, tenant) as loan:
-                loan.is_over = True
-            assert pool.count <= MOST * len(Use)
-        assert [each.tenant for each in FakeProcess.made] == tenants
-        async with pool.lend(Use.ROWS, tenants[-1]) as loan:
-            assert loan.process is FakeProcess.made[-1]
-
-    virtual_time.run(scenario())
+async def test_paused_process_of_another_tenant_is_ended_for_who_waits() -> None:
+    pool = readers()
+    async with pool.lend(Use.ROWS, "a") as first, pool.lend(Use.ROWS, "a") as second:
+        with first.paused(), second.paused():
+            began_s = asyncio.get_running_loop().time()
+            async with pool.lend(Use.ROWS, "b") as third:
+                waited_s = asyncio.get_running_loop().time() - began_s
+                assert OTHERS_PAUSE_S <= waited_s < OTHERS_PAUSE_S + PAUSE_S
+                assert third.process is FakeProcess.made[2]
 
 
-def test_paused_process_of_another_tenant_is_ended_for_who_waits() -> None:
-    async def scenario() -> None:
-        pool = readers()
-        async with pool.lend(Use.ROWS, "a") as first, pool.lend(Use.ROWS, "a") as second:
-            with first.paused(), second.paused():
-                began_s = asyncio.get_running_loop().time()
-                async with pool.lend(Use.ROWS, "b") as third:
-                    waited_s = asyncio.get_running_loop().time() - began_s
-                    assert OTHERS_PAUSE_S <= waited_s < OTHERS_PAUSE_S + PAUSE_S
-                    assert third.process is FakeProcess.made[2]
+async def test_tenant_of_many_inputs_does_not_keep_another_from_the_next_turn() -> None:
+    pool = readers()
+    order: list[str] = []
 
-    virtual_time.run(scenario())
+    async def hold(tenant: str) -> None:
+        async with pool.lend(Use.ROWS, tenant):
+            order.append(tenant)
+            await asyncio.sleep(10 + len(order))
 
-
-def test_tenant_of_many_inputs_does_not_keep_another_from_the_next_turn() -> None:
-    async def scenario() -> None:
-        pool = readers()
-        order: list[str] = []
-
-        async def hold(tenant: str) -> None:
-            async with pool.lend(Use.ROWS, tenant):
-                order.append(tenant)
-                await asyncio.sleep(10 + len(order))
-
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(6):
-                tasks.create_task(hold("many"))
-            await asyncio.sleep(1)
-            given_up = tasks.create_task(hold("few"))
-            tasks.create_task(hold("few"))
-            await asyncio.sleep(1)
-            given_up.cancel()
-        assert order == ["many", "many", "few", "many", "many", "many", "many"]
-
-    virtual_time.run(scenario())
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(6):
+            tasks.create_task(hold("many"))
+        await asyncio.sleep(1)
+        given_up = tasks.create_task(hold("few"))
+        tasks.create_task(hold("few"))
+        await asyncio.sleep(1)
+        given_up.cancel()
+    assert order == ["many", "many", "few", "many", "many", "many", "many"]
 
 
 def over(window: RowWindow) -> list[RowWindow]:

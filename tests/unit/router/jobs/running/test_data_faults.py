@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from job_nodes import FakeNodes
-from job_runners import InlineStore, Rig, in_rig, wall_s
+from job_runners import InlineStore, Rig, wall_s
 from typing_extensions import override
 
 from capamesh.router.jobs.errors import PlaceUnavailable
@@ -72,36 +72,33 @@ async def kinds(rig: Rig, job: Job) -> list[str]:
 
 
 @pytest.mark.parametrize("end", ["input", "output"])
-def test_job_waits_while_its_place_is_away_and_goes_on_by_itself(end: str) -> None:
+async def test_job_waits_while_its_place_is_away_and_goes_on_by_itself(rig: Rig, end: str) -> None:
     store = Store()
 
-    async def scenario(rig: Rig) -> None:
-        def reader_of(job: Job) -> Reader:
-            return FarReader(store, Path(job.spec.input.url))
+    def reader_of(job: Job) -> Reader:
+        return FarReader(store, Path(job.spec.input.url))
 
-        def sink_of(job: Job) -> Sink:
-            return FarSink(store, rig, job)
+    def sink_of(job: Job) -> Sink:
+        return FarSink(store, rig, job)
 
-        if end == "input":
-            rig.files.reader_of = reader_of
-        else:
-            rig.files.sink_of = sink_of
-        job = await rig.planned(100, 5, failure=FailurePolicy(most_failures=2))
-        store.is_away = True
-        rig.runner()
-        await asyncio.sleep(60)
-        waiting = await rig.store.get(job.id, None)
-        assert waiting.state is JobState.RUNNING
-        asked = store.asked
-        # more often than its shards may fail, and less and less often
-        assert 4 < asked < 30
-        store.is_away = False
-        assert (await rig.ended(job)).state is JobState.COMPLETED
-        assert await rig.results(job) == ALL
-        assert (await kinds(rig, job)).count("waiting") == 1
-        assert (await kinds(rig, job)).count("shard_failed") == 0
-
-    in_rig(scenario)
+    if end == "input":
+        rig.files.reader_of = reader_of
+    else:
+        rig.files.sink_of = sink_of
+    job = await rig.planned(100, 5, failure=FailurePolicy(most_failures=2))
+    store.is_away = True
+    rig.runner()
+    await asyncio.sleep(60)
+    waiting = await rig.store.get(job.id, None)
+    assert waiting.state is JobState.RUNNING
+    asked = store.asked
+    # more often than its shards may fail, and less and less often
+    assert 4 < asked < 30
+    store.is_away = False
+    assert (await rig.ended(job)).state is JobState.COMPLETED
+    assert await rig.results(job) == ALL
+    assert (await kinds(rig, job)).count("waiting") == 1
+    assert (await kinds(rig, job)).count("shard_failed") == 0
 
 
 def priced(row_s: float = 0.001) -> FakeNodes:
@@ -123,122 +120,102 @@ def same(found: Price, rig: Rig) -> bool:
     )
 
 
-# the sums of a process
+async def test_price_of_a_job_is_whole_when_it_has_ended(rig: Rig) -> None:
+    rig.nodes = priced()
+    job = await rig.planned(400)
+    rig.runner()
+    rig.runner()
+    assert (await rig.ended(job)).state is JobState.COMPLETED
+    found = await price(rig, job)
+    assert same(found, rig)
+    assert found.rows == 400
+    assert 2.0 < (found.per_million or 0.0) < 50.0  # both nodes ran some
 
 
-# the runner
+async def test_rows_of_a_router_that_was_slower_are_paid_for_too(rig: Rig) -> None:
+    rig.nodes = priced()
+    slow = InlineStore(rig.folder / "jobs.db")
+    job = await rig.planned(40, 40)
+    rig.runner(JobStore(slow, wall_s))
+    rig.thread_s = 6.0  # from its rows to its part it takes longer than another router waits
+    await asyncio.sleep(1.0)
+    rig.runner()
+    await rig.ended(job)
+    await asyncio.sleep(2 * rig.thread_s + PRICES_S)
+    found = await price(rig, job)
+    assert same(found, rig)
+    assert found.rows > 40
+    slow.dispose()
 
 
-def test_price_of_a_job_is_whole_when_it_has_ended() -> None:
-    async def scenario(rig: Rig) -> None:
-        job = await rig.planned(400)
-        rig.runner()
-        rig.runner()
-        assert (await rig.ended(job)).state is JobState.COMPLETED
-        found = await price(rig, job)
-        assert same(found, rig)
-        assert found.rows == 400
-        assert 2.0 < (found.per_million or 0.0) < 50.0  # both nodes ran some
-
-    in_rig(scenario, nodes=priced())
-
-
-def test_rows_of_a_router_that_was_slower_are_paid_for_too() -> None:
-    async def scenario(rig: Rig) -> None:
-        slow = InlineStore(rig.folder / "jobs.db")
-        job = await rig.planned(40, 40)
-        rig.runner(JobStore(slow, wall_s))
-        rig.thread_s = 6.0  # from its rows to its part it takes longer than another router waits
-        await asyncio.sleep(1.0)
-        rig.runner()
-        await rig.ended(job)
-        await asyncio.sleep(2 * rig.thread_s + PRICES_S)
-        found = await price(rig, job)
-        assert same(found, rig)
-        assert found.rows > 40
-        slow.dispose()
-
-    in_rig(scenario, nodes=priced())
+async def test_calls_that_end_after_their_job_are_paid_for(rig: Rig) -> None:
+    rig.nodes = priced(0.01)
+    job = await rig.planned(4000, 1000)
+    rig.runner()
+    await asyncio.sleep(5.1)  # its router looks at the jobs twice a second
+    await rig.store.move(job.id, JobState.CANCELLED)
+    told = rig.nodes.answered_rows
+    await asyncio.sleep(1.0 + PRICES_S)
+    found = await price(rig, job)
+    assert same(found, rig)
+    assert found.rows > told  # some ended before this router knew of the end
 
 
-def test_calls_that_end_after_their_job_are_paid_for() -> None:
-    async def scenario(rig: Rig) -> None:
-        job = await rig.planned(4000, 1000)
-        rig.runner()
-        await asyncio.sleep(5.1)  # its router looks at the jobs twice a second
-        await rig.store.move(job.id, JobState.CANCELLED)
-        told = rig.nodes.answered_rows
-        await asyncio.sleep(1.0 + PRICES_S)
-        found = await price(rig, job)
-        assert same(found, rig)
-        assert found.rows > told  # some ended before this router knew of the end
-
-    in_rig(scenario, nodes=priced(0.01))
-
-
-def test_router_that_dies_takes_the_price_of_no_committed_shard_with_it() -> None:
-    async def scenario(rig: Rig) -> None:
-        lost = InlineStore(rig.folder / "jobs.db")
-        job = await rig.planned(4000, 400)
-        rig.runner(JobStore(lost, wall_s))
-        await rig.until(lambda _job: rig.store.committed_rows > 0 or bool(lost_rows(rig)), job)
-        lost.is_silent = True  # from here on it is as one that is dead
-        done = lost_rows(rig)
-        assert (await price(rig, job)).rows >= done > 0
-        await asyncio.sleep(LEASE_S + 2.0)
-        lost.dispose()
-
-    def lost_rows(rig: Rig) -> int:
+async def test_router_that_dies_takes_the_price_of_no_committed_shard_with_it(rig: Rig) -> None:
+    def done_rows() -> int:
         with rig.thread._database.engine.connect() as connection:
             asked = "SELECT coalesce(sum(done_rows), 0) FROM shard"
             return int(connection.exec_driver_sql(asked).scalar_one())
 
-    in_rig(scenario, nodes=priced(0.01))
+    rig.nodes = priced(0.01)
+    lost = InlineStore(rig.folder / "jobs.db")
+    job = await rig.planned(4000, 400)
+    rig.runner(JobStore(lost, wall_s))
+    await rig.until(lambda _job: done_rows() > 0, job)
+    lost.is_silent = True  # from here on it is as one that is dead
+    assert (await price(rig, job)).rows >= done_rows() > 0
+    await asyncio.sleep(LEASE_S + 2.0)
+    lost.dispose()
 
 
-def test_price_waits_for_a_store_that_fails() -> None:
-    async def scenario(rig: Rig) -> None:
-        job = await rig.planned(400, 400)
-        runner = rig.runner()
-        await asyncio.sleep(1.0)
-        assert rig.nodes.answered_rows > 0
-        await rig.store.move(job.id, JobState.CANCELLED)
-        rig.thread.is_down = True
-        await asyncio.sleep(30.0)
-        rig.thread.is_down = False
-        await asyncio.sleep(2 * PRICES_S)
-        assert same(await price(rig, job), rig)
-        assert runner._prices.paid(job.id).price == Price()  # and is forgotten then
-
-    in_rig(scenario, nodes=priced(0.01))
+async def test_price_waits_for_a_store_that_fails(rig: Rig) -> None:
+    rig.nodes = priced(0.01)
+    job = await rig.planned(400, 400)
+    runner = rig.runner()
+    await asyncio.sleep(1.0)
+    assert rig.nodes.answered_rows > 0
+    await rig.store.move(job.id, JobState.CANCELLED)
+    rig.thread.is_down = True
+    await asyncio.sleep(30.0)
+    rig.thread.is_down = False
+    await asyncio.sleep(2 * PRICES_S)
+    assert same(await price(rig, job), rig)
+    assert runner._prices.paid(job.id).price == Price()  # and is forgotten then
 
 
-def test_place_that_hangs_takes_one_thread_and_not_all() -> None:
-    async def scenario(rig: Rig) -> None:
-        store = Store()
-        rig.thread_s = 5.0  # a place that answers late, in threads that others wait for
-        rig.files.reader_of = lambda job: FarReader(store, Path(job.spec.input.url))
-        in_thread = rig.in_thread
-        store.is_away = True
+async def test_place_that_hangs_takes_one_thread_and_not_all(rig: Rig) -> None:
+    store = Store()
+    rig.thread_s = 5.0  # a place that answers late, in threads that others wait for
+    rig.files.reader_of = lambda job: FarReader(store, Path(job.spec.input.url))
+    in_thread = rig.in_thread
+    store.is_away = True
 
-        async def counted(function: object) -> object:
-            store.at_once += 1
-            store.most_at_once = max(store.most_at_once, store.at_once)
-            try:
-                return await in_thread(function)  # type: ignore[arg-type]
-            finally:
-                store.at_once -= 1
+    async def counted(function: object) -> object:
+        store.at_once += 1
+        store.most_at_once = max(store.most_at_once, store.at_once)
+        try:
+            return await in_thread(function)  # type: ignore[arg-type]
+        finally:
+            store.at_once -= 1
 
-        rig.in_thread = counted  # type: ignore[method-assign,assignment]
-        job = await rig.planned(100, 5)
-        rig.runner()
-        await asyncio.sleep(30)
-        store.most_at_once = 0
-        await asyncio.sleep(60)
-        assert store.most_at_once == 1
-        store.is_away = False
-        rig.thread_s = 0.0
-        assert (await rig.ended(job)).state is JobState.COMPLETED
-        assert await rig.results(job) == ALL
-
-    in_rig(scenario)
+    rig.in_thread = counted  # type: ignore[method-assign,assignment]
+    job = await rig.planned(100, 5)
+    rig.runner()
+    await asyncio.sleep(30)
+    store.most_at_once = 0
+    await asyncio.sleep(60)
+    assert store.most_at_once == 1
+    store.is_away = False
+    rig.thread_s = 0.0
+    assert (await rig.ended(job)).state is JobState.COMPLETED
+    assert await rig.results(job) == ALL

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import pytest
-import virtual_time
 from job_desk import NOW_S, PINNED, spec_with
 from job_nodes import At, FakeNodes
 
@@ -316,19 +315,16 @@ def test_fleet_of_crowded_nodes_has_its_calls_and_no_more() -> None:
     assert rig.work.lane.waiting == 0
 
 
-def test_agent_that_is_heard_again_has_outlived_its_worker() -> None:
-    async def scenario() -> None:
-        loop = asyncio.get_running_loop()
-        nodes = FakeNodes("a", "b")
-        work = ModelWork(PINNED, "m", nodes, lambda _job: None, loop.time)
-        before = nodes.word_of("a")
-        nodes.kill("a", is_worker_only=True)
-        assert await work.has_outlived("a", before)
-        before = nodes.word_of("a")
-        nodes.kill("a")
-        assert not await work.has_outlived("a", before)  # it was started anew
-        before = nodes.word_of("b")
-        assert not await work.has_outlived("b", before)  # nothing was heard of it
-        assert not await work.has_outlived("gone", None)
-
-    virtual_time.run(scenario())
+async def test_agent_that_is_heard_again_has_outlived_its_worker() -> None:
+    loop = asyncio.get_running_loop()
+    nodes = FakeNodes("a", "b")
+    work = ModelWork(PINNED, "m", nodes, lambda _job: None, loop.time)
+    before = nodes.word_of("a")
+    nodes.kill("a", is_worker_only=True)
+    assert await work.has_outlived("a", before)
+    before = nodes.word_of("a")
+    nodes.kill("a")
+    assert not await work.has_outlived("a", before)  # it was started anew
+    before = nodes.word_of("b")
+    assert not await work.has_outlived("b", before)  # nothing was heard of it
+    assert not await work.has_outlived("gone", None)

@@ -14,7 +14,6 @@ from fleet_fakes import (
     echo,
     failing,
     fp32,
-    in_virtual_time,
     keys_of,
 )
 
@@ -142,7 +141,6 @@ def router(*scripts: Any, most_keys: int = 1000) -> tuple[KeyLedger, list[Worker
     return ledger, workers
 
 
-@in_virtual_time
 async def test_keys_of_tenants_and_other_requests_are_told_apart_by_all_workers() -> None:
     _, (one, two) = router()
     await one.ask(options=RoutingOptions(tenant="lab"))
@@ -156,7 +154,6 @@ async def test_keys_of_tenants_and_other_requests_are_told_apart_by_all_workers(
     assert (one.asked, two.asked) == (1, 1)
 
 
-@in_virtual_time
 async def test_error_of_a_call_that_may_have_run_is_what_all_workers_give() -> None:
     _, (one, two) = router([failing(RunFailed("bad"))], [echo])
     for worker in (one, two, two):
@@ -165,7 +162,6 @@ async def test_error_of_a_call_that_may_have_run_is_what_all_workers_give() -> N
     assert (one.asked, two.asked) == (1, 0)
 
 
-@in_virtual_time
 async def test_call_that_is_waited_for_and_is_not_run_fails_for_all_who_wait() -> None:
     _, (one, two) = router([after(2, failing(Overloaded("full", 1.5)))], [echo])
     found = await asyncio.gather(one.ask(), two.ask(), return_exceptions=True)
@@ -173,7 +169,6 @@ async def test_call_that_is_waited_for_and_is_not_run_fails_for_all_who_wait() -
     assert (await two.ask()).entry is None
 
 
-@in_virtual_time
 async def test_call_of_a_worker_that_has_died_is_refused_and_never_run_again() -> None:
     ledger, (one, two) = router([after(5, echo)], [echo])
     waiting = asyncio.create_task(one.ask())
@@ -191,7 +186,6 @@ async def test_call_of_a_worker_that_has_died_is_refused_and_never_run_again() -
     waiting.cancel()
 
 
-@in_virtual_time
 async def test_main_process_that_takes_no_message_has_the_call_refused() -> None:
     _, (one, _) = router()
     one.is_heard = False
@@ -200,7 +194,6 @@ async def test_main_process_that_takes_no_message_has_the_call_refused() -> None
     assert (one.asked, len(one.calls), len(one.calls.alarms)) == (0, 0, 0)
 
 
-@in_virtual_time
 async def test_main_process_that_is_silent_costs_the_deadline_and_no_run() -> None:
     ledger, (one, _) = router()
     one.reads = False  # so that the verdict does not come
@@ -212,7 +205,6 @@ async def test_main_process_that_is_silent_costs_the_deadline_and_no_run() -> No
     assert (await one.ask()).entry is None
 
 
-@in_virtual_time
 async def test_worker_that_does_not_read_has_others_refused() -> None:
     _, (one, two) = router()
     await one.ask()
@@ -222,7 +214,6 @@ async def test_worker_that_does_not_read_has_others_refused() -> None:
     assert two.asked == 0
 
 
-@in_virtual_time
 async def test_keys_have_a_bound() -> None:
     ledger, (one, two) = router(most_keys=3)
     for at in range(3):
@@ -233,7 +224,6 @@ async def test_keys_have_a_bound() -> None:
     assert (len(ledger), two.asked) == (3, 0)
 
 
-@in_virtual_time
 async def test_answer_that_is_too_large_to_be_passed_on_is_not_run_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -245,7 +235,6 @@ async def test_answer_that_is_too_large_to_be_passed_on_is_not_run_again(
     assert two.asked == 0
 
 
-@in_virtual_time
 async def test_many_keys_of_many_clients_at_two_workers_are_each_run_once() -> None:
     ledger, workers = router([after(0.01, echo)], [after(0.01, echo)])
     keys = [f"k{at % 25}" for at in range(200)]
