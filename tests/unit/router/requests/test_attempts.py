@@ -1,4 +1,4 @@
-"""Who is to blame for an attempt, how long a link is waited for, and who may run a request twice, as tables."""
+"""How long a link is waited for, and who may run a request twice."""
 
 from __future__ import annotations
 
@@ -10,57 +10,8 @@ import pytest
 from replicas import fleet
 
 from capamesh.router.fleet.replica import Replica
-from capamesh.router.requests.blame import (
-    is_death,
-    is_run,
-)
 from capamesh.router.requests.idempotency import OFFERS_AGE_S, Idempotency
 from capamesh.router.requests.patience import MOST_WAIT_S, Patience
-
-# an error, what it is taken for of a node that had hardly time, and of one that had time enough
-
-
-@pytest.mark.parametrize(
-    ("is_sudden", "is_first", "is_alive", "wanted"),
-    [
-        (False, False, False, False),
-        (False, False, True, False),
-        (False, True, False, False),
-        (False, True, True, False),
-        (True, False, False, False),  # it may have ended with the last one
-        (True, False, True, True),
-        (True, True, False, True),
-        (True, True, True, True),
-    ],
-)
-def test_ends_of_links_that_count_as_deaths(
-    is_sudden: bool, is_first: bool, is_alive: bool, wanted: bool
-) -> None:
-    assert is_death(is_sudden=is_sudden, is_first=is_first, is_alive=is_alive) is wanted
-
-
-@pytest.mark.parametrize("is_silent", [False, True])
-@pytest.mark.parametrize(
-    ("is_sudden", "is_death_", "is_before_last", "wanted"),
-    [
-        (True, False, False, False),
-        (True, False, True, True),
-        (True, True, False, True),
-        (True, True, True, True),
-        (False, False, False, None),  # it is a run unless it was silent
-        (False, False, True, None),
-    ],
-)
-def test_attempts_whose_links_ended_that_count_as_runs(
-    is_sudden: bool, is_death_: bool, is_before_last: bool, wanted: bool | None, is_silent: bool
-) -> None:
-    found = is_run(
-        is_sudden=is_sudden,
-        is_death=is_death_,
-        is_before_last=is_before_last,
-        is_silent=is_silent,
-    )
-    assert found is (not is_silent if wanted is None else wanted)
 
 
 @pytest.mark.parametrize(

@@ -138,16 +138,16 @@ async def test_requests_wait_while_one_node_loads_the_model_and_are_answered_the
     fleet = Cold("AB")
     asked = [fleet.ask() for _ in range(5)]
     await supervisor()
-    (link,) = [link for link in fleet.nodes.values() if link.wants]
-    assert link.wants == [ControlCall(ControlAction.WANT, offer().name, offer().version)]
+    (peer,) = fleet.asked()
+    wanted = ControlCall(ControlAction.WANT, offer().name, offer().version)
+    assert fleet.nodes[peer].wants == [wanted]
     await asyncio.sleep(3.0)
     assert not any(task.done() for task in asked)
-    link.loaded()
+    fleet.nodes[peer].loaded()
     await supervisor()
-    fleet.says(str(link.endpoint.peer) if link.endpoint else "", ModelState.READY)
-    assert await asyncio.gather(*asked) == [link.endpoint.peer] * 5 if link.endpoint else False
-    assert sum(len(each.wants) for each in fleet.nodes.values()) == 1
-    assert fleet.counts == {}
+    fleet.says(peer, ModelState.READY)
+    assert await asyncio.gather(*asked) == [peer] * 5
+    assert (fleet.asked(), fleet.counts) == ({peer: 1}, {})
 
 
 async def test_model_that_no_node_knows_or_has_failed_to_load_is_not_waited_for() -> None:
@@ -279,18 +279,11 @@ async def test_node_that_breaks_its_word_keeps_a_model_cold_once_and_its_invite_
         fleet.says("A", AWAY)
 
 
-class Claimed(Cold):
-    """A fleet of nodes whose model is away, and one that says to have it ready and follows `script`."""
-
-    def __init__(self, peers: str, *script: Reply) -> None:
-        super().__init__(peers)
-        self.evil = self.node("X", *script, invite="evil")
-
-    async def load(self, peer: str) -> None:
-        """Let a node load what it was asked for."""
-        await supervisor()
-        self.nodes[peer].loaded()
-        self.says(peer, ModelState.READY)
+def claimed(*script: Reply) -> Cold:
+    """Return a fleet of a node whose model is away, and one that says to have it and follows `script`."""
+    fleet = Cold("A")
+    fleet.node("X", *script, invite="evil")
+    return fleet
 
 
 @pytest.mark.parametrize(
@@ -307,21 +300,23 @@ class Claimed(Cold):
 async def test_node_that_fails_all_keeps_no_model_from_being_loaded_by_another(
     error: CapameshError,
 ) -> None:
-    fleet = Claimed("A", failing(error))
+    fleet = claimed(failing(error))
     for _ in range(MOST_MISSED):
         asked = fleet.ask()
         await asyncio.sleep(1.5)
         if asked.done():  # it was refused: one that is full for a moment refuses a few
             assert isinstance(asked.exception(), type(error))
     assert fleet.asked() == {"A": 1}
-    await fleet.load("A")
+    await supervisor()
+    fleet.nodes["A"].loaded()
+    fleet.says("A", ModelState.READY)
     assert await asked == "A"
     assert await asyncio.gather(*[fleet.ask() for _ in range(20)]) == ["A"] * 20
     assert fleet.counts == {}
 
 
 async def test_request_whose_load_fails_tries_a_node_that_says_to_have_the_model() -> None:
-    fleet = Claimed("A", failing(RunFailed("no")), echo)
+    fleet = claimed(failing(RunFailed("no")), echo)
     first = fleet.ask()
     await supervisor()
     second = fleet.ask()

@@ -11,6 +11,7 @@ from fleet_fakes import (
     Fleet,
     NullLog,
     after,
+    answer_of,
     answering,
     echo,
     failing,
@@ -28,8 +29,6 @@ from capamesh.protocol.errors import (
     Unsatisfiable,
 )
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.protocol.links.calls import InferAnswer, LoadReport, encode_answer
-from capamesh.protocol.links.events import Answer
 from capamesh.protocol.oip import InferRequest
 from capamesh.protocol.tensors import Limits
 from capamesh.router.balancing.explanation import Explanation
@@ -43,11 +42,6 @@ from capamesh.router.telemetry.tracing import RequestTimes, TraceParent
 pytestmark = pytest.mark.pure
 
 M = ModelName("m")
-
-
-def wire(answer: InferAnswer) -> tuple[bytes, memoryview]:
-    meta, body = encode_answer(answer)
-    return meta, memoryview(b"".join(body))
 
 
 class Spoken(InferenceRequest):
@@ -168,16 +162,14 @@ async def test_bug_ends_in_an_error_of_the_router_and_in_the_log() -> None:
 
 
 async def test_answer_is_counted_with_its_version_rows_and_times() -> None:
-    answer = InferAnswer(
-        ModelVersion("1"), (fp32("y", [1, 2], [3, 4], [5, 6]),), 200_000, 300_000, LoadReport()
-    )
-    world = World(after(0.75, answering(Answer(*wire(answer)))))
+    answer = answer_of("1", fp32("y", [1, 2], [3, 4], [5, 6]))
+    world = World(after(0.75, answering(answer)))
     world.submit()
     await asyncio.sleep(1.0)
     counts = world.counts()
     assert (counts.answered, counts.rows, counts.failed) == (1, 3, 0)
     assert (counts.answered_s, counts.last_s) == (pytest.approx(0.75), pytest.approx(0.75))
-    assert (counts.queue_us, counts.run_us) == (200_000, 300_000)
+    assert (counts.queue_us, counts.run_us) == (3, 4)
 
 
 async def test_failure_counts_where_a_node_failed_or_none_was_free_but_not_what_the_caller_did_wrong() -> (

@@ -119,17 +119,6 @@ def test_killer_noted_again_is_not_among_the_first_to_be_forgotten(
     assert killers.is_barred(target(3.0), FLEET, 10.0)
 
 
-def test_verdict_of_one_killer_does_not_shorten_that_of_another() -> None:
-    killers = Killers()
-    for _ in range(2):
-        killers.note(target(1.0), 2, BOTH, 10.0)
-    killers.note(target(2.0), 2, BOTH, 11.0)
-    assert killers.until_s == 10.0 + BARRED_S[1]
-    assert killers.is_barred(target(2.0), FLEET, 11.0 + BARRED_S[0] - 0.5)
-    assert not killers.is_barred(target(2.0), FLEET, 11.0 + BARRED_S[0])
-    assert killers.is_barred(target(1.0), FLEET, 10.0 + BARRED_S[1] - 0.5)
-
-
 def alike(last: int) -> InferCall:
     """Return a request that differs from others of its kind in a byte that is not sampled."""
     data = bytes(2 * SAMPLES - 1) + bytes([last])

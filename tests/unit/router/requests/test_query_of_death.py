@@ -92,14 +92,9 @@ async def test_bystanders_of_a_stream_of_killers_are_all_answered_and_none_is_re
         is_over = True
     assert Counter(ended).keys() == {"ok"}, Counter(mortal.said)
     assert "ok" not in killed
-    barred = [
-        v
-        for v in range(6)
-        if mortal.fleet.dispatch.killers.is_barred(
-            target(float(v)), mortal.fleet.served().witnesses, mortal.fleet.clock()
-        )
-    ]
-    assert barred == []
+    killers, witnesses = mortal.fleet.dispatch.killers, mortal.fleet.served().witnesses
+    for value in range(6):
+        assert not killers.is_barred(target(float(value)), witnesses, mortal.fleet.clock())
     assert max(mortal.deaths.values()) <= 3
     assert mortal.deaths.total() <= 2 * 12 + 2, mortal.deaths
     await asyncio.sleep(5.0)
@@ -122,11 +117,10 @@ async def test_death_of_all_workers_at_once_is_blamed_on_no_request_and_all_are_
         for client in range(8):
             tasks.create_task(ask(float(client // 4)))  # alike, as those of a health check are
         await asyncio.sleep(0.3)
-        for at in range(3):
-            link = mortal.fleet.endpoints[at].link
+        links = [endpoint.link for endpoint in mortal.fleet.endpoints]
+        for link in links:
             link.load_reply, link._script = hang, [hang]  # killed, and its socket not closed yet
-        for at in range(3):
-            link = mortal.fleet.endpoints[at].link
+        for at, link in enumerate(links):
             link.end(is_sudden=True)
             mortal.fleet.balancer.unlinked(mortal.fleet.endpoints[at], mortal.fleet.clock())
             asyncio.get_running_loop().call_later(2.0 + at, mortal.up, at)
@@ -349,15 +343,6 @@ async def test_end_of_a_worker_with_a_job_s_call_is_no_fault_of_the_node_so_many
             task.cancel()
         await asyncio.wait([online, bulk])
     assert endpoint.errors["link_lost"] > MOST
-
-
-async def test_end_of_a_worker_without_a_job_s_call_is_the_node_s_as_ever() -> None:
-    fleet = world([hang], [echo])
-    online = asyncio.create_task(sent(fleet, call()))
-    await asyncio.sleep(0)
-    fleet.links[0].end(is_sudden=True)
-    await online
-    assert fleet.endpoints[0].health.state(fleet.clock()) is CircuitState.INHIBITED
 
 
 @pytest.mark.seeds

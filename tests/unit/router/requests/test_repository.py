@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import pytest
-from fleet_fakes import Fleet, advert, offer
+from fleet_fakes import FakeLink, Fleet, advert, offer
 from fleet_members import EventLog
 from structlog.typing import FilteringBoundLogger
 
@@ -36,43 +36,38 @@ NOT_MINE = InvalidRequest("this node's operator does not let routers load or unl
 GUARD_S = 60.0
 
 
-class ControlLink:
+class ControlLink(FakeLink):
     """A link to a node that makes a change, or says why not, once it is let."""
-
-    is_usable = True
 
     def __init__(
         self, on_asked: Callable[[ControlCall], None], error: CapameshError | None
     ) -> None:
+        super().__init__()
         self._on_asked = on_asked
         self._error = error
-        self.peer_process = b""
-        self.refusal: CapameshError | None = None
-        self.asked: list[ControlCall] = []
-        self.waiting: list[ResponseHandler] = []
-        self.withdrawn: list[int] = []
+        self.wants: list[ControlCall] = []
+        self.askers: list[ResponseHandler] = []
         self.is_held = False
 
     def ask(self, meta: bytes, body: Sequence[Any], asker: ResponseHandler) -> int:
         if self.refusal is not None:
             raise self.refusal
-        call, _ = decode_call(meta, memoryview(b""), Limits())
-        assert isinstance(call, ControlCall)
-        assert not body
-        self.asked.append(call)
-        self.waiting.append(asker)
+        wanted, _ = decode_call(meta, memoryview(b""), Limits())
+        assert isinstance(wanted, ControlCall)
+        self.wants.append(wanted)
+        self.askers.append(asker)
         if not self.is_held:
             asyncio.get_running_loop().call_soon(self.let)
         return 7
 
     def let(self) -> None:
-        for asker in self.waiting:
+        for asker in self.askers:
             if self._error is None:
-                self._on_asked(self.asked[-1])
+                self._on_asked(self.wants[-1])
                 asker.answered(Answer(b"\x80", memoryview(b"")))
             else:
                 asker.failed(self._error)
-        self.waiting.clear()
+        self.askers.clear()
 
     def withdraw(self, stream: int) -> None:
         self.withdrawn.append(stream)
@@ -115,13 +110,15 @@ class Rig:
 
     @property
     def asked(self) -> str:
-        return "".join(sorted(peer for peer, link in self.links.items() if link.asked))
+        return "".join(sorted(peer for peer, link in self.links.items() if link.wants))
 
 
-async def turns(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(GUARD_S):
-        while not is_so():
-            await asyncio.sleep(0)
+async def begun(rig: Rig) -> asyncio.Task[ChangeReport]:
+    """Begin a change that no node makes before it is let."""
+    changing = asyncio.create_task(rig.change())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return changing
 
 
 @pytest.fixture
@@ -136,19 +133,11 @@ async def test_load_asks_all_nodes_that_have_the_model(rig: Rig) -> None:
     rig.node("C", FAILED)
     report = await rig.change(version="1")
     assert (sorted(report.made), report.refused) == (["A", "C"], [])
-    assert rig.links["A"].asked == [ControlCall(ControlAction.LOAD, M, ModelVersion("1"))]
+    assert rig.links["A"].wants == [ControlCall(ControlAction.LOAD, M, ModelVersion("1"))]
     assert rig.fleet.view.has_ready(PeerId("A"), M, ModelVersion("1"))
-    assert rig.log.of("models_changed") == [
-        {
-            "action": "load",
-            "model": "m",
-            "version": "1",
-            "by": "ops",
-            "made": 2,
-            "refused": 0,
-            "nodes": report.made,
-        }
-    ]
+    (told,) = rig.log.of("models_changed")
+    wanted = {"action": "load", "model": "m", "version": "1", "by": "ops"}
+    assert told == {**wanted, "made": 2, "refused": 0, "nodes": report.made}
 
 
 async def test_load_on_some_nodes_takes_those_that_have_it_then_those_that_have_not_failed(
@@ -163,6 +152,8 @@ async def test_load_on_some_nodes_takes_those_that_have_it_then_those_that_have_
 
 async def test_unload_is_made_only_where_all_nodes_make_it(rig: Rig) -> None:
     rig.node("A", error=NOT_MINE)
+    with pytest.raises(InvalidRequest, match=r"unloaded by 0 of 1 nodes \(A: this node's operator"):
+        await rig.change(ControlAction.UNLOAD)  # for good: there is no reason to come again
     rig.node("B", error=Overloaded("busy"))
     rig.node("C")
     with pytest.raises(ModelUnavailable) as caught:
@@ -170,15 +161,9 @@ async def test_unload_is_made_only_where_all_nodes_make_it(rig: Rig) -> None:
     assert caught.value.message == (
         f"model 'm' was unloaded by 1 of 3 nodes (A: {NOT_MINE.message}; B: busy)"
     )
-    assert rig.fleet.view.has_ready(PeerId("A"), M, ModelVersion("1"))
-    assert not rig.fleet.view.has_ready(PeerId("C"), M, ModelVersion("1"))
-    assert rig.log.of("models_changed")[0]["refused"] == 2
-
-
-async def test_all_nodes_that_refuse_for_good_are_no_reason_to_come_again(rig: Rig) -> None:
-    rig.node("A", error=NOT_MINE)
-    with pytest.raises(InvalidRequest, match=r"loaded by 0 of 1 nodes \(A: this node's operator"):
-        await rig.change()
+    ready = [rig.fleet.view.has_ready(PeerId(peer), M, ModelVersion("1")) for peer in "ABC"]
+    assert ready == [True, True, False]
+    assert rig.log.of("models_changed")[1]["refused"] == 2
 
 
 async def test_no_more_than_so_many_are_asked_at_once(
@@ -187,10 +172,7 @@ async def test_no_more_than_so_many_are_asked_at_once(
     monkeypatch.setattr(repository, "AT_ONCE", 2)
     for peer in "ABC":
         rig.node(peer).is_held = True
-    changing = asyncio.ensure_future(rig.change())
-    await turns(lambda: len(rig.asked) == 2)
-    for _ in range(20):
-        await asyncio.sleep(0)
+    changing = await begun(rig)
     assert rig.asked == "AB"
     for link in rig.links.values():
         link.is_held = False
@@ -220,7 +202,7 @@ async def test_each_worker_of_a_node_is_asked_once(rig: Rig) -> None:
         each.peer_process = process
         endpoint.link = cast(Any, each)
     assert (await rig.change()).made == ["A"]
-    assert [len(each.asked) for each in (link, *links)] == [1, 0, 1]
+    assert [len(each.wants) for each in (link, *links)] == [1, 0, 1]
 
 
 async def test_node_without_a_link_or_whose_link_ends_has_not_made_it(rig: Rig) -> None:
@@ -245,24 +227,20 @@ async def test_node_that_does_not_answer_is_given_up(
 
 async def test_caller_that_leaves_takes_the_change_back(rig: Rig) -> None:
     rig.node("A").is_held = True
-    changing = asyncio.ensure_future(rig.change())
-    await turns(lambda: bool(rig.asked))
+    changing = await begun(rig)
     changing.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await changing
-    assert rig.links["A"].withdrawn == [7]
+    await asyncio.wait([changing])
+    assert (changing.cancelled(), rig.links["A"].withdrawn) == (True, [7])
     assert repr(rig.control) == "RepositoryControl(0 under way)"
 
 
 async def test_changes_under_way_have_a_bound(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repository, "MOST_CHANGES", 1)
-    link = rig.node("A")
-    link.is_held = True
-    changing = asyncio.ensure_future(rig.change())
-    await turns(lambda: bool(rig.asked))
+    rig.node("A").is_held = True
+    changing = await begun(rig)
     with pytest.raises(Overloaded, match="1 changes of models are under way"):
         await rig.change()
-    link.let()
+    rig.links["A"].let()
     assert (await changing).made == ["A"]
 
 

@@ -44,9 +44,8 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.fleet import Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.protocol.links.calls import InferCall, LoadReport
+from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.links.sequence_mark import SequenceMark
-from capamesh.router.admission.controller import Refusal
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.policies import POLICIES
 from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
@@ -56,7 +55,6 @@ from capamesh.router.rules.model_rules import MirrorRule, ModelRules, RoutingRul
 
 M = ModelName("m")
 V1, V2 = ModelVersion("1"), ModelVersion("2")
-FULL = LoadReport(in_flight=8, queued=7, limit=8, queue_us=7_000_000, run_us=1_000_000)
 MIRRORED = RoutingRules(ModelRules(mirror=MirrorRule(V2, 1.0)))
 
 
@@ -75,11 +73,18 @@ async def infer(
     return outcome.replica.endpoint.peer
 
 
-def shadowed(fleet: Fleet, *scripts: Any) -> tuple[FakeLink, FakeLink]:
+def shadowed(fleet: Fleet, first: Any = echo, second: Any = echo) -> tuple[FakeLink, FakeLink]:
     """Add A, which serves version 1, and B, which serves version 2 as the scripts say."""
-    one = fleet.node("A", scripts[0] if scripts else echo, models=(offer(version="1"),))
-    two = fleet.node("B", scripts[1] if len(scripts) > 1 else echo, models=(offer(version="2"),))
-    return one, two
+    one = fleet.node("A", first, models=(offer(version="1"),))
+    return one, fleet.node("B", second, models=(offer(version="2"),))
+
+
+def learn(fleet: Fleet, version: str, times: int = 20) -> None:
+    """Let a version have answered in 10 ms, so that it is known when one is slow."""
+    served = fleet.served(version)
+    for _ in range(times):
+        served.window.add(0.01, 0.0)
+        served.hedging.sent(0.0)
 
 
 # versions
@@ -98,50 +103,32 @@ async def test_newest_version_is_asked_unless_one_is_named_and_the_node_is_repor
     assert fleet.counts == {}
 
 
-def killed(fleet: Fleet) -> None:
-    fleet.links[1].end("killed")
+OUT: dict[str, Callable[[Fleet], object]] = {
+    "killed": lambda fleet: fleet.links[1].end("killed"),
+    "draining": lambda fleet: setattr(fleet.endpoints[1], "is_draining", True),
+    "forced open": lambda fleet: fleet.endpoints[1].health.hold(CircuitState.FORCED_OPEN),
+    "never dialled": lambda fleet: setattr(fleet.endpoints[1], "link", None),
+    "silent": lambda fleet: fleet.endpoints[1].health.failed(0.0, is_hard=True, cause="silent"),
+}
 
 
-def draining(fleet: Fleet) -> None:
-    fleet.endpoints[1].is_draining = True
-
-
-def forced_open(fleet: Fleet) -> None:
-    fleet.endpoints[1].health.hold(CircuitState.FORCED_OPEN)
-
-
-def never_dialled(fleet: Fleet) -> None:
-    fleet.endpoints[1].link = None
-
-
-def silent(fleet: Fleet) -> None:
-    fleet.endpoints[1].health.failed(fleet.clock(), is_hard=True, cause="silent")
-
-
-OUT = [killed, draining, forced_open, never_dialled, silent]
-
-
-@pytest.mark.parametrize("put_out", OUT)
-async def test_next_older_version_answers_while_the_newest_s_only_node_is_out(
-    put_out: Callable[[Fleet], None],
-) -> None:
+@pytest.mark.parametrize("name", OUT)
+async def test_next_older_version_answers_while_the_newest_s_only_node_is_out(name: str) -> None:
     fleet = Fleet()
     shadowed(fleet)
     assert await infer(fleet) == "B"
-    put_out(fleet)
-    keyed = [] if put_out is silent else [RoutingOptions(affinity="k")]
+    OUT[name](fleet)
+    keyed = [] if name == "silent" else [RoutingOptions(affinity="k")]
     for options in (NO_OPTIONS, *keyed, RoutingOptions(policy="p2c")):
         outcome = await fleet.infer(call(), options, fleet.clock() + 30.0)
-        assert (outcome.replica.endpoint.peer, outcome.attempts) == ("A", 1)
-        assert outcome.answer.version == "1"
+        assert (outcome.peer, outcome.attempts, outcome.answer.version) == ("A", 1, "1")
     explanation = fleet.routing.explain(M, ModelVersion(""), NO_OPTIONS)
     assert (explanation.version, explanation.chosen) == ("1", ("A",))
     assert fleet.routing.admission(M, ModelVersion(""), NO_OPTIONS, 128, 30.0).version == "1"
     assert set(controllers(fleet)) == {"1", "2"}
     sequence = call().replace(sequence=SequenceMark(7, is_start=True))
-    assert await infer(fleet, sequence) == ("B" if put_out is silent else "A")
-    assert fleet.clock() == 0.0
-    assert fleet.counts == {}
+    assert await infer(fleet, sequence) == ("B" if name == "silent" else "A")
+    assert (fleet.clock(), fleet.counts) == (0.0, {})
 
 
 async def test_waiting_request_looks_again_when_a_hold_is_over() -> None:
@@ -215,8 +202,7 @@ async def test_request_whose_version_is_lost_under_it_is_answered_by_another(
 async def test_silence_of_a_version_s_only_node_leads_to_another_version() -> None:
     fleet = Fleet()
     shadowed(fleet, echo, hang)
-    for _ in range(20):
-        fleet.served("2").window.add(0.01, 0.0)
+    learn(fleet, "2")
     assert await infer(fleet) == "A"
     assert fleet.clock() < 0.1
     assert fleet.links[1].asks[0].ended == "withdrawn"
@@ -244,9 +230,7 @@ async def test_full_version_is_not_relieved_by_another_nor_hedged_by_it() -> Non
         await infer(fleet)
     fleet = Fleet()
     shadowed(fleet, echo, after(0.04, echo))
-    for _ in range(20):
-        fleet.served("2").window.add(0.01, 0.0)
-        fleet.served("2").hedging.sent(0.0)
+    learn(fleet, "2")
     assert await infer(fleet) == "B"
     assert fleet.asked == [0, 1]
 
@@ -258,7 +242,7 @@ async def test_request_that_may_have_run_goes_to_no_version_that_must_not_run_it
     with pytest.raises(LinkLost):
         await infer(fleet)
     assert fleet.asked == [0, 1]
-    killed(fleet)
+    OUT["killed"](fleet)
     assert await infer(fleet) == "A"  # nothing of it has run
 
 
@@ -272,7 +256,7 @@ async def test_request_that_waits_for_a_link_takes_the_first_of_any_version() ->
     assert fleet.counts == {"waiting": 1, "gates": 1}
     fleet.relink(0, echo)
     assert await task == "A"
-    forced_open(fleet)
+    OUT["forced open"](fleet)
     fleet.links[-1].end("the router was frozen again")
     task = asyncio.create_task(infer(fleet))
     await asyncio.sleep(0.1)
@@ -281,23 +265,19 @@ async def test_request_that_waits_for_a_link_takes_the_first_of_any_version() ->
     assert fleet.counts == {}
 
 
-@pytest.mark.parametrize("put_out", OUT)
-async def test_weight_of_a_version_that_is_out_is_spread_over_the_others(
-    put_out: Callable[[Fleet], None],
-) -> None:
+@pytest.mark.parametrize("name", OUT)
+async def test_weight_of_a_version_that_is_out_is_spread_over_the_others(name: str) -> None:
     weights = ((V1, 3.0), (V2, 90.0), (ModelVersion("3"), 1.0))
     fleet = Fleet(rules=RoutingRules(ModelRules(weights=weights)))
     shadowed(fleet)
     fleet.node("C", echo, models=(offer(version="3"),))
     fleet.node("D", echo, models=(offer(version="4"),))
-    put_out(fleet)
+    OUT[name](fleet)
     answered = Counter([await infer(fleet) for _ in range(400)])
     assert 260 < answered["A"] < 340
     assert answered["A"] + answered["C"] == 400
     for key in "abcdef":
-        assert (
-            len({await infer(fleet, options=RoutingOptions(affinity=key)) for _ in range(5)}) == 1
-        )
+        assert len({await infer(fleet, options=RoutingOptions(affinity=key)) for _ in "ab"}) == 1
     for link in fleet.links[:3]:
         link.end("killed")
     with pytest.raises(NoEndpoint):  # and none goes to the version that has no weight
@@ -306,19 +286,6 @@ async def test_weight_of_a_version_that_is_out_is_spread_over_the_others(
 
 
 # the controller
-
-
-async def test_request_that_the_gate_refuses_reaches_no_node_and_is_told_when_to_come_again() -> (
-    None
-):
-    fleet = Fleet([echo])
-    fleet.replicas[0].reported(FULL, 0.0)
-    with pytest.raises(Overloaded, match="it would wait") as caught:
-        await infer(fleet, allowed_s=1.0)
-    assert caught.value.retry_after_s > 1
-    assert fleet.asked == [0]
-    assert fleet.counts == {}
-    assert controllers(fleet)["1"].refusals[Refusal.LATE] == 1
 
 
 async def test_version_s_gate_is_forgotten_with_it_once_nothing_is_under_way() -> None:
@@ -345,10 +312,7 @@ async def test_version_s_gate_is_forgotten_with_it_once_nothing_is_under_way() -
 async def test_sequence_is_neither_retried_nor_hedged_nor_reported_to_another_node() -> None:
     for reply in (failing(LinkLost("gone")), failing(Overloaded("full")), after(1.0, echo)):
         fleet = Fleet(*[[reply]] * 4)
-        served = fleet.served()
-        for _ in range(20):
-            served.window.add(0.01, 0.0)
-            served.hedging.sent(0.0)
+        learn(fleet, "1")
         task = asyncio.create_task(infer(fleet, call().replace(sequence=SequenceMark("a"))))
         await asyncio.wait([task])
         assert sum(fleet.asked) == 1
@@ -358,10 +322,7 @@ async def test_sequence_is_neither_retried_nor_hedged_nor_reported_to_another_no
 
 async def test_requests_of_a_key_stay_at_its_node_however_slow_while_others_are_hedged() -> None:
     fleet = Fleet(*[[after(0.04, echo)]] * 3)
-    served = fleet.served()
-    for _ in range(400):
-        served.window.add(0.01, 0.0)
-        served.hedging.sent(0.0)
+    learn(fleet, "1", 400)
     await infer(fleet)
     assert sum(fleet.asked) == 2  # the usual request has a hedge
     for link in fleet.links:
@@ -546,8 +507,7 @@ async def test_explanation_changes_nothing(policy: str) -> None:
 
 async def test_explanation_names_whom_the_next_request_goes_to() -> None:
     fleet = Fleet([echo] * 9, [echo] * 9, [echo] * 9, policy="round-robin")
-    foreseen = [fleet.routing.explain(M, V1, NO_OPTIONS).chosen for _ in range(3)]
-    assert foreseen == [foreseen[0]] * 3
     for _ in range(6):
         (peer,) = fleet.routing.explain(M, V1, NO_OPTIONS).chosen
+        assert fleet.routing.explain(M, V1, NO_OPTIONS).chosen == (peer,)
         assert await infer(fleet) == peer

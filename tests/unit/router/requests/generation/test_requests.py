@@ -24,8 +24,8 @@ def chat(**fields: Any) -> Asked:
     return read_chat({"model": "m", "messages": [HI], **fields})
 
 
-def sent(asked: Asked) -> dict[str, Any]:
-    call = asked.call(asked.prompts[0])
+def sent(asked: Asked, *so_far: Any) -> dict[str, Any]:
+    call = asked.call(asked.prompts[0], *so_far)
     found: dict[str, Any] = json.loads(split_elements(call.inputs[0].data, 1)[0])
     return found
 
@@ -94,23 +94,12 @@ def test_stream_options_and_counts_are_read() -> None:
     assert chat(max_tokens=5, max_completion_tokens=6).max_tokens == 6
 
 
-def test_tokens_so_far_are_added_for_another_node() -> None:
-    asked = chat(n=2)
-    call = asked.call(asked.prompts[0], {1: [5, 6]}, [0], 9)
-    found = json.loads(split_elements(call.inputs[0].data, 1)[0])
-    assert found == {
-        "messages": [HI],
-        "n": 2,
-        "so_far": {"1": [5, 6]},
-        "ended": [0],
-        "seed": 9,
-    }
-
-
-def test_seed_of_the_client_has_its_tokens_run_as_they_came() -> None:
-    asked = chat(seed=7)
-    call = asked.call(asked.prompts[0], {0: [5]}, [], 7)
-    found = json.loads(split_elements(call.inputs[0].data, 1)[0])
+def test_tokens_so_far_are_added_for_another_node_and_run_as_they_came_by_the_clients_seed() -> (
+    None
+):
+    more = {"so_far": {"1": [5, 6]}, "ended": [0], "seed": 9}
+    assert sent(chat(n=2), {1: [5, 6]}, [0], 9) == {"messages": [HI], "n": 2, **more}
+    found = sent(chat(seed=7), {0: [5]}, [], 7)
     assert (found["seed"], found["replay"]) == (7, True)
 
 
@@ -233,9 +222,8 @@ def completion(**fields: Any) -> Asked:
 
 
 def test_echo_is_not_asked_for_again_behind_what_there_is() -> None:
-    asked = completion(echo=True)
-    assert b'"echo":true' in bytes(asked.call(asked.prompts[0]).inputs[0].data)
-    assert b"echo" not in bytes(asked.call(asked.prompts[0], {0: [1]}).inputs[0].data)
+    assert sent(completion(echo=True))["echo"] is True
+    assert "echo" not in sent(completion(echo=True), {0: [1]})
 
 
 def test_beginning_of_the_prompt_decides_where_it_is_run() -> None:
