@@ -58,19 +58,13 @@ def test_request_is_a_row_with_what_a_node_is_asked() -> None:
 
 
 def test_calls_are_given_time_by_the_tokens_that_they_may_have() -> None:
-    assert [
-        read(Chats, **body)[1].least_s
-        for body in ({}, {"max_tokens": 100}, {"max_tokens": 100, "n": 2})
-    ] == [
-        MOST_S,
-        80.0,
-        100.0,
-    ]
+    bodies: list[dict[str, Any]] = [{}, {"max_tokens": 100}, {"max_tokens": 100, "n": 2}]
+    assert [read(Chats, **body)[1].least_s for body in bodies] == [MOST_S, 80.0, 100.0]
 
 
-def paid(form: RowForm, rows: list[bytes], *answers: object, datatype: Datatype = BYTES) -> int:
+def paid(form: RowForm, rows: list[bytes], *answers: object, **changed: Any) -> int:
     data = join_elements([json.dumps(each).encode() for each in answers])
-    output = Tensor("parts", datatype, (len(answers),), data)
+    output = Tensor("parts", BYTES, (len(answers),), data).replace(**changed)
     return form.paid_rows(rows, InferAnswer(ModelVersion("1"), (output,), 0, 0, LoadReport()))
 
 
@@ -91,11 +85,8 @@ def test_answers_are_paid_for_by_the_tokens_of_prompts_and_answers() -> None:
 def test_answer_that_is_none_is_paid_for_as_far_as_it_can_be_read(junk: object) -> None:
     rows, form = read(Chats)
     assert paid(form, rows, junk) <= len(rows[0])
-    assert paid(form, rows, junk, datatype=Datatype.INT8) == 0
-    other = Tensor("other", BYTES, (1,), b"")
-    assert form.paid_rows(rows, InferAnswer(ModelVersion("1"), (other,), 0, 0, LoadReport())) == 0
-    torn = Tensor("parts", BYTES, (1,), b"\xff\xff\xff\xff")
-    assert form.paid_rows(rows, InferAnswer(ModelVersion("1"), (torn,), 0, 0, LoadReport())) == 0
+    for other in ({"datatype": Datatype.INT8}, {"name": "other"}, {"data": b"\xff\xff\xff\xff"}):
+        assert paid(form, rows, junk, **other) == 0
 
 
 @pytest.mark.parametrize("of", KINDS)

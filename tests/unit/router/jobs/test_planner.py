@@ -67,6 +67,11 @@ class Planned:
     async def _rest(self, seconds: float) -> None:
         self.rests.append(seconds)
 
+    async def made(self, job: Job, fence: int = 1, rows: int = 1) -> Job:
+        done = await self.planner.plan(job, fence, ShardLimits(rows))
+        assert done is not None
+        return done
+
     async def submitted(self, path: Path, column: str = "v") -> Job:
         form = InputFormat.CSV if path.suffix == ".csv" else InputFormat.JSONL
         source = InputSpec(str(path), form, {"x": (column,)})
@@ -92,9 +97,8 @@ async def test_router_that_lost_the_lease_stops(tmp_path: Path, planned: Planned
     planned.clock.now_s += LEASE_S
     assert await planned.store.claim_plan("b") == (job, 2)
     assert await planned.planner.plan(job, 1, ShardLimits(1)) is None
-    done = await planned.planner.plan(job, 2, ShardLimits(2))
-    assert done is not None
-    assert done.shards == 2
+    assert not await planned.store.rest_plan(job.id, 1, "away")  # nor is it given back
+    assert (await planned.made(job, 2, 2)).shards == 2
 
 
 async def test_store_that_fails_again_and_again_leaves_the_plan_to_the_next(
@@ -118,8 +122,7 @@ async def test_input_that_is_wrong_fails_the_job(tmp_path: Path, planned: Planne
         ("v", Path("relative.jsonl"), "an absolute path"),
     ):
         job = await planned.submitted(source, column)
-        failed = await planned.planner.plan(job, 1, ShardLimits(1))
-        assert failed is not None
+        failed = await planned.made(job)
         assert failed.state is JobState.FAILED
         assert words in failed.reason
 
@@ -129,15 +132,12 @@ async def test_plan_of_too_many_shards_fails_the_job(
 ) -> None:
     monkeypatch.setattr(planners, "MAX_SHARDS", 3)
     job = await planned.submitted(lines(tmp_path, 4))
-    failed = await planned.planner.plan(job, 1, ShardLimits(1))
-    assert failed is not None
-    assert "more than 3 shards" in failed.reason
+    assert "more than 3 shards" in (await planned.made(job)).reason
 
 
 async def test_empty_input_is_a_job_that_ends_at_once(tmp_path: Path, planned: Planned) -> None:
     job = await planned.submitted(lines(tmp_path, 0))
-    done = await planned.planner.plan(job, 1, ShardLimits(1))
-    assert done is not None
+    await planned.made(job)
     assert (await planned.store.finish(job.id)).state is JobState.COMPLETED
 
 
@@ -163,14 +163,6 @@ async def test_input_that_cannot_be_read_now_is_planned_later(
     kinds = [each.kind for each in await planned.store.events(job.id, 0, 100)]
     assert kinds.count("waiting") == 1
     monkeypatch.setattr(LocalFile, "open", whole)
-    done = await planned.planner.plan(job, 1, ShardLimits(1))
-    assert done is not None
+    done = await planned.made(job)
     assert (done.state, done.rows, done.reason) == (JobState.RUNNING, 4, "")
 
-
-async def test_plan_that_was_lost_is_not_given_back(tmp_path: Path, planned: Planned) -> None:
-    job = await planned.submitted(lines(tmp_path, 4))
-    planned.clock.now_s += LEASE_S
-    assert await planned.store.claim_plan("b") == (job, 2)
-    assert not await planned.store.rest_plan(job.id, 1, "away")
-    assert await planned.store.renew_plan(job.id, 2)

@@ -40,6 +40,9 @@ def of_input(**more: Any) -> dict[str, Any]:
     return {"model": "m", "input": {"url": "/a.jsonl", "columns": {"x": ["pixels"]}, **more}}
 
 
+BATCH = {"model": "m", "input": {"url": "/a", "format": "batch"}}
+
+
 def read(values: dict[str, Any], fleet: FleetView | None = None, key: Key | None = None) -> JobSpec:
     return spec_of(values, fleet or fleet_of(), key)
 
@@ -47,14 +50,6 @@ def read(values: dict[str, Any], fleet: FleetView | None = None, key: Key | None
 def test_each_input_of_a_model_has_a_column_of_its_name() -> None:
     fleet = fleet_of(replace(offer(), inputs=TWO))
     assert read(job(), fleet).input.columns == {"x": ("x",), "k": ("k",)}
-    with pytest.raises(InvalidRequest, match="fills one input, and model 'm' has 2"):
-        read(job("/d/in.npy"), fleet)
-
-
-def test_requests_have_no_classes() -> None:
-    values = job("/d/in.jsonl", output={"classes": {"text": 2}})
-    with pytest.raises(InvalidRequest, match="a file of requests has answers of its endpoint"):
-        read(values, fleet_of(replace(offer(), task=Task.CHAT)))
 
 
 @pytest.mark.parametrize(
@@ -68,18 +63,8 @@ def test_requests_have_no_classes() -> None:
         ({"model": "m", "input": {"url": 7}}, "input.url is 7"),
         (job("/d/in"), "input.format is missing, and the end of '/d/in' tells none"),
         (job("upload:file-1"), "input.format is missing"),
-        (
-            {
-                "model": "m",
-                "input": {"url": "/a", "format": "batch"},
-                "output": {"format": "batch"},
-            },
-            "made at /v1/batches",
-        ),
-        (
-            {"model": "m", "input": {"url": "/a", "format": "batch"}},
-            "model 'm' does not generate; give its inputs as columns",
-        ),
+        (BATCH | {"output": {"format": "batch"}}, "made at /v1/batches"),
+        (BATCH, "model 'm' does not generate; give its inputs as columns"),
         (job(model=""), "model"),
         (of_input(columns={}), "input.columns"),
         (of_input(columns={f"i{at}": ["c"] for at in range(65)}), "columns"),
@@ -94,23 +79,12 @@ def test_requests_have_no_classes() -> None:
         (job(priority=0), "priority is 0"),
         (job(max_price=-1), "max_price is -1"),
         (job(regions=["eu", "eu"]), "regions has 'eu' 2 times"),
-        ({"model": "m", "input": {"url": "/a.csv", "columns": {}}}, "input.columns is"),
-        (
-            {"model": "m", "input": {"url": "/a.csv", "columns": {"z": ["a"]}}},
-            "input.columns has 'z', and model 'm' has no such input; its inputs are x",
-        ),
+        (of_input(columns={"z": ["a"]}), "'z', and model 'm' has no such input; its inputs are x"),
     ],
 )
 def test_job_that_is_none_is_told_what_is_wrong(values: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         read(values)
-
-
-def test_input_that_no_column_fills_is_told() -> None:
-    given = job()
-    given["input"]["columns"] = {"x": ["x"]}
-    with pytest.raises(InvalidRequest, match="lacks the input 'k' of model 'm'"):
-        read(given, fleet_of(replace(offer(), inputs=TWO)))
 
 
 @pytest.mark.parametrize("values", [job() | {"model": "none"}, job(version="9")])
@@ -119,9 +93,20 @@ def test_model_that_nobody_has_is_refused(values: dict[str, Any]) -> None:
         read(values)
 
 
-def test_model_with_a_state_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="rows of a job have no order"):
-        read(job(), fleet_of(replace(offer(), scheduling=Scheduling.SEQUENCE)))
+@pytest.mark.parametrize(
+    ("values", "model", "words"),
+    [
+        (job(), {"scheduling": Scheduling.SEQUENCE}, "rows of a job have no order"),
+        (of_input(), {"inputs": TWO}, "lacks the input 'k' of model 'm'"),
+        (job("/d/in.npy"), {"inputs": TWO}, "fills one input, and model 'm' has 2"),
+        (job(output={"classes": {"text": 2}}), {"task": Task.CHAT}, "answers of its endpoint"),
+    ],
+)
+def test_job_that_does_not_fit_its_model_is_refused(
+    values: dict[str, Any], model: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        read(values, fleet_of(replace(offer(), **model)))
 
 
 # keys

@@ -18,6 +18,9 @@ from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.parquet_values import bounded, dictionary_columns
 from capamesh.router.jobs.inputs.source import LocalFile
 
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
 
 def npy_head(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:
     buffer = io.BytesIO()
@@ -58,8 +61,6 @@ def test_list_of_an_archive_has_a_bound(tmp_path: Path) -> None:
 
 
 def parquet_bytes(**options: Any) -> bytes:
-    pa = pytest.importorskip("pyarrow")
-    pq = pytest.importorskip("pyarrow.parquet")
     buffer = io.BytesIO()
     table = pa.table({"v": np.arange(4000, dtype=np.int64)})
     pq.write_table(
@@ -97,13 +98,16 @@ def test_parquet_that_is_cut_off_is_refused_when_it_is_planned(tmp_path: Path, k
         list(ParquetReader(LocalFile(path)).ranges(ShardLimits(100)))
 
 
+def arrow_file(path: Path, columns: dict[str, Any], **options: Any) -> Path:
+    table = pa.table(columns)
+    with pa.ipc.new_file(str(path), table.schema) as file:
+        file.write_table(table, **options)
+    return path
+
+
 @pytest.mark.parametrize("cut", [1, 20, 2000])
 def test_arrow_file_that_is_cut_off_is_refused_when_it_is_planned(tmp_path: Path, cut: int) -> None:
-    pa = pytest.importorskip("pyarrow")
-    table = pa.table({"v": np.arange(4000)})
-    path = tmp_path / "in.arrow"
-    with pa.ipc.new_file(str(path), table.schema) as file:
-        file.write_table(table, max_chunksize=1000)
+    path = arrow_file(tmp_path / "in.arrow", {"v": np.arange(4000)}, max_chunksize=1000)
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(InputInvalid, match="cannot read"):
         list(ArrowReader(LocalFile(path)).ranges(ShardLimits(100)))
@@ -111,11 +115,7 @@ def test_arrow_file_that_is_cut_off_is_refused_when_it_is_planned(tmp_path: Path
 
 def test_arrow_file_whose_texts_lead_out_of_it_is_refused(tmp_path: Path) -> None:
     """An offset that is not checked reads what else the process has in its memory."""
-    pa = pytest.importorskip("pyarrow")
-    table = pa.table({"t": ["a" * 10] * 4})
-    path = tmp_path / "in.arrow"
-    with pa.ipc.new_file(str(path), table.schema) as file:
-        file.write_table(table)
+    path = arrow_file(tmp_path / "in.arrow", {"t": ["a" * 10] * 4})
     offsets = struct.pack("<5i", 0, 10, 20, 30, 40)
     data = path.read_bytes()
     assert data.count(offsets) == 1
@@ -124,28 +124,9 @@ def test_arrow_file_whose_texts_lead_out_of_it_is_refused(tmp_path: Path) -> Non
         list(ArrowReader(LocalFile(path)).ranges(ShardLimits(100)))
 
 
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
-MEGABYTE = "a" * 2**20
-
-
-def written(path: Path, columns: dict[str, Any], **options: Any) -> Path:
-    pq.write_table(pa.table(columns), path, compression="zstd", **options)
-    return path
-
-
-def windows(path: Path, *columns: str) -> list[dict[str, Any]]:
-    reader = ParquetReader(LocalFile(path))
-    return [
-        window.columns
-        for each in reader.ranges(ShardLimits(100_000))
-        for window in reader.windows(each, columns)
-    ]
-
-
 def test_row_that_is_too_large_by_itself_is_refused() -> None:
     lists = pa.array([[0] * 3]).cast(pa.list_(pa.int32()))
-    texts = pa.DictionaryArray.from_arrays(lists.flatten(), pa.array([MEGABYTE]))
+    texts = pa.DictionaryArray.from_arrays(lists.flatten(), pa.array(["a" * 2**20]))
     batch = pa.record_batch({"texts": pa.ListArray.from_arrays(lists.offsets, texts)})
     with pytest.raises(InputInvalid, match=r"a row of in.parquet has 3145728 bytes .* limit is 2"):
         list(bounded(batch, "in.parquet", 2 * 2**20))
@@ -153,21 +134,20 @@ def test_row_that_is_too_large_by_itself_is_refused() -> None:
 
 
 def test_values_are_what_they_are_without_dictionaries(tmp_path: Path) -> None:
-    columns = {
+    columns: dict[str, list[Any]] = {
         "text": ["a", None, "b", "a"] * 50,
         "bytes": [b"x", b"yy", None, b""] * 50,
         "texts": [["a", "b"], [], None, ["a"]] * 50,
         "number": [1.5, 2.5, 1.5, 0.0] * 50,
     }
-    names = tuple(columns)
-    plain = written(tmp_path / "plain.parquet", columns, use_dictionary=False)
-    packed = written(tmp_path / "packed.parquet", columns, use_dictionary=True)
-
-    def values(path: Path) -> dict[str, list[Any]]:
-        found = windows(path, *names)
-        return {name: [each for window in found for each in window[name]] for name in names}
-
-    assert values(packed) == values(plain) == columns
-    metadata = pq.ParquetFile(packed).metadata
-    assert dictionary_columns(metadata, [0]) == ["text", "bytes", "texts.list.element"]
-    assert dictionary_columns(pq.ParquetFile(plain).metadata, [0]) == []
+    for name, packed in (("plain", []), ("packed", ["text", "bytes", "texts.list.element"])):
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table(columns), path, compression="zstd", use_dictionary=bool(packed))
+        assert dictionary_columns(pq.ParquetFile(path).metadata, [0]) == packed
+        reader = ParquetReader(LocalFile(path))
+        (rows,) = reader.ranges(ShardLimits(100_000))
+        windows = list(reader.windows(rows, tuple(columns)))
+        found = {
+            each: [one for window in windows for one in window.columns[each]] for each in columns
+        }
+        assert found == columns

@@ -6,7 +6,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from capamesh.protocol.datatypes import BYTES, Datatype
@@ -69,7 +68,7 @@ def csv_text(chance: random.Random) -> bytes:
     return bytes(data)
 
 
-def read(path: Path) -> Any:
+def read(path: Path) -> str:
     """Return all that comes of a file: its rows by their numbers, what is wrong with others, or why it cannot be read."""
     inputs = {name: TensorSpec(name, each, (-1,)) for name, each in (*WANTED.items(), ("t", BYTES))}
     spec = InputSpec(str(path), InputFormat.CSV, {name: (name,) for name in inputs}, id_column="t")
@@ -83,14 +82,8 @@ def read(path: Path) -> Any:
                 bad += window.bad
                 for batch in window.batches:
                     for at, number in enumerate(batch.numbers):
-                        row = {name: array[at] for name, array in batch.inputs.items()}
-                        found[number] = (
-                            batch.ids[at],
-                            {
-                                name: (getattr(value, "dtype", None), np.asarray(value).tolist())
-                                for name, value in row.items()
-                            },
-                        )
+                        row = [(array[at], array.dtype) for array in batch.inputs.values()]
+                        found[number] = (batch.ids[at], list(batch.inputs), row)
     except InputInvalid as error:
         return error.message
     return repr((found, bad))  # of which a NaN is one

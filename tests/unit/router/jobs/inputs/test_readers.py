@@ -28,7 +28,6 @@ from capamesh.router.jobs.inputs.rows import RowBatch, columns_of, read_windows
 from capamesh.router.jobs.spec import InputFormat, InputSpec
 from capamesh.router.jobs.values import BadRow
 
-ROWS = 23
 COLUMNS = {"x": ("a", "b"), "k": ("n",)}
 INPUTS = {
     "x": TensorSpec("x", Datatype.FP32, (-1, 2)),
@@ -36,42 +35,32 @@ INPUTS = {
 }
 
 
-def rows() -> list[dict[str, Any]]:
-    return [{"a": at / 2, "b": -float(at), "n": at * 10**9, "id": f"r{at}"} for at in range(ROWS)]
-
-
-def jsonl(path: Path) -> Path:
-    return write_jsonl(path, rows())
-
-
-def csv_file(path: Path) -> Path:
-    return write_csv(path, rows())
+ROWS = [{"a": at / 2, "b": -float(at), "n": at * 10**9, "id": f"r{at}"} for at in range(23)]
 
 
 def npz(path: Path) -> Path:
-    kept = path.with_suffix(".npz")
-    columns = {name: np.array([row[name] for row in rows()]) for name in ("a", "b", "n", "id")}
-    return write_npz(kept, **columns)
+    columns = {name: np.array([row[name] for row in ROWS]) for name in ROWS[0]}
+    return write_npz(path.with_suffix(".npz"), **columns)
 
 
 def parquet(path: Path) -> Path:
-    pa = pytest.importorskip("pyarrow")
-    parquet_module = pytest.importorskip("pyarrow.parquet")
-    parquet_module.write_table(pa.Table.from_pylist(rows()), path, row_group_size=5)
+    pytest.importorskip("pyarrow.parquet").write_table(
+        pytest.importorskip("pyarrow").Table.from_pylist(ROWS), path, row_group_size=5
+    )
     return path
 
 
 def arrow_file(path: Path) -> Path:
     pa = pytest.importorskip("pyarrow")
-    table = pa.Table.from_pylist(rows())
+    table = pa.Table.from_pylist(ROWS)
     with pa.ipc.new_file(str(path), table.schema) as file:
         file.write_table(table, max_chunksize=5)
     return path
 
 
 MADE: list[tuple[InputFormat, Callable[[Path], Path]]] = [
-    (InputFormat.JSONL, jsonl),
-    (InputFormat.CSV, csv_file),
+    (InputFormat.JSONL, lambda path: write_jsonl(path, ROWS)),
+    (InputFormat.CSV, lambda path: write_csv(path, ROWS)),
     (InputFormat.NPZ, npz),
     (InputFormat.PARQUET, parquet),
     (InputFormat.ARROW, arrow_file),
@@ -112,13 +101,18 @@ def test_rows_are_read_range_by_range(
 ) -> None:
     batches, bad = all_batches(spec_of(make(tmp_path / "in"), form), shard_rows)
     assert bad == []
-    assert [number for each in batches for number in each.numbers] == list(range(ROWS))
-    assert [row_id for each in batches for row_id in each.ids] == [row["id"] for row in rows()]
+    assert [number for each in batches for number in each.numbers] == list(range(len(ROWS)))
+    assert [row_id for each in batches for row_id in each.ids] == [row["id"] for row in ROWS]
     x = np.concatenate([each.inputs["x"] for each in batches])
     k = np.concatenate([each.inputs["k"] for each in batches])
-    assert (x.dtype, x.shape, k.dtype, k.shape) == (np.float32, (ROWS, 2), np.int64, (ROWS,))
-    np.testing.assert_array_equal(x, [[row["a"], row["b"]] for row in rows()])
-    np.testing.assert_array_equal(k, [row["n"] for row in rows()])
+    assert (x.dtype, x.shape, k.dtype, k.shape) == (
+        np.float32,
+        (len(ROWS), 2),
+        np.int64,
+        (len(ROWS),),
+    )
+    np.testing.assert_array_equal(x, [[row["a"], row["b"]] for row in ROWS])
+    np.testing.assert_array_equal(k, [row["n"] for row in ROWS])
 
 
 @pytest.mark.parametrize(("form", "make"), MADE[:2])
@@ -142,7 +136,7 @@ def test_lines_are_held_a_window_at_a_time(
     windows = list(read_windows(open_reader(spec), planned, spec, INPUTS))
     assert len(windows) > 5
     numbers = [at for each in windows for one in each.batches for at in one.numbers]
-    assert numbers == list(range(ROWS))
+    assert numbers == list(range(len(ROWS)))
     assert len({each.sha256 for each in windows}) == 1
 
 
@@ -171,15 +165,11 @@ def test_bad_lines_are_named_and_the_others_are_read(tmp_path: Path) -> None:
     spec = spec_of(path, InputFormat.JSONL, k=("n",))
     (batch,), bad = all_batches(spec, 100, {"k": INPUTS["k"]})
     assert (batch.numbers, batch.ids) == ([0, 7], ["1", "9007199254740993"])
-    assert [(each.row, each.row_id, each.code) for each in bad] == [
-        (1, "1", "input_invalid"),
-        (2, "2", "input_invalid"),
-        (3, "3", "input_invalid"),
-        (4, "4", "input_invalid"),
-        (5, "5", "input_invalid"),
-        (6, "6", "input_invalid"),
-        (8, "6", "input_invalid"),
+    assert [(each.row, each.row_id) for each in bad] == [
+        *((at, str(at)) for at in range(1, 7)),
+        (8, "6"),
     ]
+    assert {each.code for each in bad} == {"input_invalid"}
     texts = " ".join(each.text for each in bad)
     for words in (
         "column 'n': 2.5 does not fit INT64",
@@ -223,12 +213,9 @@ def test_row_of_csv_with_other_fields_is_bad(tmp_path: Path) -> None:
 def test_csv_that_is_none_is_refused(tmp_path: Path, data: bytes, words: str) -> None:
     path = tmp_path / "in"
     path.write_bytes(data)
+    spec = spec_of(path, InputFormat.CSV, "", s=("a",))
     with pytest.raises(InputInvalid, match=words):
-        all_batches(
-            spec_of(path, InputFormat.CSV, "", s=("a",)),
-            100,
-            {"s": TensorSpec("s", Datatype.BYTES, (-1,))},
-        )
+        all_batches(spec, 100, {"s": TensorSpec("s", Datatype.BYTES, (-1,))})
 
 
 @pytest.mark.parametrize(
@@ -247,12 +234,9 @@ def test_arrays_that_are_no_rows_are_refused(
     path = write_npz(tmp_path / "in.npz", **arrays)
     with pytest.raises(InputInvalid, match=words):
         open_reader(spec_of(path, InputFormat.NPZ)).columns()
-
-
-def test_compressed_arrays_are_refused(tmp_path: Path) -> None:
-    np.savez_compressed(tmp_path / "in.npz", a=np.zeros(10))
+    np.savez_compressed(path, a=np.zeros(10))
     with pytest.raises(InputInvalid, match=r"'a' is compressed; save it with numpy\.savez"):
-        open_reader(spec_of(tmp_path / "in.npz", InputFormat.NPZ)).columns()
+        open_reader(spec_of(path, InputFormat.NPZ)).columns()
 
 
 def test_row_of_arrays_that_is_too_long_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,12 @@ from capamesh.router.jobs.spec import InputFormat, InputSpec
 from capamesh.router.jobs.values import RowRange
 
 
+def written(folder: Path, data: bytes) -> Path:
+    path = folder / "in.jsonl"
+    path.write_bytes(data)
+    return path
+
+
 def spec_of(path: Path) -> InputSpec:
     return InputSpec(str(path), InputFormat.BATCH, {"rows": ("body",)})
 
@@ -38,8 +44,7 @@ def shown(batch: RowBatch) -> list[tuple[int, str, int, bytes]]:
 
 
 def test_request_has_a_row_of_its_node_for_each_text(tmp_path: Path) -> None:
-    path = tmp_path / "in.jsonl"
-    path.write_bytes(text_of(request("a"), request("b", ["x", "y"]), request("c", ["z"])))
+    path = written(tmp_path, text_of(request("a"), request("b", ["x", "y"]), request("c", ["z"])))
     found = window(path)
     (batch,) = found.batches
     assert shown(batch) == [
@@ -55,8 +60,7 @@ def test_request_has_a_row_of_its_node_for_each_text(tmp_path: Path) -> None:
 
 
 def test_requests_of_one_form_run_together(tmp_path: Path) -> None:
-    path = tmp_path / "in.jsonl"
-    path.write_bytes(
+    path = written(tmp_path, 
         text_of(
             request("a"),
             request("b", body={"dimensions": 2}),
@@ -65,12 +69,8 @@ def test_requests_of_one_form_run_together(tmp_path: Path) -> None:
             request("e", "z"),
         )
     )
-    assert [[name for _, name, _, _ in shown(batch)] for batch in window(path).batches] == [
-        ["a", "e"],
-        ["b"],
-        ["c"],
-        ["d"],
-    ]
+    names = ["".join(name for _, name, _, _ in shown(batch)) for batch in window(path).batches]
+    assert names == ["ae", "b", "c", "d"]
     shorter, tokens = (batch.form for batch in window(path).batches[1:3])
     assert shorter is not None
     assert tokens is not None
@@ -80,20 +80,14 @@ def test_requests_of_one_form_run_together(tmp_path: Path) -> None:
 
 
 def test_line_that_is_wrong_is_a_bad_row_by_its_name(tmp_path: Path) -> None:
-    path = tmp_path / "in.jsonl"
     lines = [
         request("a", body={"input": ""}),
         {"custom_id": "b", "url": "/v1/embeddings"},
         {"custom_id": "c", "url": "/v1/other", "body": {}},
     ]
-    path.write_bytes(text_of(*lines) + b"{\n" + text_of(request("e")))
-    found = window(path)
-    assert [(each.row, each.row_id, each.code) for each in found.bad] == [
-        (0, "a", "input_invalid"),
-        (1, "b", "input_invalid"),
-        (2, "c", "input_invalid"),
-        (3, "3", "input_invalid"),
-    ]
+    found = window(written(tmp_path, text_of(*lines) + b"{\n" + text_of(request("e"))))
+    assert [(each.row, each.row_id) for each in found.bad] == [*enumerate("abc"), (3, "3")]
+    assert {each.code for each in found.bad} == {"input_invalid"}
     assert "input is an empty text" in found.bad[0].text
     assert [shown(batch)[0][:2] for batch in found.batches] == [(4, "e")]
 
@@ -112,8 +106,7 @@ def test_line_that_is_wrong_is_a_bad_row_by_its_name(tmp_path: Path) -> None:
     ],
 )
 def test_line_that_asks_for_nothing_is_a_bad_row(tmp_path: Path, line: object, words: str) -> None:
-    path = tmp_path / "in.jsonl"
-    path.write_bytes(text_of(line, {"prompt": "x" * 2**20}))  # a long prompt is none
+    path = written(tmp_path, text_of(line, {"prompt": "x" * 2**20}))  # a long prompt is none
     found = window(path)
     (bad,) = found.bad
     assert (bad.row, bad.code) == (0, "input_invalid")
@@ -123,24 +116,18 @@ def test_line_that_asks_for_nothing_is_a_bad_row(tmp_path: Path, line: object, w
 
 def test_line_without_an_end_ends_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "MAX_SHARD_BYTES", 100)
-    path = tmp_path / "in.jsonl"
-    path.write_bytes(text_of({"prompt": "a"}) + b"x" * 101)
+    path = written(tmp_path, text_of({"prompt": "a"}) + b"x" * 101)
     with pytest.raises(InputInvalid, match="more than 100 bytes"):
         ranges(path)
 
 
 def test_shards_are_cut_by_the_rows_that_nodes_run(tmp_path: Path) -> None:
-    path = tmp_path / "in.jsonl"
     sizes = [1, 2, 4, 1, 1, 9, 1]
-    path.write_bytes(text_of(*(request(f"r{at}", ["x"] * size) for at, size in enumerate(sizes))))
+    requests = (request(f"r{at}", ["x"] * size) for at, size in enumerate(sizes))
+    path = written(tmp_path, text_of(*requests))
     found = ranges(path, rows=5)
-    assert [(each.first_row, each.rows) for each in found] == [
-        (0, 2),
-        (2, 2),
-        (4, 1),
-        (5, 1),
-        (6, 1),
-    ]
+    assert [each.rows for each in found] == [2, 2, 1, 1, 1]
+    assert [each.first_row for each in found] == [0, 2, 4, 5, 6]
     assert sum(each.size_bytes for each in found) == path.stat().st_size
     reader = RequestsReader(LocalFile(path))
     numbers = [

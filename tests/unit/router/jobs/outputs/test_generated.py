@@ -48,26 +48,17 @@ def outputs_of(one: Results) -> dict[str, Any]:
     return found
 
 
-def test_row_has_the_text_why_it_ended_and_its_tokens() -> None:
-    wanted = {
-        "text": "Hello é",
-        "finish_reason": "stop",
-        "prompt_tokens": 9,
-        "completion_tokens": 2,
-    }
-    for path, body in (
-        (CHAT, {"messages": HI}),
-        (TEXT, {"prompt": "a"}),
-        (RESPONSE, {"input": "a"}),
-    ):
-        assert outputs_of(results(3, form_of(path, **body), [piece("Hello é")])) == wanted
-    cut = piece("Hel", f="length")
-    for path, body in (
-        (CHAT, {"messages": HI}),
-        (TEXT, {"prompt": "a"}),
-        (RESPONSE, {"input": "a"}),
-    ):
-        assert outputs_of(results(3, form_of(path, **body), [cut]))["finish_reason"] == "length"
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [(CHAT, {"messages": HI}), (TEXT, {"prompt": "a"}), (RESPONSE, {"input": "a"})],
+)
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_row_has_the_text_why_it_ended_and_its_tokens(
+    path: str, body: dict[str, Any], reason: str
+) -> None:
+    tokens = {"prompt_tokens": 9, "completion_tokens": 2}
+    found = outputs_of(results(3, form_of(path, **body), [piece("Hello é", f=reason)]))
+    assert found == {"text": "Hello é", "finish_reason": reason, **tokens}
 
 
 @pytest.mark.parametrize("form", [OutputFormat.JSONL, OutputFormat.PARQUET, OutputFormat.NPZ])

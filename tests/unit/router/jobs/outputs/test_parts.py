@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from capamesh.protocol.errors import InvalidRequest
+from capamesh.protocol.steps import run_through
+from capamesh.router.jobs.endpoints import ENDPOINTS
 from capamesh.router.jobs.inputs.row_numbers import NumberNames
+from capamesh.router.jobs.outputs.answers import answer_lines, undone_line
 from capamesh.router.jobs.outputs.parts import part_chunks
 from capamesh.router.jobs.outputs.results import Results
 from capamesh.router.jobs.spec import OutputFormat
@@ -78,9 +81,7 @@ def test_outputs_that_arrays_cannot_hold_are_refused() -> None:
 
 
 def test_parquet_holds_rows_of_other_shapes_and_bytes() -> None:
-    pytest.importorskip("pyarrow")
-    import pyarrow.parquet as pq  # noqa: PLC0415 - an extra
-
+    pq = pytest.importorskip("pyarrow.parquet")
     given = [
         Results([1], ["b"], {"y": np.zeros((1, 3)), "t": objects(b"\xff")}),
         Results([0], ["a"], {"y": np.ones((1, 2)), "t": objects(b"x\0")}),
@@ -95,3 +96,24 @@ def test_equal_results_are_equal_bytes(form: OutputFormat) -> None:
     if form is OutputFormat.PARQUET:
         pytest.importorskip("pyarrow")
     assert whole(form) == whole(form)
+
+
+def test_answer_that_json_cannot_hold_is_an_error_of_that_request_alone() -> None:
+    _, form = run_through(ENDPOINTS["/v1/embeddings"].read({"model": "words", "input": "x"}))
+    vectors = np.array([[np.nan], [2.0]], np.float32)
+    outputs = {"embedding": vectors, "tokens": np.array([3, 3], np.int32)}
+    rows = Results([0, 1], ["r0", "r1"], outputs, [0, 0], form)
+    first, second = map(json.loads, b"".join(answer_lines([rows])).splitlines())
+    assert first["response"]["status_code"] == 500
+    assert first["response"]["body"]["error"]["code"] == "run_failed"
+    assert second["response"]["status_code"] == 200
+
+
+def test_request_that_was_not_done_says_why() -> None:
+    line = json.loads(undone_line(3, "r3", "batch_expired", "the time was over"))
+    assert line == {
+        "id": "batch_req_000000000003",
+        "custom_id": "r3",
+        "response": None,
+        "error": {"code": "batch_expired", "message": "the time was over"},
+    }

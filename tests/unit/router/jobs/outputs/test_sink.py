@@ -17,10 +17,6 @@ NAME = "part-000003-2.jsonl"
 STEPS = ("_make_folder", "_write_all", "_sync", "_rename", "_sync_folder")
 
 
-class Killed(BaseException):
-    """The router's end."""
-
-
 class Breaking(LocalSink):
     """A folder at one of whose steps a router ends, before or after it, or the disk fails."""
 
@@ -46,8 +42,8 @@ def files(folder: Path) -> list[str]:
 def test_router_that_ends_at_a_step_leaves_no_part_or_a_whole_one(
     tmp_path: Path, step: str, *, is_after: bool
 ) -> None:
-    sink = Breaking(tmp_path, step, Killed(), is_after=is_after)
-    with pytest.raises(Killed):
+    sink = Breaking(tmp_path, step, SystemExit(), is_after=is_after)
+    with pytest.raises(SystemExit):
         sink.write(NAME, [DATA])
     again = LocalSink(tmp_path, JOB)
     if NAME in files(tmp_path):

@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from typing_extensions import override
 
@@ -34,17 +33,12 @@ class FakeProcess(ReaderProcess):
     made: list[FakeProcess]
 
     def __init__(self) -> None:
-        self.ended = ""
-        self.tenant = None
-        self.is_nice = False
+        self.ended, self.tenant, self.is_nice = "", None, False
         self.is_at_work = False
         self.drops = 0
         self.made.append(self)
 
-    @property
-    @override
-    def is_busy(self) -> bool:
-        return self.is_at_work
+    is_busy = property(lambda self: self.is_at_work)
 
     @override
     def drop(self) -> None:
@@ -55,13 +49,15 @@ class FakeProcess(ReaderProcess):
         self.ended = "closed"
 
 
-def readers() -> Readers:
+@pytest.fixture
+async def pool() -> Readers:
     FakeProcess.made = []
     return Readers(FakeProcess, asyncio.get_running_loop().time)
 
 
-async def test_task_left_in_the_middle_is_dropped_and_reader_at_work_is_ended() -> None:
-    pool = readers()
+async def test_task_left_in_the_middle_is_dropped_and_reader_at_work_is_ended(
+    pool: Readers,
+) -> None:
     async with pool.lend(Use.ROWS, "t"):
         pass
     (process,) = FakeProcess.made
@@ -74,8 +70,7 @@ async def test_task_left_in_the_middle_is_dropped_and_reader_at_work_is_ended() 
     assert (process.ended, pool.count) == ("closed", 0)
 
 
-async def test_process_that_has_ended_is_given_to_nobody() -> None:
-    pool = readers()
+async def test_process_that_has_ended_is_given_to_nobody(pool: Readers) -> None:
     async with pool.lend(Use.ROWS, "t") as loan:
         loan.is_over = True
     FakeProcess.made[0].ended = "killed"
@@ -85,8 +80,9 @@ async def test_process_that_has_ended_is_given_to_nobody() -> None:
     assert all(each.ended for each in FakeProcess.made)
 
 
-async def test_process_serves_one_tenant_alone_and_processes_of_many_tenants_are_few() -> None:
-    pool = readers()
+async def test_process_serves_one_tenant_alone_and_processes_of_many_tenants_are_few(
+    pool: Readers,
+) -> None:
     tenants = [f"t{at % 20}" for at in range(40)]
     for tenant in tenants:
         async with pool.lend(Use.PLAN, tenant) as loan:
@@ -97,8 +93,7 @@ async def test_process_serves_one_tenant_alone_and_processes_of_many_tenants_are
         assert loan.process is FakeProcess.made[-1]
 
 
-async def test_paused_process_of_another_tenant_is_ended_for_who_waits() -> None:
-    pool = readers()
+async def test_paused_process_of_another_tenant_is_ended_for_who_waits(pool: Readers) -> None:
     async with pool.lend(Use.ROWS, "a") as first, pool.lend(Use.ROWS, "a") as second:
         with first.paused(), second.paused():
             began_s = asyncio.get_running_loop().time()
@@ -108,8 +103,9 @@ async def test_paused_process_of_another_tenant_is_ended_for_who_waits() -> None
                 assert third.process is FakeProcess.made[2]
 
 
-async def test_tenant_of_many_inputs_does_not_keep_another_from_the_next_turn() -> None:
-    pool = readers()
+async def test_tenant_of_many_inputs_does_not_keep_another_from_the_next_turn(
+    pool: Readers,
+) -> None:
     order: list[str] = []
 
     async def hold(tenant: str) -> None:
@@ -138,33 +134,22 @@ def over(window: RowWindow) -> list[RowWindow]:
     return found
 
 
-def texts(*values: bytes) -> npt.NDArray[Any]:
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array
-
-
 def test_window_comes_over_as_it_was() -> None:
-    numbers = RowBatch(
-        range(5, 8),
-        NumberNames(range(5, 8)),
-        {"x": np.arange(6, dtype="<f4").reshape(3, 2), "is": np.array([True, False, True])},
-    )
-    named = RowBatch(
-        [1, 9], ["a", "\ud800"], {"t": texts(b"", b"\xff\0"), "n": np.zeros((2, 0), "<i8")}
-    )
+    arrays = {"x": np.arange(6, dtype="<f4").reshape(3, 2), "is": np.array([True, False, True])}
+    numbers = RowBatch(range(5, 8), NumberNames(range(5, 8)), arrays)
+    texts = np.array([b"", b"\xff\0"], object)
+    named = RowBatch([1, 9], ["a", "\ud800"], {"t": texts, "n": np.zeros((2, 0), "<i8")})
     bad = [BadRow(2, "2", "input_invalid", "no number"), BadRow(3, "\ud800", "input_invalid", "é")]
     first, second, third = over(RowWindow([numbers, named], bad, "ab"))
     assert (first.bad, first.batches, first.sha256) == (bad, [], "ab")
     (batch,) = second.batches
     assert (batch.numbers, batch.rows, list(batch.ids)) == (range(5, 8), 3, ["5", "6", "7"])
-    for name, array in numbers.inputs.items():
+    for name, array in arrays.items():
         assert batch.inputs[name].dtype == array.dtype
         np.testing.assert_array_equal(batch.inputs[name], array)
     (batch,) = third.batches
     assert (list(batch.numbers), list(batch.ids)) == ([1, 9], ["a", "\ud800"])
-    assert batch.inputs["t"].tolist() == [b"", b"\xff\0"]
-    assert batch.inputs["n"].shape == (2, 0)
+    assert (batch.inputs["t"].tolist(), batch.inputs["n"].shape) == (texts.tolist(), (2, 0))
 
 
 @pytest.mark.parametrize(

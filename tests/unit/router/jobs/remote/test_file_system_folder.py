@@ -82,19 +82,18 @@ def test_part_is_written_beside_its_place_and_renamed(files: Any) -> None:
     assert files.find("/out") == ["/out/job-1/mine.txt", "/out/job-1/part-000001-2.jsonl"]
 
 
-def test_results_do_not_go_where_a_rename_may_be_seen_half_done() -> None:
+def test_schemes_that_are_unknown_or_in_which_a_rename_may_be_seen_half_done_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="not known that a file is renamed as one step"):
         RemoteSink(remote_url("ftp://host/out"), JobId("job-1"))
-
-
-def test_unknown_scheme_is_told() -> None:
     with pytest.raises(ConfigError, match="fsspec has no nosuch:// here"):
         FileSystemFolder(remote_url("nosuch://host/x"))
 
 
-class Counted(memory.MemoryFileSystem):  # type: ignore[name-defined,misc]
-    """A file system that counts its connections, under a name of its own."""
+class Hanging(memory.MemoryFileSystem):  # type: ignore[name-defined,misc]
+    """A file system under a name of its own that counts its connections, and hangs until a test lets it go."""
 
+    protocol = "hanging"
+    go = threading.Event()
     made = 0
 
     def __init__(self, *words: Any, **options: Any) -> None:
@@ -104,15 +103,8 @@ class Counted(memory.MemoryFileSystem):  # type: ignore[name-defined,misc]
     @classmethod
     @override
     def _strip_protocol(cls, path: str) -> str:
-        found: str = super()._strip_protocol(path.replace(f"{cls.protocol}://", "memory://"))
+        found: str = super()._strip_protocol(path.replace("hanging://", "memory://"))
         return found
-
-
-class Hanging(Counted):
-    """A file system that hangs, until a test lets it go."""
-
-    protocol = "hanging"
-    go = threading.Event()
 
     @override
     def info(self, path: str, **options: Any) -> dict[str, Any]:
@@ -158,23 +150,19 @@ def test_error_of_a_library_is_told_by_its_kind_alone(
     assert "RuntimeError" in str(caught.value)
 
 
-def test_file_without_a_mark_of_change_is_refused(
+def test_files_without_a_mark_of_change_and_folders_that_go_round_are_refused(
     files: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        memory.MemoryFileSystem, "info", lambda *_w, **_o: {"type": "file", "size": 3, "name": "x"}
-    )
+    def info(*_: object, **__: object) -> dict[str, object]:
+        return {"type": "file", "size": 3, "name": "x"}
+
+    def ls(_: object, path: str, **__: object) -> list[dict[str, object]]:
+        return [{"name": f"{path}/again", "type": "directory", "size": 0}]
+
+    monkeypatch.setattr(memory.MemoryFileSystem, "info", info)
+    monkeypatch.setattr(memory.MemoryFileSystem, "ls", ls)
+    folder = FileSystemFolder(remote_url("memory://d"))
     with pytest.raises(Unsuited, match="a change would not be seen"):
-        FileSystemFolder(remote_url("memory://d")).stamp("x")
-
-
-def test_folders_that_go_round_are_no_endless_list(
-    files: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        memory.MemoryFileSystem,
-        "ls",
-        lambda _self, path, **_o: [{"name": f"{path}/again", "type": "directory", "size": 0}],
-    )
+        folder.stamp("x")
     with pytest.raises(Unsuited, match="within one another"):
-        list(FileSystemFolder(remote_url("memory://d")).entries())
+        list(folder.entries())

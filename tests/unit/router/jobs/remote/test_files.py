@@ -135,24 +135,18 @@ def test_bucket_is_no_file() -> None:
         RemoteFile(remote_url("s3://bucket"), lambda _url: Kept())
 
 
-def test_part_over_the_limit_of_one_call_is_refused(
+def test_part_that_is_too_large_or_cannot_be_written_is_told(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_files, "MAX_PART_BYTES", 5)
-    sink = RemoteSink(URL, JobId("job-1"), lambda _url: kept)
-    with pytest.raises(OutputFailed, match="more than 5 bytes"):
-        sink.write("part-000001-1.jsonl", [b"abc", b"def"])
-    assert kept.files == {}
-
-
-def test_part_that_cannot_be_written_is_told(kept: Kept) -> None:
     kept.errors["part-000001-1.jsonl"] = Unreachable("cannot be had now: the store answered 503")
     sink = RemoteSink(URL, JobId("job-1"), lambda _url: kept)
-    with pytest.raises(
-        PlaceUnavailable,
-        match=r"cannot write s3://b/data/part-000001-1\.jsonl: it cannot be had now",
-    ):
+    told = r"cannot write s3://b/data/part-000001-1\.jsonl: it cannot be had now"
+    with pytest.raises(PlaceUnavailable, match=told):
         sink.write("part-000001-1.jsonl", [b"abc"])
+    monkeypatch.setattr(remote_files, "MAX_PART_BYTES", 5)
+    with pytest.raises(OutputFailed, match="more than 5 bytes"):
+        sink.write("part-000001-2.jsonl", [b"abc", b"def"])
+    assert kept.files == {}
 
 
 @pytest.mark.parametrize(

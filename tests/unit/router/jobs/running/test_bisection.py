@@ -40,13 +40,10 @@ INVALID = "invalid_request"
 
 
 class Fleet:
-    """Two nodes, of which each knows the rows that it refuses, and rows that end any worker."""
+    """Two nodes, of which each knows the rows that it refuses, the first some more, and rows that end any worker."""
 
     def __init__(self, refused: set[int], deadly: set[int], only_first: set[int]) -> None:
-        self.refused = refused
-        self.deadly = deadly
-        self.only_first = only_first
-        """The rows that the first node alone refuses."""
+        self.refused, self.deadly, self.only_first = refused, deadly, only_first
         self.deaths = Counter[int]()
         self.good: set[int] = set()
 
@@ -63,61 +60,35 @@ class Fleet:
             self.good |= rows
             search.answered(trial)
 
-
-def searched(
-    rows: int,
-    refused: set[int],
-    *,
-    deadly: set[int] | None = None,
-    only_first: set[int] | None = None,
-    has_other: bool = True,
-) -> tuple[Bisection, Fleet]:
-    fleet = Fleet(refused, deadly or set(), only_first or set())
-    search = Bisection(rows, has_other_node=has_other)
-    if fleet.deadly:
-        search.begin_died()
-    else:
-        search.begin_refused(INVALID, "no", "A")
-    while (trial := search.next()) is not None:
-        fleet.run(search, trial)
-    return search, fleet
+    def searched(self, rows: int, *, has_other: bool = True) -> Bisection:
+        search = Bisection(rows, has_other_node=has_other)
+        if self.deadly:
+            search.begin_died()
+        else:
+            search.begin_refused(INVALID, "no", "A")
+        while (trial := search.next()) is not None:
+            self.run(search, trial)
+        return search
 
 
 def test_word_of_the_only_node_is_enough() -> None:
-    search, _ = searched(64, {7}, has_other=False)
+    search = Fleet({7}, set(), set()).searched(64, has_other=False)
     assert [(each.row, each.node) for each in search.bad] == [(7, "A")]
-
-
-def test_death_in_the_search_stops_the_halving() -> None:
-    search = Bisection(8, has_other_node=True)
-    search.begin_refused(INVALID, "no", "A")
-    trial = search.next()
-    assert trial == Trial(0, 4)
-    search.died(trial, "ended", "A")
-    rest = []
-    while (each := search.next()) is not None:
-        rest.append(each)
-        search.answered(each)
-    assert sorted(each.first for each in rest) == list(range(8))
-    assert all(each.is_single_try and each.rows == 1 for each in rest)
 
 
 @given(st.data())
 def test_every_row_has_a_result_or_a_verdict_and_never_both(data: st.DataObject) -> None:
     rows = data.draw(st.integers(1, 200))
     some = st.sets(st.integers(0, rows - 1), max_size=8)
-    refused = data.draw(some)
-    only_first = data.draw(some)
-    deadly = data.draw(some)
-    search, fleet = searched(rows, refused, deadly=deadly, only_first=only_first)
+    refused, deadly, only_first = (data.draw(some) for _ in range(3))
+    fleet = Fleet(refused, deadly, only_first)
+    search = fleet.searched(rows)
     if not (refused | only_first | deadly):
         return
     bad = [each.row for each in search.bad]
-    assert len(bad) == len(set(bad))
-    assert fleet.good | set(bad) == set(range(rows))
-    assert not fleet.good & set(bad)
+    assert sorted(bad) == sorted(refused | deadly)
+    assert fleet.good == set(range(rows)) - set(bad)
     assert all(count == 1 for count in fleet.deaths.values())
-    assert set(bad) == refused | deadly
 
 
 def sudden() -> LinkLost:
@@ -155,11 +126,11 @@ def test_errors_are_judged_by_whether_a_node_had_the_call(
 
 
 def test_answer_has_a_row_for_each() -> None:
-    output = Tensor.from_numpy("y", np.zeros((4, 2), np.float32))
-    answer = InferAnswer(ModelVersion("1"), (output,), 0, 0, LoadReport())
-    assert judge(Ended(answer, None, "a", "A"), 4) is Verdict.ANSWERED
-    assert judge(Ended(answer, None, "a", "A"), 5) is Verdict.AGAIN
-    scalar = InferAnswer(
-        ModelVersion("1"), (Tensor("y", output.datatype, (), b"\0" * 4),), 0, 0, LoadReport()
-    )
-    assert judge(Ended(scalar, None, "a", "A"), 1) is Verdict.AGAIN
+    for shape, rows, verdict in (
+        ((4, 2), 4, Verdict.ANSWERED),
+        ((4, 2), 5, Verdict.AGAIN),
+        ((), 1, Verdict.AGAIN),
+    ):
+        output = Tensor.from_numpy("y", np.zeros(shape, np.float32))
+        answer = InferAnswer(ModelVersion("1"), (output,), 0, 0, LoadReport())
+        assert judge(Ended(answer, None, "a", "A"), rows) is verdict

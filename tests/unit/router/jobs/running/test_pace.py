@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import cast
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from job_desk import NOW_S, PINNED, spec_with
@@ -15,7 +14,7 @@ from job_nodes import At, FakeNodes
 
 from capamesh.router.jobs.running import room
 from capamesh.router.jobs.running.crowded import CrowdedNodes
-from capamesh.router.jobs.running.estimate import Estimate, promised_s
+from capamesh.router.jobs.running.estimate import Estimate
 from capamesh.router.jobs.running.known_jobs import KnownJobs
 from capamesh.router.jobs.running.lane import Lane, Ticket
 from capamesh.router.jobs.running.model_work import ModelWork
@@ -29,7 +28,6 @@ from capamesh.router.jobs.running.pace import (
     Pace,
 )
 from capamesh.router.jobs.running.room import HELD_BYTES, HELD_BYTES_EACH, Room
-from capamesh.router.jobs.running.shard_run import ShardRun
 from capamesh.router.jobs.running.turns import Turns
 from capamesh.router.jobs.states import UNDER_WAY, JobState
 from capamesh.router.jobs.values import Job, JobId, Pinned
@@ -77,84 +75,43 @@ def test_rest_doubles_from_the_second_window_of_refusals_on() -> None:
     assert pace.room(0, now_s) == 1
 
 
-ONE, TWO = JobId("one"), JobId("two")
-
-
-def lane_of(pace: int = 100) -> Lane:
-    lane = Lane(Pace(pace))
-    lane.pace.take_nodes(pace)
-    return lane
-
-
-def asked(lane: Lane, count: int = 1, job: JobId = ONE, **words: bool) -> list[Ticket]:
-    return [lane.ask(job, 8, lambda: None, **words) for _ in range(count)]
-
-
-def pump(
-    lane: Lane, room: int = 1000, most: dict[JobId, int] | None = None, now_s: float = 0.0
-) -> int:
-    before = lane.in_flight
-    lane.pump(lambda _rows: room, (most or {}).get, now_s)
-    return lane.in_flight - before
-
-
 def test_first_call_at_a_worker_that_ended_is_suspected_and_the_others_are_not() -> None:
-    lane = lane_of()
-    tickets = asked(lane, 4)
+    lane = Lane(Pace(100))
+    lane.pace.take_nodes(100)
+    tickets = [lane.ask(JobId("one"), 8, lambda: None) for _ in "abcd"]
     for at, ticket in enumerate(tickets):
-        pump(lane, room=1 + len(lane.unsent), now_s=float(at))
+        room_now = 1 + len(lane.unsent)
+        lane.pump(lambda _rows, room=room_now: room, {}.get, float(at))
         ticket.sent(At("a" if at != 3 else "b"))
-    # whatever the order in which they hear of it
-    order = [tickets[1], tickets[0], tickets[2]]
     found = []
-    for ticket in order:
+    for ticket in (tickets[1], tickets[0], tickets[2]):  # whatever the order in which they hear
         found.append(lane.is_suspect(ticket))
         ticket.leave()
     assert found == [False, True, False]
     assert lane.is_suspect(tickets[3])  # at another worker
 
 
-Wanted = dict[str, dict[str, float]]
-
-
-def shares(turns: Turns[str], wanted: Wanted, count: int) -> Counter[str]:
-    """Return the row-seconds that each job gets."""
-    taken: Counter[str] = Counter()
-    for _ in range(count):
-        found = turns.next(wanted)
-        assert found is not None
-        tenant, job = found
-        taken[job] += wanted[tenant][job]  # type: ignore[assignment]
-    return taken
-
-
 def test_tenants_share_alike_however_many_jobs_they_have() -> None:
     wanted = {"one": {"a": 5.0}, "many": {f"b{at}": 5.0 for at in range(9)}}
-    taken = shares(Turns(), wanted, 900)
-    assert taken["a"] == 2250
-    assert {taken[f"b{at}"] for at in range(9)} == {250.0}
+    turns, taken = Turns[str](), Counter[str]()
+    for _ in range(900):
+        found = turns.next(wanted)
+        assert found is not None
+        taken[found[1]] += 5
+    assert taken == {"a": 2250, **{f"b{at}": 250 for at in range(9)}}
 
 
 @dataclass(eq=False)
 class Run:
     """A shard, as far as its room is concerned."""
 
+    room: Any
     planned_bytes: int = 0
     work: str = "digits"
-    may_begin: asyncio.Event = field(default_factory=asyncio.Event)
 
-
-class Rig:
-    def __init__(self) -> None:
-        self.room = Room()
-
-    def enter(self, planned_bytes: int = 0, work: str = "digits") -> Run:
-        run = Run(planned_bytes, work)
-        self.room.enter(cast("ShardRun", run))
-        return run
-
-    def leave(self, run: Run) -> None:
-        self.room.leave(cast("ShardRun", run))
+    def __post_init__(self) -> None:
+        self.may_begin = asyncio.Event()
+        self.room.enter(self)
 
 
 def began(*runs: Run) -> list[bool]:
@@ -162,21 +119,20 @@ def began(*runs: Run) -> list[bool]:
 
 
 def test_bytes_of_one_model_leave_room_for_others() -> None:
-    rig = Rig()
-    first, second = rig.enter(HELD_BYTES_EACH), rig.enter(1)
-    other = rig.enter(HELD_BYTES - HELD_BYTES_EACH, "text")
-    third = rig.enter(1, "sound")
+    rows: Any = Room()
+    first, second = Run(rows, HELD_BYTES_EACH), Run(rows, 1)
+    other, third = Run(rows, HELD_BYTES - HELD_BYTES_EACH, "text"), Run(rows, 1, "sound")
     assert began(first, second, other, third) == [True, False, True, False]
-    rig.leave(first)
+    rows.leave(first)
     assert began(second, third) == [True, True]
 
 
 def test_shard_that_waits_and_leaves_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "MOST_SHARDS", 1)
-    rig = Rig()
-    first, second, third = rig.enter(), rig.enter(), rig.enter()
-    rig.leave(second)
-    rig.leave(first)
+    rows: Any = Room()
+    first, second, third = Run(rows), Run(rows), Run(rows)
+    rows.leave(second)
+    rows.leave(first)
     assert began(second, third) == [False, True]
 
 
@@ -209,52 +165,26 @@ def test_jobs_are_where_a_plain_table_has_them() -> None:
                 assert found == expected & of_model
 
 
-@pytest.mark.parametrize(
-    ("rows", "ahead", "rate", "seconds"),
-    [(1000, 0, 10.0, 100.0), (1000, 500, 10.0, 150.0), (0, 0, 0.0, 0.0), (1, 0, 0.0, math.inf)],
-)
-def test_promise_is_the_work_before_it_and_its_own(
-    rows: int, ahead: int, rate: float, seconds: float
-) -> None:
-    assert promised_s(rows, ahead, rate) == seconds
-
-
-def test_estimate_says_nothing_before_there_is_something_to_go_by() -> None:
+def test_estimate_says_nothing_while_there_is_nothing_to_go_by() -> None:
     estimate = Estimate()
-    assert estimate.left_s(100) is None
-    assert estimate.left_s(0) == 0.0
+    assert (estimate.left_s(100), estimate.left_s(0)) == (None, 0.0)
     estimate.observe(0, 0.0)
     estimate.observe(50, 9.9)
     assert estimate.left_s(100) is None
     estimate.observe(50, 10.0)
     assert estimate.left_s(100) == 20.0
-
-
-def test_estimate_says_nothing_when_nothing_moves() -> None:
-    estimate = Estimate()
-    for at in range(0, 1000, 10):
-        estimate.observe(min(at, 100), float(at))
+    for at in range(20, 1000, 10):  # nothing moves
+        estimate.observe(50, float(at))
     assert estimate.left_s(5) is None
 
 
-MANY = {"a": 9, "b": 9}
-
-
-def calm(delay_s: float) -> Crowd:
-    return Crowd(delay_s, is_calm=True)
-
-
-def busy(delay_s: float) -> Crowd:
-    return Crowd(delay_s, is_calm=False)
-
-
 def test_node_is_crowded_when_people_wait_twice_as_long_as_without_jobs() -> None:
-    nodes = CrowdedNodes()
-    nodes.look("ab", {"a": calm(0.010), "b": calm(0.050)}, 0.0)
-    nodes.look("ab", {"a": busy(0.019), "b": busy(0.019)}, 1.0)
+    nodes, many = CrowdedNodes(), {"a": 9, "b": 9}
+    nodes.look("ab", {"a": Crowd(0.01, is_calm=True), "b": Crowd(0.05, is_calm=True)}, 0.0)
+    nodes.look("ab", dict.fromkeys("ab", Crowd(0.019, is_calm=False)), 1.0)
     assert not nodes.is_any
-    nodes.look("ab", {"a": busy(0.020), "b": busy(0.020)}, 2.0)
-    assert nodes.full(MANY) == {"a"}
+    nodes.look("ab", dict.fromkeys("ab", Crowd(0.020, is_calm=False)), 2.0)
+    assert nodes.full(many) == {"a"}
     nodes.look("ab", {}, 3.0)
     assert not nodes.is_any  # it has told nothing of late
 

@@ -20,7 +20,6 @@ from capamesh.protocol.tensors.classification import MAX_SCORES
 from capamesh.router.jobs.endpoints import EmbeddingForm
 from capamesh.router.jobs.inputs.rows import RowBatch
 from capamesh.router.jobs.outputs.sink import LocalSink
-from capamesh.router.jobs.row_forms import RowForm
 from capamesh.router.jobs.running import packing, shard_results
 from capamesh.router.jobs.running.errors import JobFailed, ShardFailed
 from capamesh.router.jobs.running.hosted_rows import (
@@ -30,10 +29,9 @@ from capamesh.router.jobs.running.hosted_rows import (
     unfit,
 )
 from capamesh.router.jobs.running.nodes import Hosting
-from capamesh.router.jobs.running.packing import Packer, pieces_of, size_of
+from capamesh.router.jobs.running.packing import Packer, size_of
 from capamesh.router.jobs.running.shard_results import ShardResults
 from capamesh.router.jobs.spec import (
-    FailurePolicy,
     InputFormat,
     InputSpec,
     JobSpec,
@@ -79,15 +77,6 @@ def files(*sizes: int) -> RowBatch:
     return RowBatch(
         list(range(len(sizes))), [f"r{at}" for at in range(len(sizes))], {"file": content}
     )
-
-
-def test_batch_of_large_files_is_cut_by_bytes() -> None:
-    found = list(pieces_of(files(40, 40, 40, 500, 1, 99, 1, 0, 0), 100))
-    assert [list(each.numbers) for each in found] == [[0, 1], [2], [3], [4, 5], [6, 7, 8]]
-    whole = files(50, 50)
-    assert list(pieces_of(whole, 100)) == [whole]
-    assert [each.rows for each in pieces_of(files(200), 100)] == [1]
-    assert [each.rows for each in pieces_of(batch(0, 10), 24)] == [3, 3, 3, 1]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -152,23 +141,19 @@ def test_call_whose_outputs_are_classified_has_as_many_rows_as_a_node_classifies
 JOB = JobId("job-1")
 
 
-def results_of(
-    rows: int, form: OutputFormat = OutputFormat.JSONL, *, most_bad_rows: int = 10
-) -> ShardResults:
+def results_of(rows: int, form: InputFormat = InputFormat.JSONL, **output: Any) -> ShardResults:
     lease = Lease(JOB, 0, 1, 0.0, RowRange(0, rows, 0, 0, rows))
-    source = InputSpec(
-        "/in", InputFormat.BATCH if form is OutputFormat.BATCH else InputFormat.JSONL, {"x": ("v",)}
-    )
-    failure = FailurePolicy(most_bad_rows=most_bad_rows)
-    return ShardResults(lease, JobSpec("m", source, OutputSpec("", form), failure=failure))
+    source = InputSpec("/in", form, {"x": ("v",)})
+    return ShardResults(lease, JobSpec("m", source, OutputSpec("", **output)))
 
 
-def answer(*outputs: Tensor) -> InferAnswer:
-    return InferAnswer(ModelVersion("1"), outputs, 0, 0, LoadReport())
+def answer_of(**outputs: Any) -> InferAnswer:
+    tensors = tuple(Tensor.from_numpy(name, each) for name, each in outputs.items())
+    return InferAnswer(ModelVersion("1"), tensors, 0, 0, LoadReport())
 
 
-def rows_of(*numbers: int, places: tuple[int, ...] = (), form: RowForm | None = None) -> RowBatch:
-    return RowBatch(list(numbers), [f"r{number}" for number in numbers], {}, places, form)
+def rows_of(number: int) -> RowBatch:
+    return RowBatch([number], [f"r{number}"], {})
 
 
 def bad(number: int) -> BadRow:
@@ -184,7 +169,7 @@ def written(results: ShardResults, folder: Path) -> list[dict[str, Any]]:
 
 def test_row_without_a_result_fails_the_shard(tmp_path: Path) -> None:
     results = results_of(3)
-    results.keep(rows_of(0), answer(Tensor.from_numpy("y", np.array([0], np.int64))))
+    results.keep(rows_of(0), answer_of(y=np.array([0], np.int64)))
     results.take_bad([bad(1)])
     with pytest.raises(ShardFailed, match="1 results and 1 bad rows came of 3 rows"):
         results.write(LocalSink(tmp_path, JOB))
@@ -193,19 +178,18 @@ def test_row_without_a_result_fails_the_shard(tmp_path: Path) -> None:
 def test_bytes_of_results_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard_results, "RESULT_BYTES", 100)
     results = results_of(100)
-    results.keep(rows_of(0), answer(Tensor.from_numpy("y", np.zeros((1, 25), np.float32))))
+    results.keep(rows_of(0), answer_of(y=np.zeros((1, 25), np.float32)))
     with pytest.raises(JobFailed, match="more than 100 bytes"):
-        results.keep(rows_of(1), answer(Tensor.from_numpy("y", np.zeros((1, 1), np.int8))))
+        results.keep(rows_of(1), answer_of(y=np.zeros((1, 1), np.int8)))
 
 
 def test_request_with_a_bad_row_has_an_error_and_no_answer(tmp_path: Path) -> None:
     asked = EmbeddingForm(EmbeddingRequest("m", (), is_tokens=False, is_base64=False, dimensions=0))
-    results = results_of(2, OutputFormat.BATCH)
-    vectors = Tensor.from_numpy("embedding", np.array([[1.0], [2.0], [3.0]], np.float32))
-    tokens = Tensor.from_numpy("tokens", np.array([1, 2, 3], np.int64))
+    results = results_of(2, InputFormat.BATCH, format=OutputFormat.BATCH)
+    vectors, tokens = np.array([[1.0], [2.0], [3.0]], np.float32), np.array([1, 2, 3], np.int64)
     # two texts of the first request, one of the second; the second's other text is bad
-    rows = rows_of(0, 0, 1, places=(0, 1, 0), form=asked)
-    results.keep(rows, answer(vectors, tokens))
+    rows = RowBatch([0, 0, 1], ["r0", "r0", "r1"], {}, (0, 1, 0), asked)
+    results.keep(rows, answer_of(embedding=vectors, tokens=tokens))
     results.take_bad([bad(1)])
     (line,) = written(results, tmp_path)
     assert line["custom_id"] == "r0"
@@ -213,12 +197,13 @@ def test_request_with_a_bad_row_has_an_error_and_no_answer(tmp_path: Path) -> No
 
 
 def test_classes_are_kept_as_texts_and_numbers_in_their_place_are_refused(tmp_path: Path) -> None:
-    lease = Lease(JOB, 0, 1, 0.0, RowRange(0, 2, 0, 0, 2))
-    source = InputSpec("/in", InputFormat.JSONL, {"x": ("v",)})
-    results = ShardResults(lease, JobSpec("m", source, OutputSpec(classes={"y": 2})))
+    results = results_of(2, classes={"y": 2})
     texts = np.array([[b"0.9:1:cat", b"0.1:0:dog"]], object)
-    results.keep(rows_of(0), answer(Tensor.from_numpy("y", texts, BYTES)))
+    classified = InferAnswer(
+        ModelVersion("1"), (Tensor.from_numpy("y", texts, BYTES),), 0, 0, LoadReport()
+    )
+    results.keep(rows_of(0), classified)
     with pytest.raises(ShardFailed, match="does not classify output 'y'"):
-        results.keep(rows_of(1), answer(Tensor.from_numpy("y", np.zeros((1, 3), np.float32))))
-    results.keep(rows_of(1), answer(Tensor.from_numpy("y", texts, BYTES)))
+        results.keep(rows_of(1), answer_of(y=np.zeros((1, 3), np.float32)))
+    results.keep(rows_of(1), classified)
     assert written(results, tmp_path)[1]["outputs"] == {"y": ["0.9:1:cat", "0.1:0:dog"]}

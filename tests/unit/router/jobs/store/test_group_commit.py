@@ -156,19 +156,17 @@ def test_change_that_turns_out_to_last_is_made_once_more_so_that_it_does(
     seen: list[tuple[bool, list[str]]] = []
 
     def tells(turn: Turn) -> str:
-        seen.append(
-            (waits_for_the_disk(turn), [each.id for each in jobs.page(turn, None, None, 9)])
-        )
+        there = [each.id for each in jobs.page(turn, None, None, 9)]
+        seen.append((waits_for_the_disk(turn), there))
         turn.must_last()
         return submitting("job-1")(turn)
 
-    first = asking(
-        lambda turn: turn.connection.execute(insert(FORMATS).values(number=0)) and None,
-        Change.FLEETING,
-    )
-    second = asking(tells, Change.FLEETING)
-    run_group(database, [first, second])
-    assert second.future.result(0) == "job-1"
+    def counts(turn: Turn) -> None:
+        turn.connection.execute(insert(FORMATS).values(number=0))
+
+    group = [asking(each, Change.FLEETING) for each in (counts, tells)]
+    run_group(database, group)
+    assert group[1].future.result(0) == "job-1"
     assert seen == [(False, []), (True, [])]
     with database.engine.connect() as connection:
         assert len(connection.execute(select(FORMATS)).all()) == 2
@@ -188,13 +186,6 @@ class Held:
         return "held"
 
 
-@pytest.fixture
-def thread(database: Database) -> Iterator[StoreThread]:
-    thread = StoreThread(database, most_waiting=100)
-    yield thread
-    thread.close(30)
-
-
 async def test_no_more_operations_wait_than_may(database: Database) -> None:
     thread = StoreThread(database, most_waiting=2)
     held = Held()
@@ -204,17 +195,10 @@ async def test_no_more_operations_wait_than_may(database: Database) -> None:
     thread.put(submitting("job-1"))
     with pytest.raises(Overloaded, match="2 operations wait"):
         thread.put(submitting("job-2"))
+    assert not thread.close(0)  # the end does not wait for a database that stands still
     held.go_on.set()
     assert thread.close(30)
     assert names(database) == ["job-0", "job-1"]
-
-
-async def test_end_does_not_wait_for_a_database_that_stands_still(thread: StoreThread) -> None:
-    held = Held()
-    thread.put(held)
-    assert held.has_begun.wait(30)
-    assert not thread.close(0)
-    held.go_on.set()
 
 
 LIMIT_S = 120.0
@@ -233,17 +217,12 @@ async def test_loop_does_not_wait_for_a_database_that_stands_still(
     monkeypatch.setattr(job_store, "PATIENCE_S", 0)
     thread = StoreThread(open_database(str(tmp_path / "jobs.db"), Clock()))
     store = JobStore(thread, Clock())
-    has_begun, go_on = threading.Event(), threading.Event()
-
-    def stands(_turn: Turn) -> None:
-        has_begun.set()
-        assert go_on.wait(LIMIT_S)
-
+    stands = Held()
     held = thread.put(stands)
-    assert has_begun.wait(LIMIT_S)  # before, what is put next would be of its group
+    assert stands.has_begun.wait(LIMIT_S)  # before, what is put next would be of its group
     with pytest.raises(JobsUnavailable, match="has not answered"):
         await store.submit("acme", spec_with("key"), PINNED)
-    go_on.set()
+    stands.go_on.set()
     await asyncio.wrap_future(held)
     monkeypatch.setattr(job_store, "PATIENCE_S", LIMIT_S)
     # it was taken back before its turn

@@ -18,10 +18,6 @@ from capamesh.router.requests.invalid_parameter import InvalidParameter
 URL = "/v1/embeddings"
 
 
-def salt(size: int) -> bytes:
-    return bytes(size)
-
-
 def request(name: str, **changed: Any) -> dict[str, Any]:
     body = {"model": "words", "input": "a cat"}
     return {"custom_id": name, "method": "POST", "url": URL, "body": body, **changed}
@@ -32,7 +28,7 @@ def text(*requests: object) -> bytes:
 
 
 def found(data: bytes, size: int = 1 << 20, **options: Any) -> Requests:
-    lines = RequestLines(salt, **options)
+    lines = RequestLines(bytes, **options)
     for at in range(0, len(data), size):
         run_through(lines.take(data[at : at + size]))
     return run_through(lines.finish())
@@ -88,7 +84,7 @@ def test_file_without_requests_is_refused() -> None:
 
 
 def test_line_that_never_ends_is_refused_before_it_is_held_whole() -> None:
-    lines = RequestLines(salt)
+    lines = RequestLines(bytes)
     data = b"x" * (1 << 20)
     run_through(lines.take(data))
     run_through(lines.take(data))
@@ -108,7 +104,7 @@ def test_more_lines_than_a_file_may_have_are_refused() -> None:
 
 
 def test_long_data_is_checked_in_steps() -> None:
-    lines = RequestLines(salt)
+    lines = RequestLines(bytes)
     data = text(*(request(f"r{number}") for number in range(2000)))
     assert sum(1 for _ in lines.take(data)) > len(data) // (32 * 1024)
 
