@@ -35,9 +35,9 @@ def message(*raw: bytes, **fields: Any) -> Any:
     return Request(**{"model_name": "m", "inputs": [described], **fields}, raw_input_contents=raw)
 
 
-def read(encoded: bytes, limits: Limits = LIMITS) -> InferRequest:
-    rest, raw = raw_apart(memoryview(encoded), limits)
-    return run_through(decode_in_steps(parsed(rest), raw, limits))
+def read(encoded: bytes) -> InferRequest:
+    rest, raw = raw_apart(memoryview(encoded), LIMITS)
+    return run_through(decode_in_steps(parsed(rest), raw, LIMITS))
 
 
 messages = st.builds(
@@ -66,9 +66,7 @@ messages = st.builds(
             st.binary(max_size=12),
             st.just(b"\x3a\x80\x80\x00"),  # a length of more bytes than it needs
             st.just(b"\x3a\x03abc\x0a\x01m"),  # a raw tensor before the model's name
-            st.just(
-                b"\x38\x01\x3d1234\x3912345678"
-            ),  # the number of the raw tensors, but no length
+            st.just(b"\x38\x01\x3d1234\x3912345678"),  # the raw tensors' number, but no length
             st.just(b"\xba\x00\x01a"),  # a tag of more bytes than it needs
         ),
         max_size=4,
@@ -81,12 +79,18 @@ def test_reading_by_hand_is_what_protobuf_reads(encoded: bytes) -> None:
     check_message(encoded)
 
 
-def test_form_that_is_known_is_read_as_if_it_was_not() -> None:
-    known = KnownRequests()
-    first = memoryview(message(b"12345678", outputs=[{"name": "y"}]).SerializeToString())
-    rest, raw = raw_apart(first, LIMITS)
+def learnt(encoded: bytes, asked: InferRequest) -> KnownRequests:
+    """Return what is known once a request has been read."""
+    known, whole = KnownRequests(), memoryview(encoded)
+    rest, raw = raw_apart(whole, LIMITS)
     assert known.read(rest, raw) is None
-    known.learn(first, rest, raw, read(bytes(first)))
+    known.learn(whole, rest, raw, asked)
+    return known
+
+
+def test_form_that_is_known_is_read_as_if_it_was_not() -> None:
+    first = message(b"12345678", outputs=[{"name": "y"}]).SerializeToString()
+    known = learnt(first, read(first))
     second = message(b"abcdefgh", outputs=[{"name": "y"}]).SerializeToString()
     rest, raw = raw_apart(memoryview(second), LIMITS)
     assert known.read(rest, raw) == read(second)
@@ -97,11 +101,9 @@ def test_form_that_is_known_is_read_as_if_it_was_not() -> None:
 
 @pytest.mark.parametrize("behind", [b"\x1a\x00", b"\x08\x00"])
 def test_tensor_that_is_not_the_end_is_found_each_time(behind: bytes) -> None:
-    known = KnownRequests()
-    encoded = message(b"12345678").SerializeToString() + behind
-    rest, raw = raw_apart(memoryview(encoded), LIMITS)
-    known.learn(memoryview(encoded), rest, raw, read(message(b"12345678").SerializeToString()))
-    assert known.read_whole(memoryview(encoded)) is None
+    encoded = message(b"12345678").SerializeToString()
+    known = learnt(encoded + behind, read(encoded))
+    assert known.read_whole(memoryview(encoded + behind)) is None
 
 
 @pytest.mark.parametrize(
@@ -113,11 +115,8 @@ def test_tensor_that_is_not_the_end_is_found_each_time(behind: bytes) -> None:
     ],
 )
 def test_forms_that_differ_each_time_are_not_kept(fields: dict[str, Any]) -> None:
-    known = KnownRequests()
     encoded = message(b"\0" * 8, **fields).SerializeToString()
-    rest, raw = raw_apart(memoryview(encoded), LIMITS)
-    known.learn(memoryview(encoded), rest, raw, read(encoded))
-    assert len(known) == 0
+    assert len(learnt(encoded, read(encoded))) == 0
 
 
 @pytest.mark.parametrize(
@@ -147,31 +146,19 @@ def test_typed_contents_become_the_raw_bytes(
 
 
 def test_parameters_and_classes_are_those_of_http() -> None:
-    encoded = message(
-        b"12345678",
-        parameters={
-            "timeout": Parameter(int64_param=5),
-            "sequence_id": Parameter(string_param="s"),
-            "sequence_start": Parameter(bool_param=True),
-            "share": Parameter(double_param=0.5),
-            "priority": Parameter(uint64_param=2),
-        },
-        outputs=[
-            CLASSES["InferRequestedOutputTensor"](
-                name="y", parameters={"classification": Parameter(int64_param=3)}
-            )
-        ],
-    ).SerializeToString()
-    asked = read(encoded)
-    assert asked.parameters == {
-        "timeout": 5,
-        "sequence_id": "s",
-        "sequence_start": True,
-        "share": 0.5,
-        "priority": 2,
+    parameters = {
+        "timeout": Parameter(int64_param=5),
+        "sequence_id": Parameter(string_param="s"),
+        "sequence_start": Parameter(bool_param=True),
+        "share": Parameter(double_param=0.5),
+        "priority": Parameter(uint64_param=2),
     }
-    assert [output.name for output in asked.outputs] == ["y"]
-    assert asked.classes == (3,)
+    output = {"name": "y", "parameters": {"classification": Parameter(int64_param=3)}}
+    outputs = [CLASSES["InferRequestedOutputTensor"](**output)]
+    encoded = message(b"12345678", parameters=parameters, outputs=outputs).SerializeToString()
+    asked = read(encoded)
+    assert asked.parameters == dict(zip(parameters, (5, "s", True, 0.5, 2), strict=True))
+    assert ([each.name for each in asked.outputs], asked.classes) == (["y"], (3,))
 
 
 X = {"name": "x", "datatype": "FP32", "shape": [1, 2]}
