@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import Iterator
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,47 +46,38 @@ class Socket:
         self.written += data
 
 
-def writer_of(protocol: Any, version: Any = HttpVersion11) -> DirectWriter:
-    request: Any = SimpleNamespace(protocol=protocol, version=version)
-    return DirectWriter(request)
-
-
 @pytest.mark.parametrize(
     ("version", "written"),
     [(HttpVersion11, b"b\r\ndata: {}\n\n.\r\n1\r\nx\r\n"), (HttpVersion10, b"data: {}\n\n.x")],
 )
-def test_client_that_reads_gets_it_at_once(version: Any, written: bytes) -> None:
+def test_client_that_reads_gets_it_at_once_and_one_that_does_not_or_has_left_gets_nothing(
+    version: Any, written: bytes
+) -> None:
     socket = Socket()
-    writer = writer_of(SimpleNamespace(transport=socket, writing_paused=False), version)
+    protocol = SimpleNamespace(transport=socket, writing_paused=False)
+    request: Any = SimpleNamespace(protocol=protocol, version=version)
+    writer = DirectWriter(request)
     assert writer.write(b"data: {}\n\n.")
     assert writer.write(b"x")
-    assert socket.written == written
-
-
-def test_client_that_does_not_read_or_has_left_gets_nothing() -> None:
-    socket = Socket()
-    protocol = SimpleNamespace(transport=socket, writing_paused=True)
-    writer = writer_of(protocol)
+    protocol.writing_paused = True
     assert not writer.write(b"a")
-    protocol.writing_paused = False
-    socket.is_over = True
+    protocol.writing_paused, socket.is_over = False, True
     assert not writer.write(b"a")
     protocol.transport = None
     assert not writer.write(b"a")
-    assert socket.written == b""
+    assert socket.written == written
 
 
 def every(root: type[CapameshError] = CapameshError) -> list[type[CapameshError]]:
     return [root, *(found for child in root.__subclasses__() for found in every(child))]
 
 
-def released(kind: type[CapameshError]) -> bool:
-    return kind.__module__ == CapameshError.__module__
-
-
-@pytest.mark.parametrize("kind", [kind for kind in every() if released(kind)])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in every() if kind.__module__ == CapameshError.__module__]
+)
 def test_every_error_is_the_protocol_s_body_with_its_code(kind: type[CapameshError]) -> None:
-    error = _made(kind)
+    text = 'it said "no"\n\ud800\u20ac'
+    error = kind("field", text) if issubclass(kind, AdvertRejected) else kind(text)
     response = error_response(error)
     assert response.content_type == "application/json"
     assert json.loads(response.body) == {"error": error.message, "code": error.code}
@@ -117,29 +108,16 @@ def test_new_error_gets_its_nearest_ancestor_s_status() -> None:
     assert [status_of(kind("x")) for kind in (OddError, StrangeError, OwnError)] == [400, 500, 500]
 
 
-def _made(kind: type[CapameshError]) -> CapameshError:
-    text = 'it said "no"\n\ud800\u20ac'
-    return kind("field", text) if issubclass(kind, AdvertRejected) else kind(text)
+@pytest.fixture
+def page() -> CachedPage:
+    """A page of a hundred bytes; each look at its clock takes a millisecond."""
+    clock = count(step=0.001).__next__
+    return CachedPage(lambda: iter([b"x"] * 100), clock=clock, work_clock=clock)
 
 
-class Clock:
-    """Each look at it takes a millisecond."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        self.now_s += 0.001
-        return self.now_s
-
-
-def pieces() -> Iterator[bytes]:
-    for _ in range(100):
-        yield b"x"
-
-
-async def test_client_that_leaves_while_a_page_is_made_costs_no_more_than_one_that_stays() -> None:
-    page = CachedPage(pieces, clock=(clock := Clock()), work_clock=clock)
+async def test_client_that_leaves_while_a_page_is_made_costs_no_more_than_one_that_stays(
+    page: CachedPage,
+) -> None:
     for _ in range(5):
         asker = asyncio.create_task(page.body())
         await asyncio.sleep(0)
@@ -150,10 +128,9 @@ async def test_client_that_leaves_while_a_page_is_made_costs_no_more_than_one_th
 
 
 async def test_page_without_end_is_refused_and_not_begun_anew_for_each_who_asks(
-    monkeypatch: pytest.MonkeyPatch,
+    page: CachedPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cached_page, "MOST_BYTES", 50)
-    page = CachedPage(pieces, clock=(clock := Clock()), work_clock=clock)
     for _ in range(3):
         with pytest.raises(LocalError, match="over 50 bytes"):
             await page.body()

@@ -84,25 +84,18 @@ def test_junk_is_read_or_refused_and_raises_nothing_else(value: Any) -> None:
             continue
 
 
-def written(*arguments: Any) -> bytes:
-    return run_through(write_generate_in_steps(*arguments))
-
-
-def answer_of(*outputs: Tensor) -> InferAnswer:
-    return InferAnswer(V, outputs, 3, 4, LoadReport())
+def written(asked_id: str, *outputs: Tensor, **limits: int) -> bytes:
+    asked, answer = InferRequest(M, V, asked_id, ()), InferAnswer(V, outputs, 3, 4, LoadReport())
+    return run_through(write_generate_in_steps(asked, answer, M, Limits(**limits)))
 
 
 def test_answer_is_one_line_with_a_value_for_each_output() -> None:
-    outputs = (
-        Tensor.from_numpy("y", np.array([[1.5, 2]], np.float32)),
-        Tensor.from_numpy("one", np.array([[7]], np.int64)),
-        Tensor.from_numpy("none", np.zeros((0, 3), np.float32)),
-        Tensor.from_numpy("bad", np.array([np.nan], np.float32)),
-        Tensor.from_numpy("text", np.array([b"two\nlines"], np.object_), Datatype.BYTES),
-    )
-    text = written(InferRequest(M, V, "a", ()), answer_of(*outputs), M, Limits())
-    assert b"\n" not in text
-    assert json.loads(text) == {
+    values = {"y": [[1.5, 2.0]], "one": [[7]], "none": np.zeros((0, 3)), "bad": [np.nan]}
+    outputs = [Tensor.from_numpy(name, np.array(each)) for name, each in values.items()]
+    text = Tensor.from_numpy("text", np.array([b"two\nlines"], np.object_), Datatype.BYTES)
+    line = written("a", *outputs, text)
+    assert b"\n" not in line
+    assert json.loads(line) == {
         "model_name": "m",
         "model_version": "1",
         "id": "a",
@@ -112,20 +105,17 @@ def test_answer_is_one_line_with_a_value_for_each_output() -> None:
         "bad": "NaN",
         "text": "two\nlines",
     }
-    assert b'"id"' not in written(InferRequest(M, V, "", ()), answer_of(), M, Limits())
+    assert b'"id"' not in written("")
 
 
 def test_answer_that_is_too_long_is_an_error() -> None:
     large = Tensor.from_numpy("y", np.ones((1, 1000), np.float32))
     with pytest.raises(TooLarge):
-        written(InferRequest(M, V, "", ()), answer_of(large), M, Limits(max_json_answer_bytes=100))
+        written("", large, max_json_answer_bytes=100)
 
 
 def test_error_tells_how_many_parts_came() -> None:
     error = InvalidRequest('it said "no"')
     error.parts = 3
-    assert json.loads(write_error(error)) == {
-        "error": 'it said "no"',
-        "code": "invalid_request",
-        "parts": 3,
-    }
+    wanted = {"error": 'it said "no"', "code": "invalid_request", "parts": 3}
+    assert json.loads(write_error(error)) == wanted

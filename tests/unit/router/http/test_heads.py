@@ -23,14 +23,16 @@ from capamesh.router.rules.constraints import Constraints
 
 MOST = 1000
 LIMITS = Limits(max_message_bytes=MOST)
+WISHES = RoutingOptions(Constraints(max_price=0.5), policy="p2c")
 INFER = "POST /v2/models/m/infer HTTP/1.1"
 
 
-def read(*lines: str, heads: Heads | None = None) -> Head | None:
+HEADS = Heads(LIMITS, KeyCheck(KeyRing()), ANYWHERE)
+
+
+def read(first: str, *lines: str) -> Head | None:
     """Return what a head of these lines says, with a Host."""
-    first, *rest = lines
-    raw = "\r\n".join([first, "Host: h", *rest, "", ""]).encode("latin-1")
-    return (heads or Heads(LIMITS, KeyCheck(KeyRing()), ANYWHERE)).read(raw)
+    return HEADS.read("\r\n".join([first, "Host: h", *lines, "", ""]).encode("latin-1"))
 
 
 def test_plain_inference_request_is_recognised_with_all_that_its_head_says() -> None:
@@ -41,19 +43,7 @@ def test_plain_inference_request_is_recognised_with_all_that_its_head_says() -> 
         "X-Capamesh-Policy: p2c",
         "x-capamesh-EXPLAIN: 1",
         "X-Capamesh-Max-Price:\t0.5 ",
-    ) == Head(
-        7,
-        False,
-        InferTarget(
-            "a.b_c-1~",
-            "12",
-            RoutingOptions(Constraints(max_price=0.5), policy="p2c"),
-            True,
-            None,
-            5,
-        ),
-        7,
-    )
+    ) == Head(7, False, InferTarget("a.b_c-1~", "12", WISHES, True, None, 5), 7)
 
 
 @pytest.mark.parametrize(
@@ -133,10 +123,8 @@ def test_aiohttp_alone_says_where_a_request_ends_that_is_not_plainly_right(
 
 
 def test_request_needs_a_host() -> None:
-    assert Heads(LIMITS, KeyCheck(KeyRing()), ANYWHERE).read(b"GET /v2 HTTP/1.1\r\n\r\n") is None
-    assert Heads(LIMITS, KeyCheck(KeyRing()), ANYWHERE).read(
-        b"GET /v2 HTTP/1.1\r\nhost:\r\n\r\n"
-    ) == Head(0, False, None)
+    assert HEADS.read(b"GET /v2 HTTP/1.1\r\n\r\n") is None
+    assert HEADS.read(b"GET /v2 HTTP/1.1\r\nhost:\r\n\r\n") == Head(0, False, None)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +148,7 @@ def test_bytes_are_waited_for_only_if_they_may_become_a_head(part: bytes, may: b
 
 @given(st.binary(max_size=200))
 def test_junk_is_nobody_s_head(junk: bytes) -> None:
-    head = Heads(LIMITS, KeyCheck(KeyRing()), ANYWHERE).read(junk + b"\r\n\r\n")
+    head = HEADS.read(junk + b"\r\n\r\n")
     assert head is None or b"host" in junk.lower()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import ssl
 import time
 from pathlib import Path
@@ -29,42 +30,34 @@ def test_context_is_of_tls_1_2_and_later_with_forward_secrecy(authority: Authori
     assert all(name.startswith("ECDHE-") and ("GCM" in name or "CHACHA" in name) for name in older)
 
 
-def refusal(files: TlsFiles) -> str:
-    with pytest.raises(ConfigError) as refused:
-        load(files)
-    return refused.value.message
-
-
 def test_file_that_cannot_be_used_is_refused_with_its_name(
     authority: Authority, tmp_path: Path
 ) -> None:
     certificate, key = authority.issue("one")
     other_certificate, other_key = authority.issue("other")
-    junk, large = tmp_path / "junk", tmp_path / "large"
+    junk, large, gone = (tmp_path / name for name in ("junk", "large", "gone"))
     junk.write_text("junk")
     large.write_bytes(bytes(MAX_FILE_BYTES + 1))
     _, locked = authority.issue("locked", password=b"secret")
-    gone = tmp_path / "gone"
-    assert refusal(TlsFiles(gone, key)) == f"--tls-cert {gone} does not exist"
-    assert refusal(TlsFiles(certificate, gone)) == f"--tls-key {gone} does not exist"
-    assert refusal(TlsFiles(tmp_path, key)) == f"cannot read --tls-cert {tmp_path}: Is a directory"
-    assert refusal(TlsFiles(large, key)).startswith(f"--tls-cert {large} has over {MAX_FILE_BYTES}")
-    assert refusal(TlsFiles(junk, key)) == (
-        f"--tls-cert {junk} holds no certificate: give a file of certificates as PEM"
-    )
-    assert refusal(TlsFiles(certificate, other_key)) == (
-        f"--tls-key {other_key} is not the key of --tls-cert {certificate}"
-    )
-    assert "cannot be used" in refusal(TlsFiles(certificate, junk))
-    assert "without a password" in refusal(TlsFiles(certificate, locked))
-    assert refusal(TlsFiles(other_certificate, other_key, junk)) == (
-        f"--tls-client-ca {junk} holds no certificate: give a file of authorities as PEM"
-    )
-
-
-def replace(files: TlsFiles, pair: tuple[Path, Path]) -> None:
-    pair[0].replace(files.certificate)
-    pair[1].replace(files.key)
+    for files, said in (
+        (TlsFiles(gone, key), f"--tls-cert {gone} does not exist"),
+        (TlsFiles(certificate, gone), f"--tls-key {gone} does not exist"),
+        (TlsFiles(tmp_path, key), f"cannot read --tls-cert {tmp_path}: Is a directory"),
+        (TlsFiles(large, key), f"--tls-cert {large} has over {MAX_FILE_BYTES}"),
+        (TlsFiles(junk, key), f"{junk} holds no certificate: give a file of certificates as PEM"),
+        (
+            TlsFiles(certificate, other_key),
+            f"--tls-key {other_key} is not the key of --tls-cert {certificate}",
+        ),
+        (TlsFiles(certificate, junk), "cannot be used"),
+        (TlsFiles(certificate, locked), "without a password"),
+        (
+            TlsFiles(other_certificate, other_key, junk),
+            f"--tls-client-ca {junk} holds no certificate: give a file of authorities as PEM",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            load(files)
 
 
 def test_pair_that_cannot_be_used_is_told_once_and_the_one_before_goes_on(
@@ -89,7 +82,9 @@ def test_certificate_that_has_expired_does_not_take_the_place_of_another(
 ) -> None:
     files = authority.server()
     tls = ServerTls(files, time.time)
-    replace(files, authority.issue("old", dt.timedelta(hours=-1)))
+    certificate, key = authority.issue("old", dt.timedelta(hours=-1))
+    certificate.replace(files.certificate)
+    key.replace(files.key)
     with pytest.raises(ConfigError, match="has expired"):
         tls.look()
     assert not tls.is_expired

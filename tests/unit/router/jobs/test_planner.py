@@ -165,4 +165,3 @@ async def test_input_that_cannot_be_read_now_is_planned_later(
     monkeypatch.setattr(LocalFile, "open", whole)
     done = await planned.made(job)
     assert (done.state, done.rows, done.reason) == (JobState.RUNNING, 4, "")
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import count
 
 import pytest
@@ -26,11 +27,11 @@ from capamesh.router.ws.handshake import read_head
 from capamesh.router.ws.sequence import StreamSequence
 
 
+@dataclass(eq=False)
 class Timer:
-    def __init__(self, due_s: float, then: Callable[[], None]) -> None:
-        self.due_s = due_s
-        self.then = then
-        self.is_cancelled = False
+    due_s: float
+    then: Callable[[], None]
+    is_cancelled: bool = False
 
     def cancel(self) -> None:
         self.is_cancelled = True
@@ -209,14 +210,10 @@ async def test_parts_that_never_end_are_told_so(talk: Talk) -> None:
     assert talk.front.budget.used_bytes == 0
 
 
-async def test_stream_that_waits_for_nothing_gives_its_place_to_others(talk: Talk) -> None:
+async def test_stream_that_waits_for_nothing_leaves_when_it_is_asked_to(talk: Talk) -> None:
     assert (talk.connection.is_dispensable, talk.connection.is_idle) == (True, False)
     talk.send(BytesMessage(b"abc", message_finished=False))
     assert not talk.connection.is_dispensable
-
-
-async def test_stream_that_waits_for_nothing_leaves_when_it_is_asked_to(talk: Talk) -> None:
-    talk.send(BytesMessage(b"abc", message_finished=False))
     talk.connection.ask_to_leave()
     assert talk.heard() == []
     talk.send(BytesMessage(b"", message_finished=True))
@@ -264,16 +261,15 @@ def failed(status: int, code: str = "") -> Reply:
     return Reply(status, {"X-Capamesh-Error": code}, ())
 
 
-def test_request_may_end_it_and_the_next_begins_another(sequence: StreamSequence) -> None:
+def test_request_may_end_it_or_name_its_own_and_the_next_begins_another(
+    sequence: StreamSequence,
+) -> None:
+    assert marks(sequence, sequence_id=7) == {"sequence_id": 7}
     marks(sequence)
     sequence.replied(OK)
     assert marks(sequence, sequence_end=True)["sequence_end"] is True
     sequence.replied(OK)
     assert marks(sequence) == {"sequence_id": "id2", "sequence_start": True}
-
-
-def test_request_that_names_its_own_is_left_as_it_is(sequence: StreamSequence) -> None:
-    assert marks(sequence, sequence_id=7) == {"sequence_id": 7}
 
 
 @pytest.mark.parametrize("status", [400, 413, 429, 503])
@@ -288,20 +284,18 @@ def test_request_that_was_not_run_leaves_it_as_it_is(sequence: StreamSequence, s
 
 
 @pytest.mark.parametrize(
-    ("status", "code"),
-    [(410, "sequence_lost"), (502, "link_lost"), (504, "late"), (400, "sequence_unknown")],
+    ("reply", "may_go_on"),
+    [
+        *((failed(*each), True) for each in ((410, "sequence_lost"), (502, "link_lost"))),
+        *((failed(*each), True) for each in ((504, "late"), (400, "sequence_unknown"))),
+        (failed(503), False),  # where no gap may be
+    ],
 )
-def test_state_that_is_gone_begins_anew(sequence: StreamSequence, status: int, code: str) -> None:
+def test_state_that_is_gone_begins_anew(
+    sequence: StreamSequence, reply: Reply, may_go_on: bool
+) -> None:
     marks(sequence)
     sequence.replied(OK)
     marks(sequence)
-    sequence.replied(failed(status, code))
-    assert marks(sequence) == {"sequence_id": "id2", "sequence_start": True}
-
-
-def test_sequence_begins_anew_where_no_gap_may_be(sequence: StreamSequence) -> None:
-    marks(sequence)
-    sequence.replied(OK)
-    marks(sequence)
-    sequence.replied(failed(503), may_go_on=False)
+    sequence.replied(reply, may_go_on=may_go_on)
     assert marks(sequence)["sequence_start"] is True

@@ -60,14 +60,15 @@ def test_request_has_a_row_of_its_node_for_each_text(tmp_path: Path) -> None:
 
 
 def test_requests_of_one_form_run_together(tmp_path: Path) -> None:
-    path = written(tmp_path, 
+    path = written(
+        tmp_path,
         text_of(
             request("a"),
             request("b", body={"dimensions": 2}),
             request("c", [[7, 8]]),
             request("d", body={"encoding_format": "base64"}),
             request("e", "z"),
-        )
+        ),
     )
     names = ["".join(name for _, name, _, _ in shown(batch)) for batch in window(path).batches]
     assert names == ["ae", "b", "c", "d"]
