@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from contextlib import suppress
 
 import pytest
 from closed_loop import Callers, Loop
@@ -79,38 +79,21 @@ def test_urgent_requests_are_not_refused_because_usual_ones_fill_the_places(
     )  # 14 are not two full batches
 
 
-def gate_at(in_flight: int, *, queue_ms: int = 90) -> Gate:
-    load = LoadReport(in_flight, limit=10, queue_us=queue_ms * 1000, run_us=10_000)
-    replicas = (replica("a", load=load),)
-    return Gate(*replicas)
-
-
-def admitted(
-    controller: Gate,
-    count: int,
-    *,
-    priority: int = 1,
-    now_s: float = 0.0,
-    remaining_s: float = math.inf,
-) -> int:
-    done = 0
-    for _ in range(count):
-        try:
-            controller.admit("", priority, 0, now_s, remaining_s)
-        except Overloaded:
-            continue
-        done += 1
-    return done
-
-
 def test_node_that_refuses_an_urgent_request_has_no_place_for_such_for_as_long_as_it_said() -> None:
-    controller = gate_at(10)
+    load = LoadReport(10, limit=10, queue_us=90_000, run_us=10_000)
+    controller = Gate(replica("a", load=load))
     (one,) = controller.replicas
+
+    def admitted(now_s: float) -> int:
+        """Return how many of three urgent requests are let in."""
+        before = controller.under_way
+        for _ in range(3):
+            with suppress(Overloaded):
+                controller.admit("", 1, 0, now_s)
+        return controller.under_way - before
+
     controller.refused(one, 0.2, 0.0)
-    assert admitted(controller, 3) == 3
+    assert admitted(0.0) == 3
     controller.refused(one, 0.2, 0.1, is_urgent=True)
-    assert (
-        admitted(controller, 3, now_s=0.15) == 1
-    )  # one may be tried, for what has just become free
-    assert admitted(controller, 3, now_s=0.25) == 1
-    assert admitted(controller, 3, now_s=0.35) == 3
+    # one may be tried, for what has just become free
+    assert [admitted(now_s) for now_s in (0.15, 0.25, 0.35)] == [1, 1, 3]

@@ -15,21 +15,12 @@ def load(in_flight: int, *, limit: int = 10, queue_ms: int = 0) -> LoadReport:
     return LoadReport(in_flight, limit=limit, queue_us=queue_ms * 1000, run_us=10_000)
 
 
-def gate_of(*replicas: Replica, weights: dict[str, float] | None = None) -> Gate:
-    return Gate(*replicas, weights=weights)
-
-
 def refusal(
-    controller: Gate,
-    tenant: str = "",
-    priority: int = 128,
-    bulk_rows: int = 0,
-    now_s: float = 0.0,
-    remaining_s: float = math.inf,
+    controller: Gate, tenant: str = "", now_s: float = 0.0, remaining_s: float = math.inf
 ) -> Overloaded | None:
     """Ask for a permit, which is never given back; return the refusal."""
     try:
-        controller.admit(tenant, priority, bulk_rows, now_s, remaining_s)
+        controller.admit(tenant, 128, 0, now_s, remaining_s)
     except Overloaded as error:
         return error
     return None
@@ -40,7 +31,7 @@ def counted(controller: Gate) -> dict[str, int]:
 
 
 def test_request_that_would_wait_past_its_deadline_is_refused_and_one_with_time_is_not() -> None:
-    controller = gate_of(replica("a", load=load(5, limit=100, queue_ms=50)))
+    controller = Gate(replica("a", load=load(5, limit=100, queue_ms=50)))
     assert refusal(controller, remaining_s=0.06 * 1.75 + 0.001) is None
     error = refusal(controller, remaining_s=0.06)
     assert error is not None
@@ -58,7 +49,7 @@ def test_liar_about_its_limit_does_not_open_the_gate() -> None:
     def flooded(liars_limit: int) -> Gate:
         honest = [replica(str(index), rif=9, load=load(9, queue_ms=80)) for index in range(9)]
         liar = replica("liar", load=LoadReport(0, limit=liars_limit, run_us=1))
-        controller = gate_of(*honest, liar)
+        controller = Gate(*honest, liar)
         assert refusal(controller, "quiet") is None
         for number in range(5000):
             refusal(controller, "flood", now_s=number * 1e-4)
@@ -76,7 +67,7 @@ def test_liar_about_its_latency_ends_no_refusal_of_what_would_be_late() -> None:
         for index in range(9)
     ]
     liar = replica("liar", load=LoadReport(0, limit=10**9, run_us=1, latency_us=1))
-    controller = gate_of(*slow, liar)
+    controller = Gate(*slow, liar)
     errors = [refusal(controller, now_s=number * 1e-4, remaining_s=0.2) for number in range(300)]
     assert None not in errors
     assert counted(controller) == {"late": 300}
@@ -89,7 +80,7 @@ def test_liar_about_its_latency_ends_no_refusal_of_what_would_be_late() -> None:
 
 
 def test_permit_is_given_back_once() -> None:
-    controller = gate_of(replica("a", load=load(0)))
+    controller = Gate(replica("a", load=load(0)))
     permit, other = controller.admit("a", 1, 0, 0.0), controller.admit("b", 128, 0, 0.0)
     assert (controller.under_way, controller.urgent_under_way) == (2, 1)
     for _ in range(2):

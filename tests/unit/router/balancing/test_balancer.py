@@ -5,7 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from fleet_fakes import InOrder, advert, offer
+from fleet_fakes import InOrder, advert
 from replicas import Draws, Usable
 
 from capamesh.protocol.errors import (
@@ -31,7 +31,6 @@ from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.opinions import GRAY_S, MOST
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.balancing.purpose import Purpose
-from capamesh.router.balancing.served_model import ServedModel
 from capamesh.router.balancing.unhealthy import Ejected, Inhibited
 from capamesh.router.fleet import latency_ewma as peak_ewma
 from capamesh.router.fleet.endpoint import Endpoint
@@ -40,74 +39,48 @@ from capamesh.router.fleet.view import FleetView
 from capamesh.router.policies.request_shape import RequestShape
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.resilience.retry_budget import RETRIES
-from capamesh.router.rules.constraints import ANYWHERE, Constraints
+from capamesh.router.rules.constraints import ANYWHERE
 from capamesh.router.rules.model_rules import ModelRules, RoutingRules
 
-M, ANY, V1 = ModelName("m"), ModelVersion(""), ModelVersion("1")
+M, V1 = ModelName("m"), ModelVersion("1")
 SHAPE = RequestShape(M, V1, 8)
 LOAD = LoadReport(in_flight=3, limit=8, latency_us=10_000)
 
 
 class World:
-    """Nodes named by letters that replica m version 1, with their links up."""
+    """Nodes named by letters that replica m version 1, with their links up; `invites` are theirs, "." an unknown one."""
 
     def __init__(
-        self,
-        peers: str = "abc",
-        rules: ModelRules | None = None,
-        draw: float = 0.5,
-        invites: str = "",
+        self, peers: str = "abc", rules: ModelRules | None = None, invites: str = ""
     ) -> None:
-        """`invites` are the invites of the peers, a letter each; without them none is known."""
         by_peer = dict(zip(peers, invites.replace(".", " "), strict=False))
         self.endpoints: list[Endpoint] = []
         self.fleet = FleetView(on_new=self._new, on_gone=lambda _: None)
         self.balancer = Balancer(
             self.fleet,
             make_policy=lambda *_: InOrder(),
-            rng=Draws(*[draw] * 1000),
+            rng=Draws(*[0.5] * 1000),
             rules=RoutingRules(rules or ModelRules()),
             invite_of=lambda peer: by_peer.get(peer, "").strip(),
         )
-        for peer in peers:
-            self.join(peer)
+        self.fleet.apply([Joined(advert(peer, f"{peer}:1")) for peer in peers])
+        self.served = self.balancer.served(M, V1)
 
     def _new(self, endpoint: Endpoint) -> None:
         endpoint.link = Usable()  # type: ignore[assignment]
         self.endpoints.append(endpoint)
 
-    def join(self, peer: str, version: str = "1", counter: int = 1) -> None:
-        reported = advert(peer, f"{peer}:1", models=[offer(version=version)], counter=counter)
-        self.fleet.apply([Joined(reported)])
-
-    def leave(self, *peers: str) -> None:
-        self.fleet.apply([Left(PeerId(peer), LeftReason.GOODBYE) for peer in peers])
-
-    @property
-    def served(self) -> ServedModel:
-        return self.balancer.served(M, V1)
-
     @property
     def replicas(self) -> tuple[Replica, ...]:
         return self.fleet.replicas(M, V1)
 
-    def picker(self, constraints: Constraints = ANYWHERE) -> RequestPicker:
-        return RequestPicker(self.served, constraints, SHAPE)
-
-    def choice(self, now_s: float, *asked: Replica, picker: RequestPicker | None = None) -> str:
-        return (picker or self.picker()).choose(asked, now_s).endpoint.peer
+    def picker(self) -> RequestPicker:
+        return RequestPicker(self.served, ANYWHERE, SHAPE)
 
     def sent(self, replica: Replica, now_s: float = 10.0) -> RequestPicker:
         picker = self.picker()
         picker.sent(replica, now_s)
         return picker
-
-    def answers(self, replica: Replica, times: int, elapsed_s: float, now_s: float) -> None:
-        for _ in range(times):
-            self.sent(replica, now_s).answered(replica, LOAD, elapsed_s, 0.0, 8, now_s)
-
-
-# the facade
 
 
 def test_load_that_a_node_tells_more_often_than_it_may_is_not_taken_over() -> None:
@@ -121,9 +94,6 @@ def test_load_that_a_node_tells_more_often_than_it_may_is_not_taken_over() -> No
     assert seen == [times[0]] * 3 + [times[3]] * 3
     world.balancer.load_told(endpoint, ModelName("x"), V1, LOAD, 11.0)
     assert world.replicas[1].load_s == -math.inf
-
-
-# choosing
 
 
 def test_retry_tries_the_inhibited_rather_than_none_and_an_extra_attempt_does_not() -> None:
@@ -358,7 +328,8 @@ def test_replica_that_fails_most_of_what_others_answer_is_ejected_and_reported()
     world = World("abc")
     first = world.replicas[0]
     for replica in world.replicas[1:]:
-        world.answers(replica, 40, 0.01, 10.0)
+        for _ in range(40):
+            world.sent(replica).answered(replica, LOAD, 0.01, 0.0, 8, 10.0)
     for _ in range(40):
         world.sent(first).failed(first, RunFailed("no memory"), 0.001, 10.0)
     assert world.balancer.tick(10.0) == [
@@ -373,16 +344,13 @@ def test_answer_of_who_is_gone_does_not_bring_it_back() -> None:
     world = World("ab")
     gone = world.replicas[0]
     picker = world.sent(gone)
-    world.leave("a")
+    world.fleet.apply([Left(PeerId("a"), LeftReason.GOODBYE)])
     picker.answered(gone, LOAD, 0.1, 0.0, 8, 10.1)
     world.balancer.probe_answered(gone, LOAD, 0.001, 10.2)
     assert gone.is_gone
     assert gone.load == LoadReport()
     assert [replica.endpoint.peer for replica in world.replicas] == ["b"]
     assert gone.rif == gone.endpoint.rif == 0
-
-
-# probes
 
 
 def test_load_that_a_node_reports_with_a_refusal_is_taken_over() -> None:
@@ -392,12 +360,6 @@ def test_load_that_a_node_reports_with_a_refusal_is_taken_over() -> None:
     refusal.load = [7, 3, 8, 20_000, 10_000, 0, 40_000, 7]
     world.sent(replica).failed(replica, refusal, 0.001, 10.0)
     assert (replica.load.in_flight, replica.load.limit, replica.load_s) == (7, 8, 10.0)
-
-
-# laws
-
-
-# the boundaries of one model's traffic
 
 
 def test_other_rules_change_the_policy_and_keep_the_one_of_before_and_weigh_tenants_anew() -> None:
@@ -412,11 +374,3 @@ def test_other_rules_change_the_policy_and_keep_the_one_of_before_and_weigh_tena
     assert served.policy is other
     assert served.hedging.is_enabled
     assert served.admission.fair.weight("gold") == 3.0
-
-
-def test_model_that_is_slow_is_reported_by_its_name() -> None:
-    world = World("abc")
-    for replica, elapsed_s in zip(world.replicas, (0.5, 0.01, 0.01), strict=True):
-        world.answers(replica, 120, elapsed_s, 10.0)
-    (slowed,) = world.served.tick(12.5)
-    assert (slowed.address, slowed.model, slowed.version) == ("a:1", "m", "1")

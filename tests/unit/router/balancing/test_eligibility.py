@@ -22,88 +22,52 @@ from capamesh.router.resilience.health import CircuitState
 from capamesh.router.rules.constraints import ANYWHERE, Constraints
 
 NOW_S = 100.0
-Change = Callable[[Replica], None]
-
-
-def gone(one: Replica) -> None:
-    one.set_gone()
-
-
-def away(one: Replica) -> None:
-    one.set_away(True)
-
-
-def retired(one: Replica) -> None:
-    one.endpoint.is_retired = True
-
-
-def unlinked(one: Replica) -> None:
-    lose(one)
-
-
-def goaway(one: Replica) -> None:
-    one.endpoint.link.is_usable = False  # type: ignore[union-attr,misc]
-
-
-def draining(one: Replica) -> None:
-    one.endpoint.is_draining = True
-
-
-def suspected(one: Replica) -> None:
-    one.endpoint.is_suspected = True
-
-
-def inhibited(one: Replica) -> None:
-    one.endpoint.health.failed(NOW_S - 0.3, is_hard=True, cause="link lost")
-
-
-def model_failed(one: Replica) -> None:
-    one.health.failed(NOW_S - 0.09, is_hard=False, cause="run_failed: no memory")
-
-
-def ejected(one: Replica) -> None:
-    one.health.eject(NOW_S - 2.0, "90% of 40 requests failed, 0% elsewhere")
-
-
-def forced_open(one: Replica) -> None:
-    one.health.hold(CircuitState.FORCED_OPEN)
 
 
 def forced_closed(one: Replica) -> None:
-    inhibited(one)
+    one.endpoint.health.failed(NOW_S - 0.3, is_hard=True)
     one.endpoint.health.hold(CircuitState.FORCED_CLOSED)
 
 
-def ramping(one: Replica) -> None:
-    one.health.failed(NOW_S - 6.0, is_hard=True)  # for 5 s, then half of a ramp
+PUT: dict[str, Callable[[Replica], object]] = {
+    "gone": lambda one: one.set_gone(),
+    "away": lambda one: one.set_away(True),
+    "retired": lambda one: setattr(one.endpoint, "is_retired", True),
+    "unlinked": lose,
+    "goaway": lambda one: setattr(one.endpoint.link or one, "is_usable", False),
+    "draining": lambda one: setattr(one.endpoint, "is_draining", True),
+    "suspected": lambda one: setattr(one.endpoint, "is_suspected", True),
+    "inhibited": lambda one: one.endpoint.health.failed(NOW_S - 0.3, is_hard=True, cause="lost"),
+    "failed": lambda one: one.health.failed(NOW_S - 0.09, is_hard=False, cause="run_failed: no"),
+    "ejected": lambda one: one.health.eject(NOW_S - 2.0, "90% of 40 requests failed"),
+    "forced open": lambda one: one.health.hold(CircuitState.FORCED_OPEN),
+    "forced closed": forced_closed,
+    "slow": lambda one: one.reported(LoadReport(latency_us=120_000), NOW_S),
+    # for 5 s, then half of a ramp
+    "ramping": lambda one: one.health.failed(NOW_S - 6.0, is_hard=True),
+}
+REASONS = {
+    "gone": "it hosts the model no more",
+    "away": "it loads the model again",
+    "retired": "it left the fleet",
+    "unlinked": "no link",
+    "goaway": "its link takes no new requests",
+    "draining": "draining",
+    "suspected": "suspected: not heard of lately",
+    "inhibited": "inhibited: lost, 0.3 s ago",
+    "failed": "inhibited: run_failed: no, 0.1 s ago",
+    "ejected": "ejected: 90% of 40 requests failed, 2.0 s ago",
+    "forced open": "operator holds it open",
+    "forced closed": "",
+    "slow": "deadline: 40 ms left, 120 ms expected",
+}
 
 
-def slow(one: Replica) -> None:
-    one.reported(LoadReport(latency_us=120_000), NOW_S)
-
-
-STATES: list[tuple[Change, str]] = [
-    (gone, "it hosts the model no more"),
-    (away, "it loads the model again"),
-    (retired, "it left the fleet"),
-    (unlinked, "no link"),
-    (goaway, "its link takes no new requests"),
-    (draining, "draining"),
-    (suspected, "suspected: not heard of lately"),
-    (inhibited, "inhibited: link lost, 0.3 s ago"),
-    (model_failed, "inhibited: run_failed: no memory, 0.1 s ago"),
-    (ejected, "ejected: 90% of 40 requests failed, 0% elsewhere, 2.0 s ago"),
-    (forced_open, "operator holds it open"),
-    (forced_closed, ""),
-    (slow, "deadline: 40 ms left, 120 ms expected"),
-]
-
-
-@pytest.mark.parametrize(("put", "reason"), STATES, ids=[put.__name__ for put, _ in STATES])
-def test_each_refusal_says_why(put: Change, reason: str) -> None:
+@pytest.mark.parametrize(("put", "reason"), REASONS.items())
+def test_each_refusal_says_why(put: str, reason: str) -> None:
     one = replica()
     assert refusal(one, ANYWHERE, (), NOW_S, 0.04) == ""
-    put(one)
+    PUT[put](one)
     assert refusal(one, ANYWHERE, (), NOW_S, 0.04) == reason
     assert Eligibility(deadline_s=NOW_S + 0.04, now_s=NOW_S).allows(one) == (reason == "")
 
@@ -153,10 +117,12 @@ def test_recovering_replica_has_the_lucky_part_of_the_requests_also_in_a_panic(
         assert rules.refusal(one) == "ramping: 55% of its requests for now"
 
 
-@pytest.mark.parametrize("put", [gone, retired, unlinked, goaway, draining, forced_open])
-def test_some_rules_nothing_overrides(put: Change) -> None:
+@pytest.mark.parametrize(
+    "put", ["gone", "retired", "unlinked", "goaway", "draining", "forced open"]
+)
+def test_some_rules_nothing_overrides(put: str) -> None:
     one = replica()
-    put(one)
+    PUT[put](one)
     rules = Eligibility(now_s=NOW_S, is_panicking=True, draw=0.0)
     assert rules.last_resort([one], is_extra=False) is None
     rules = Eligibility(Constraints(max_price=1.0), now_s=NOW_S)
@@ -166,7 +132,6 @@ def test_some_rules_nothing_overrides(put: Change) -> None:
     assert rules.last_resort([free], is_extra=False) is None
 
 
-ALL = [put for put, _ in STATES] + [ramping]
 _constraints = st.builds(
     Constraints,
     st.sampled_from([math.inf, 1.0, 2.0]),
@@ -178,7 +143,7 @@ _constraints = st.builds(
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.lists(st.sampled_from(ALL), max_size=2),
+    st.lists(st.sampled_from(list(PUT)), max_size=2),
     st.one_of(st.just(ANYWHERE), _constraints),
     st.booleans(),
     st.sampled_from([math.inf, 1.0, 0.01]),
@@ -187,7 +152,7 @@ _constraints = st.builds(
     st.floats(0, 12),
 )
 def test_fast_answer_is_yes_exactly_when_there_is_no_reason_against(
-    puts: list[Change],
+    puts: list[str],
     constraints: Constraints,
     is_asked: bool,
     left_s: float,
@@ -198,18 +163,11 @@ def test_fast_answer_is_yes_exactly_when_there_is_no_reason_against(
     def fresh() -> tuple[Replica, Eligibility]:
         one = replica()
         for put in puts:
-            if not (put is goaway and one.endpoint.link is None):
-                put(one)
+            PUT[put](one)
         now_s = NOW_S + later_s
         asked = (one,) if is_asked else ()
-        return one, Eligibility(
-            constraints,
-            now_s + left_s,
-            asked=asked,
-            now_s=now_s,
-            draw=draw,
-            is_panicking=is_panicking,
-        )
+        more = {"asked": asked, "now_s": now_s, "draw": draw, "is_panicking": is_panicking}
+        return one, Eligibility(constraints, now_s + left_s, **more)
 
     one, rules = fresh()  # each on its own: reading a health settles it
     is_allowed = rules.allows(one)
@@ -223,16 +181,14 @@ def test_fast_answer_is_yes_exactly_when_there_is_no_reason_against(
     assert (resort is None) == bool(rules.obstacle(one))
 
 
-@pytest.mark.parametrize("put", [unlinked, goaway])
-def test_replica_without_a_link_lacks_it_only_where_nothing_else_is_in_the_way(
-    put: Change,
-) -> None:
+@pytest.mark.parametrize("put", ["unlinked", "goaway"])
+def test_replica_without_a_link_lacks_it_only_where_nothing_else_is_in_the_way(put: str) -> None:
     one = replica("a")
     rules = Eligibility(now_s=NOW_S)
     assert not rules.lacks_link(one)
-    put(one)
+    PUT[put](one)
     assert rules.lacks_link(one)
-    inhibited(one)
+    PUT["inhibited"](one)
     assert rules.lacks_link(one)
     assert not Eligibility(Constraints(max_price=0.5), now_s=NOW_S).lacks_link(one)
     assert not Eligibility(now_s=NOW_S, asked=[one]).lacks_link(one)
@@ -240,10 +196,10 @@ def test_replica_without_a_link_lacks_it_only_where_nothing_else_is_in_the_way(
         health.hold(CircuitState.FORCED_OPEN)
         assert not rules.lacks_link(one)
         health.hold(None)
-    for prevent in (draining, retired, gone):
+    for prevent in ("draining", "retired", "gone"):
         other = replica("b")
-        put(other)
-        prevent(other)
+        PUT[put](other)
+        PUT[prevent](other)
         assert not rules.lacks_link(other)
 
 
@@ -258,60 +214,41 @@ def test_answer_that_is_expected_just_at_the_deadline_is_in_time() -> None:
 # which are taken to serve, so that nobody else is asked to load their model
 
 
-def answered(ago_s: float) -> Change:
-    def change(one: Replica) -> None:
-        one.answered_s = NOW_S - ago_s
-
-    return change
-
-
-def missed(amount: int) -> Change:
-    def change(one: Replica) -> None:
-        one.missed = amount
-
-    return change
-
-
-def unlinked_for(ago_s: float, *, is_missed: bool = False) -> Change:
+def unlinked_for(one: Replica, ago_s: float, *, is_missed: bool = False) -> None:
     """Let it lose the link that it had."""
-
-    def change(one: Replica) -> None:
-        lose(one)
-        one.endpoint.linked_s, one.endpoint.unlinked_s = 1.0, NOW_S - ago_s
-        one.endpoint.is_missed = is_missed
-
-    return change
+    lose(one)
+    one.endpoint.linked_s, one.endpoint.unlinked_s = 1.0, NOW_S - ago_s
+    one.endpoint.is_missed = is_missed
 
 
-def node_ejected(one: Replica) -> None:
-    one.endpoint.health.eject(NOW_S)
+PUT |= {
+    "proven": lambda one: setattr(one, "answered_s", NOW_S - PROVEN_S + 0.5),
+    "proven long ago": lambda one: setattr(one, "answered_s", NOW_S - PROVEN_S),
+    "misses some": lambda one: setattr(one, "missed", MOST_MISSED - 1),
+    "misses too many": lambda one: setattr(one, "missed", MOST_MISSED),
+    "back soon": lambda one: unlinked_for(one, BACK_SOON_S - 0.5),
+    "away too long": lambda one: unlinked_for(one, BACK_SOON_S),
+    "missed": lambda one: unlinked_for(one, 1.0, is_missed=True),
+    "node ejected": lambda one: one.endpoint.health.eject(NOW_S),
+}
+OUT = ("gone", "draining", "retired", "ejected", "node ejected", "forced open")
 
 
 @pytest.mark.parametrize(
-    ("changes", "is_serving"),
+    ("puts", "is_serving"),
     [
-        ([], True),
-        ([inhibited], True),
-        ([missed(MOST_MISSED - 1)], True),
-        ([missed(MOST_MISSED)], False),
-        ([missed(MOST_MISSED), answered(PROVEN_S - 0.5)], True),
-        ([missed(MOST_MISSED), answered(PROVEN_S)], False),
-        ([away], False),
-        ([away, answered(1.0)], True),
-        ([unlinked_for(BACK_SOON_S - 0.5)], True),
-        ([unlinked_for(BACK_SOON_S)], False),
-        ([unlinked_for(1.0, is_missed=True)], False),
-        ([unlinked], True),
-        *(
-            ([answered(1.0), out], False)
-            for out in (gone, draining, retired, ejected, node_ejected, forced_open)
-        ),
+        *((puts, True) for puts in ([], ["inhibited"], ["misses some"], ["unlinked"])),
+        *((puts, True) for puts in (["misses too many", "proven"], ["away", "proven"])),
+        *((puts, False) for puts in (["misses too many"], ["misses too many", "proven long ago"])),
+        *((puts, False) for puts in (["away"], ["away too long"], ["missed"])),
+        (["back soon"], True),
+        *((["proven", out], False) for out in OUT),
     ],
 )
 def test_replica_serves_unless_something_tells_that_it_does_not(
-    changes: list[Change], is_serving: bool
+    puts: list[str], is_serving: bool
 ) -> None:
     one = replica()
-    for change in changes:
-        change(one)
+    for put in puts:
+        PUT[put](one)
     assert is_any_serving([one], NOW_S) is is_serving

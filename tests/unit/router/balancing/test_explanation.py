@@ -22,20 +22,15 @@ from capamesh.router.rules.constraints import ANYWHERE, Constraints
 NOW_S = 100.0
 
 
-def explain(
-    *replicas: Replica,
-    chosen: tuple[Replica, ...] = (),
-    constraints: Constraints = ANYWHERE,
-    attempts: tuple[AttemptRecord, ...] = (),
-) -> Explanation:
+def explain(*replicas: Replica) -> Explanation:
     return explained(
         ModelName("m"),
         ModelVersion("1"),
         "prequal",
         replicas=replicas,
-        rules=Eligibility(constraints, now_s=NOW_S),
-        chosen=chosen,
-        attempts=attempts,
+        rules=Eligibility(now_s=NOW_S),
+        chosen=(),
+        attempts=(),
     )
 
 
@@ -54,17 +49,13 @@ def test_text_fits_a_header_whatever_the_fleet() -> None:
 
 
 def test_times_are_told_in_whole_microseconds_and_the_share_in_thousandths() -> None:
-    signals = dataclasses.replace(
-        explain(replica("a")).replicas[0], latency_s=2.0, rtt_s=3.0, reported_s=4.0, share=0.12345
+    (signals,) = explain(replica("a")).replicas
+    body = replica_body(
+        dataclasses.replace(signals, latency_s=2.0, rtt_s=3.0, reported_s=4.0, share=0.12345)
     )
-    body = replica_body(signals)
-    assert (body["latency_us"], body["rtt_us"], body["report_age_us"], body["share"]) == (
-        2_000_000,
-        3_000_000,
-        4_000_000,
-        0.123,
-    )
-    (attempt,) = attempt_bodies([AttemptRecord(replica("a"), 100.0, 102.0, "answered")])
-    assert (attempt["sent_us"], attempt["ended_us"]) == (0, 2_000_000)
-    attempts = attempt_bodies([AttemptRecord(replica(), at_s, None, "") for at_s in (100.0, 102.0)])
+    assert (body["latency_us"], body["rtt_us"]) == (2_000_000, 3_000_000)
+    assert (body["report_age_us"], body["share"]) == (4_000_000, 0.123)
+    times_s = ((100.0, 102.0), (102.0, None))
+    attempts = attempt_bodies([AttemptRecord(replica(), *each, "answered") for each in times_s])
     assert [each["sent_us"] for each in attempts] == [0, 2_000_000]
+    assert attempts[0]["ended_us"] == 2_000_000

@@ -79,9 +79,6 @@ def test_call_fits_if_all_that_it_has_and_wants_is_the_model_s(
 FP32, INT64 = Datatype.FP32, Datatype.INT64
 
 
-FP32, INT64 = Datatype.FP32, Datatype.INT64
-
-
 @pytest.mark.parametrize(
     ("specs", "best_rows", "size_bytes"),
     [

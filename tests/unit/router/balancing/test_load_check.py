@@ -10,15 +10,6 @@ from capamesh.router.fleet.replica import Replica
 LIE = LoadReport(in_flight=0, limit=64, latency_us=1, run_us=1)
 
 
-def measure(
-    load_check: ReportedLoadCheck, replica: Replica, service_s: float, now_s: float
-) -> None:
-    """Let an answer have taken so long, and its node say so."""
-    load_check.measured(
-        replica, service_s, now_s, LoadReport(latency_us=round(max(0.0, service_s) * 1e6))
-    )
-
-
 def test_replica_that_reports_far_less_than_is_measured_is_not_believed_at_all() -> None:
     load_check, liar, honest = ReportedLoadCheck(), replica("a"), replica("b")
     slow = LoadReport(latency_us=170_000)
@@ -36,8 +27,8 @@ def test_replica_that_reports_far_less_than_is_measured_is_not_believed_at_all()
 
 def test_replicas_that_are_gone_are_forgotten() -> None:
     load_check, gone, here = ReportedLoadCheck(), replica("a"), replica("b")
-    measure(load_check, gone, 0.1, 5.0)
-    measure(load_check, here, 0.1, 5.0)
+    for one in (gone, here):
+        load_check.measured(one, 0.1, 5.0, LoadReport(latency_us=100_000))
     gone.is_gone = True
     load_check.forget_gone()
     assert repr(load_check) == "ReportedLoadCheck(1 hosts measured)"

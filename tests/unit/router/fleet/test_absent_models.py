@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from fleet_fakes import advert, offer
 
@@ -7,7 +9,8 @@ from capamesh.protocol.adverts import ModelState, NodeAdvert
 from capamesh.protocol.errors import ModelFailed, ModelNotFound, ModelUnavailable, NoEndpoint
 from capamesh.protocol.fleet import Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.router.balancing.absence import not_hosted
+from capamesh.router.balancing.absence import no_endpoint, not_hosted
+from capamesh.router.balancing.eligibility import Eligibility
 from capamesh.router.fleet.absent_models import LATELY_S, MAX_LATELY
 from capamesh.router.fleet.view import FleetView
 
@@ -28,11 +31,7 @@ def leave(view: FleetView, peer: str) -> None:
     ("state", "reason", "reported"),
     [
         (ModelState.LOADING, "", "(loading)"),
-        (
-            ModelState.LOADING,
-            "its worker restarts: killed",
-            "(loading: its worker restarts: killed)",
-        ),
+        (ModelState.LOADING, "its worker restarts", "(loading: its worker restarts)"),
         (ModelState.UNLOADED, "to make room for b", "(unloaded: to make room for b)"),
         (ModelState.UNLOADING, "", "(unloading)"),
     ],
@@ -79,9 +78,6 @@ def test_memory_of_models_that_left_is_bounded() -> None:
     assert type(not_hosted(view, ModelName("m50"), ANY)) is ModelUnavailable
 
 
-# what restarts stays
-
-
 def test_router_whose_nodes_have_all_left_says_so_until_one_is_back() -> None:
     view = FleetView(on_new=lambda _: None, on_gone=lambda _: None)
     model, version = ModelName("other"), ModelVersion("")
@@ -97,3 +93,32 @@ def test_router_whose_nodes_have_all_left_says_so_until_one_is_back() -> None:
     )
     view.apply([Joined(advert("A", "a:1"))])
     assert isinstance(not_hosted(view, model, version), ModelNotFound)
+
+
+def hosting(names: str, **facts: Any) -> Any:
+    """Return a view of nodes that host these models, of which that is known, too."""
+    view: Any = view_of(advert("A", "a:1", models=[offer(name) for name in names]))
+    for name, value in facts.items():
+        setattr(view, name, value)
+    return view
+
+
+FEW = ", ".join("abcdefghij")
+
+
+@pytest.mark.parametrize(
+    ("view", "version", "message"),
+    [
+        (hosting("m", withheld=lambda *_: "it is on trial"), "2", "it is on trial"),
+        (hosting("ab", are_names_secret=True), "", "GET /v1/models lists those that your key is for"),
+        (hosting("m"), "2", "model 'm' has no version '2'; its versions: 1"),
+        (hosting("abcdefghij"), "", f"no node hosts model 'm'; hosted models: {FEW}"),
+        (hosting("abcdefghijkl"), "", f"{FEW} and 2 more (POST /v2/repository/index lists them)"),
+    ],
+)
+def test_error_for_what_nobody_hosts_says_the_nearest_reason(
+    view: Any, version: str, message: str
+) -> None:
+    error = not_hosted(view, M, ModelVersion(version))
+    assert error.message.endswith(message)
+    assert type(no_endpoint(view, M, ModelVersion(version), (), Eligibility())) is type(error)

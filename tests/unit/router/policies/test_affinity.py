@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -79,56 +79,35 @@ def test_no_request_goes_over_the_bound_whatever_is_in_flight(
         ended.rif = max(0, ended.rif - rng.randrange(2))
 
 
-@pytest.fixture
-def half_lost() -> tuple[Affinity, tuple[Replica, ...]]:
-    """A policy that has just counted 200 replicas, of which half then fall out; the others have 4 in flight each."""
-    replicas = fleet([2] * 200)
-    policy = Affinity(random.Random(1))
+def test_bound_follows_within_a_tenth_of_a_second_when_half_the_fleet_falls_out() -> None:
+    replicas, policy = fleet([2] * 200), Affinity(random.Random(1))
     pick(policy, replicas, "k", 0.0)
     lose(*replicas[:100])
     for one in replicas[100:]:
         one.rif = 4
-    return policy, replicas
-
-
-def test_bound_follows_within_a_tenth_of_a_second_when_half_the_fleet_falls_out(
-    half_lost: tuple[Affinity, tuple[Replica, ...]],
-) -> None:
-    policy, replicas = half_lost
     # as counted, 200 replicas may have 3 or 4 each: nobody has room, and the first of the least busy is taken
     assert {pick(policy, replicas, key, 0.05) for key in KEYS[:5]} == {"100"}
     assert len({pick(policy, replicas, key, 0.11) for key in KEYS[:5]}) == 5
 
 
-@pytest.fixture
-def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The nodes whose points were reckoned."""
-    nodes: list[str] = []
-    points: Callable[[str, int], list[int]] = affinity._points  # type: ignore[assignment]
-
-    def noted(peer: str, number: int) -> list[int]:
-        nodes.append(peer)
-        return points(peer, number)
-
-    monkeypatch.setattr(affinity, "_points", noted)
-    return nodes
-
-
-def test_versions_asked_for_in_turn_keep_their_rings_up_to_a_bound(hashed: list[str]) -> None:
+def test_versions_asked_for_in_turn_keep_their_rings_up_to_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hashed: list[str] = []
+    points: Any = affinity._points
+    monkeypatch.setattr(
+        affinity, "_points", lambda peer, number: hashed.append(peer) or points(peer, number)
+    )
     policy = Affinity(random.Random(1))
-    fleets = {str(version): fleet("abc") for version in range(affinity.MAX_RINGS + 1)}
+    fleets = [fleet("abc") for _ in range(affinity.MAX_RINGS + 1)]
 
-    def ask(version: str) -> None:
-        shape = SHAPE.replace(affinity="k", version=ModelVersion(version))
+    def ask(version: int) -> int:
+        """Return how many nodes were placed on a ring for a request of a version."""
+        hashed.clear()
+        shape = SHAPE.replace(affinity="k", version=ModelVersion(str(version)))
         policy.pick(fleets[version], usable, shape, 0.0)
+        return len(hashed)
 
-    kept = list(fleets)[: affinity.MAX_RINGS]
-    for version in kept * 3:
-        ask(version)
-    assert len(hashed) == 3 * affinity.MAX_RINGS
-    ask(str(affinity.MAX_RINGS))  # drops the oldest
-    hashed.clear()
-    ask(kept[1])
-    assert hashed == []
-    ask(kept[0])
-    assert len(hashed) == 3
+    asked = [ask(version) for version in [*range(affinity.MAX_RINGS)] * 3]
+    assert asked == [3] * affinity.MAX_RINGS + [0] * (2 * affinity.MAX_RINGS)
+    assert [ask(version) for version in (affinity.MAX_RINGS, 1, 0)] == [3, 0, 3]  # the oldest went

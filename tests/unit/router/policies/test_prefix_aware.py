@@ -69,15 +69,8 @@ def test_liar_that_reports_nothing_to_do_draws_no_more_than_its_share() -> None:
     for step in range(200):
         now_s = step / 10
         for one in replicas:
-            lies = one is replicas[0]
-            told(
-                one,
-                policy,
-                now_s,
-                token_ns=1 if lies else MS_NS,
-                in_flight=0 if lies else one.rif,
-                queue_us=0 if lies else 300_000 * one.rif,
-            )
+            truth = {"in_flight": one.rif, "queue_us": 300_000 * one.rif}
+            told(one, policy, now_s, **({"token_ns": 1} if one is replicas[0] else truth))
         picked = policy.pick(replicas, usable, shape(*range(step * 9, step * 9 + 9)), now_s)
         assert picked is not None
         send(policy, picked, now_s)
@@ -107,10 +100,10 @@ def test_memory_is_bounded_whatever_a_node_says(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_holder_is_found_in_a_large_fleet() -> None:
-    policy = PrefixAware(random.Random(1))
-    replicas = fleet([0] * (10 * SMALL_FLEET))
+    policy, replicas = PrefixAware(random.Random(1)), fleet([0] * (10 * SMALL_FLEET))
     first = pick(policy, replicas, *range(30))
-    told(next(one for one in replicas if name(one) == first), policy, now_s=1.0)
+    (holder,) = (one for one in replicas if name(one) == first)
+    told(holder, policy, now_s=1.0)
     for _ in range(20):
         assert pick(policy, replicas, *range(30), now_s=1.0) == first
-        policy.reported(next(one for one in replicas if name(one) == first), 2.0)
+        policy.reported(holder, 2.0)

@@ -37,14 +37,9 @@ def test_fault_of_all_nodes_adds_a_quarter_at_most_and_the_reserve_at_any_rate(
 @pytest.mark.parametrize(
     ("rate_per_s", "burst", "before_s"),
     [
-        (0.1, 3, 0.0),
-        (0.1, 30, 0.0),
-        (5, 3, 120.0),
-        (5, 150, 0.0),
-        (5, 150, 120.0),
-        (250, 250, 0.0),
-        (250, 250, 120.0),
-        (250, 1000, 120.0),
+        *((0.1, burst, 0.0) for burst in (3, 30)),
+        *((5, *each) for each in ((3, 120.0), (150, 0.0), (150, 120.0))),
+        *((250, *each) for each in ((250, 0.0), (250, 120.0), (1000, 120.0))),
     ],
 )
 def test_one_node_of_three_dies_with_its_part_of_a_burst_and_all_of_it_is_sent_again(
@@ -97,10 +92,10 @@ def test_no_order_of_events_withdraws_more_than_the_bound(
         assert withdrawals <= share * deposits + reserve * (1 + deposits // 20) + 1e-6
 
 
-def window_of(*latencies_s: float) -> LatencyWindow:
+def window_of(latencies_s: list[float], now_s: float = 0.0) -> LatencyWindow:
     window = LatencyWindow()
     for latency_s in latencies_s:
-        window.add(latency_s, 0.0)
+        window.add(latency_s, now_s)
     return window
 
 
@@ -134,7 +129,7 @@ def test_no_order_of_events_hedges_more_than_five_percent(steps: list[bool]) -> 
     ],
 )
 def test_silence_is_a_fault_after(expected_s: float, remaining_s: float, limit_s: float) -> None:
-    hedging = Hedging(window_of(*TYPICAL))
+    hedging = Hedging(window_of(TYPICAL))
     assert hedging.first_byte_limit_s(0.0, expected_s, remaining_s) == pytest.approx(
         limit_s, rel=0.05
     )
@@ -149,7 +144,7 @@ def test_silence_is_a_fault_after(expected_s: float, remaining_s: float, limit_s
 def test_no_replica_is_blamed_before_twice_its_expected_time_whatever_the_deadline(
     latencies_s: list[float], expected_s: float, remaining_s: float
 ) -> None:
-    hedging = Hedging(window_of(*latencies_s))
+    hedging = Hedging(window_of(latencies_s))
     limit_s = hedging.first_byte_limit_s(0.0, expected_s, remaining_s)
     assert limit_s >= max(0.05, min(2 * expected_s, 30.0, 1.5 * expected_s or 30.0))
     assert limit_s <= max(30.0, 150.1 * 1.05)
@@ -167,9 +162,7 @@ def test_quantile_is_within_five_percent_of_the_true_one(
 ) -> None:
     rng = random.Random(seed)
     samples = [rng.lognormvariate(math.log(middle), sigma) for _ in range(400)]
-    window = LatencyWindow()
-    for sample in samples:
-        window.add(sample, 1.0)
+    window = window_of(samples, 1.0)
     truth = float(np.quantile(np.clip(samples, 1e-5, 3600), q, method="inverted_cdf"))
     assert window.quantile(q, 2.0) == pytest.approx(truth, rel=0.05)
 
@@ -194,7 +187,6 @@ def test_clock_that_is_set_back_wedges_nothing() -> None:
     for n in range(1001):
         window.add(1.0, n / 100)
     assert window.quantile(0.01, 10.1) == pytest.approx(1.0, rel=0.05)
-    quiet = LatencyWindow()
-    quiet.add(0.01, 1000.0)
+    quiet = window_of([0.01], 1000.0)
     assert quiet.quantile(0.5, 0.0) == pytest.approx(0.01, rel=0.05)
     assert quiet.quantile(0.5, 61.0) == 0.0

@@ -32,34 +32,6 @@ def cost_s(policy: Prequal, one: Replica, now_s: float = 0.0) -> float:
     return done_s([policy.pool.entry(one)], 8, now_s)[0]
 
 
-def counted(
-    is_eligible: Callable[[Replica], bool],
-) -> tuple[Callable[[Replica], bool], list[Replica]]:
-    asked: list[Replica] = []
-
-    def rule(one: Replica) -> bool:
-        asked.append(one)
-        return is_eligible(one)
-
-    return rule, asked
-
-
-def test_prequal_is_the_policy_of_that_name() -> None:
-    assert POLICIES["prequal"] is Prequal
-    assert repr(make_policy("prequal", random.Random(0))).startswith("Prequal(ProbePool(0 of 16")
-
-
-def test_empty_fleet_has_no_pick_and_no_probe() -> None:
-    policy = Prequal(random.Random(0))
-    assert policy.pick((), usable, SHAPE, 0.0) is None
-    assert list(policy.probes((), usable, 0.0)) == []
-    for count in (1, 3, 24, 25, 100):
-        assert policy.pick(fleet(count), lambda _: False, SHAPE, 0.0) is None
-
-
-# small fleets
-
-
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(
@@ -77,8 +49,8 @@ def test_small_fleet_has_no_eligible_replica_done_much_sooner_and_each_is_asked_
         if reported >= 0:
             tell(policy, one, rif=reported, run_us=run_us)
     good = {one for one, state in zip(replicas, states, strict=True) if state[3]}
-    rule, asked = counted(good.__contains__)
-    picked = policy.pick(replicas, rule, SHAPE, 0.0)
+    asked: list[Replica] = []
+    picked = policy.pick(replicas, lambda one: asked.append(one) or one in good, SHAPE, 0.0)
     assert len(asked) == len(set(asked))
     if picked is None:
         assert not good
@@ -86,9 +58,6 @@ def test_small_fleet_has_no_eligible_replica_done_much_sooner_and_each_is_asked_
         soonest = min(cost_s(policy, one) for one in good)
         assert picked in good
         assert cost_s(policy, picked) <= 1.1 * soonest
-
-
-# fleets with a pool
 
 
 @settings(max_examples=60, deadline=None)
@@ -113,21 +82,16 @@ def test_pick_is_eligible_and_there_is_one_whenever_a_replica_is_eligible(
         assert picked is min(usables, key=lambda one: cost_s(policy, one))
 
 
-def pool_of(*, size: int = 16) -> ProbePool:
+@pytest.fixture
+def pool() -> ProbePool:
     pool = ProbePool()
-    pool.fit((), size=size)
+    pool.fit((), size=16)
     return pool
 
 
-def report(
-    one: Replica, pool: ProbePool, now_s: float, rif: int = 0, latency_us: int = 1000
-) -> None:
-    one.reported(LoadReport(rif, 0, 100, 0, latency_us, 0, latency_us, rif), now_s)
+def report(one: Replica, pool: ProbePool, now_s: float) -> None:
+    one.reported(LoadReport(7, 0, 100, 0, 1000, 0, 1000, 7), now_s)
     pool.add(one, now_s)
-
-
-def names(pool: ProbePool) -> str:
-    return "".join(one.endpoint.peer for one in pool._pooled)
 
 
 @pytest.mark.parametrize(
@@ -137,14 +101,10 @@ def test_pool_has_half_of_the_replicas_from_two_to_sixteen(replicas: int, size: 
     assert pool_size(replicas) == size
 
 
-def test_number_of_runs_beside_each_other_is_learnt_and_bounded() -> None:
-    pool, a = pool_of(), replica("a")
-    for in_flight, queued, parallel in (
-        (0, 0, 1),
-        (9, 5, 4),
-        (3, 2, 4),
-        (10**9, 0, MAX_PARALLEL),
-    ):
+def test_number_of_runs_beside_each_other_is_learnt_and_bounded(pool: ProbePool) -> None:
+    a = replica("a")
+    most = (10**9, 0, MAX_PARALLEL)
+    for in_flight, queued, parallel in ((0, 0, 1), (9, 5, 4), (3, 2, 4), most):
         a.reported(LoadReport(in_flight, queued, 100, 6000, 8000, 0), 0.0)
         pool.add(a, 0.0)
         assert pool.known[a].parallel == parallel
@@ -156,10 +116,12 @@ def test_number_of_runs_beside_each_other_is_learnt_and_bounded() -> None:
     assert entry.wait_s == pytest.approx(0.006 - 3 * 0.002)
 
 
-def test_replica_that_is_gone_is_forgotten_and_a_late_report_does_not_bring_it_back() -> None:
-    pool, (a, b, c) = pool_of(), (replica("a"), replica("b"), replica("c"))
+def test_replica_that_is_gone_is_forgotten_and_a_late_report_does_not_bring_it_back(
+    pool: ProbePool,
+) -> None:
+    a, b, c = fleet(3)
     for one in (a, b, c):
-        report(one, pool, 0.0, rif=7)
+        report(one, pool, 0.0)
     a.is_gone = True
     pool.fit((b, c), size=16)
     assert [entry.replica for entry in pool.fresh(0.0)] == [b, c]
@@ -167,6 +129,6 @@ def test_replica_that_is_gone_is_forgotten_and_a_late_report_does_not_bring_it_b
     report(a, pool, 0.1)
     b.is_gone = True
     report(b, pool, 0.1)
-    assert (names(pool), list(pool.known)) == ("c", [c])
+    assert (list(pool._pooled), list(pool.known)) == ([c], [c])
     pool.fit((), size=16)
     assert (len(pool), pool.known) == (0, {})
