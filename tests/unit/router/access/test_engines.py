@@ -123,31 +123,22 @@ def test_url_is_shown_without_user_and_password(url: str, shown: str) -> None:
     assert "secret" not in repr(location)
 
 
-class FromServer(Exception):
-    sqlstate = "23505"
-
-
-class FromDriver(Exception):
-    sqlstate = None
+def failing(text: str, sqlstate: str | None = "23505") -> IntegrityError:
+    """Return an error that a server told, or a driver where it has no state."""
+    cause = Exception(text)
+    cause.sqlstate = sqlstate  # type: ignore[attr-defined]
+    return IntegrityError("INSERT secret", {"a": "secret"}, cause)
 
 
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (
-            IntegrityError(
-                "INSERT secret", {"a": "secret"}, FromServer("it is there\nKey (secret)")
-            ),
-            "it is there",
-        ),
-        (
-            IntegrityError("INSERT secret", {}, FromDriver("no host answers:\n  first\n  second")),
-            "no host answers: first second",
-        ),
+        (failing("it is there\nKey (secret)"), "it is there"),
+        (failing("no host answers:\n  first\n  second", None), "no host answers: first second"),
         (StatementError("bad", "INSERT secret", {}, ValueError("a value")), "a value"),
         (exc.TimeoutError("waited for 30 s"), "waited for 30 s"),
-        (IntegrityError("INSERT secret", {}, FromServer("")), "IntegrityError"),
-        (IntegrityError("INSERT secret", {}, FromServer("x" * 600)), "x" * 500),
+        (failing(""), "IntegrityError"),
+        (failing("x" * 600), "x" * 500),
     ],
 )
 def test_reason_is_one_line_without_the_statement(error: SQLAlchemyError, reason: str) -> None:

@@ -48,30 +48,17 @@ def code_of(ring: KeyRing, text: str) -> str:
     return "taken"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "cm_",
-        OTHER[:-1],
-        OTHER + "0",
-        OTHER.upper(),
-        "xx" + OTHER[2:],
-        OTHER[:-1] + "é",
-        OTHER + "\n",
-    ],
-)
-def test_text_of_another_form_is_no_key(text: str) -> None:
-    assert id_of(text) == ""
+def test_text_of_another_form_is_no_key() -> None:
     ring = KeyRing()
     ring.take([made()[0]], 0.0, 0.0)
-    assert code_of(ring, text) == "unauthenticated"
+    odd = (OTHER.upper(), "xx" + OTHER[2:], OTHER[:-1] + "é", OTHER + "\n")
+    for text in ("", "cm_", OTHER[:-1], OTHER + "0", *odd):
+        assert (id_of(text), code_of(ring, text)) == ("", "unauthenticated")
 
 
 def test_right_id_with_another_secret_is_unknown() -> None:
     ring, (key, text) = KeyRing(), made()
     ring.take([key], 0.0, 0.0)
-    assert code_of(ring, text[:-1] + "0") == "unauthenticated"
     with pytest.raises(Unauthenticated) as caught:
         ring.find(text[:-1] + "0")
     assert key.id not in caught.value.message
@@ -111,14 +98,8 @@ def test_known_keys_go_on_for_ten_minutes_without_the_store_and_unknown_ones_can
 
 def test_verbs_and_models_of_a_key() -> None:
     key, _ = made(Scope(verbs=(Verb.INFER,), models=("digits", "face*")))
-    assert [key.may_run(name) for name in ("digits", "digits2", "face", "faces", "iris", "")] == [
-        True,
-        False,
-        True,
-        True,
-        False,
-        False,
-    ]
+    names = ("digits", "digits2", "face", "faces", "iris", "")
+    assert [name for name in names if key.may_run(name)] == ["digits", "face", "faces"]
     check_verb(key, Verb.READ, Verb.INFER)
     with pytest.raises(Forbidden, match="may do infer, and this takes read or metrics"):
         check_verb(key, Verb.READ, Verb.METRICS)
@@ -131,49 +112,27 @@ def test_verbs_and_models_of_a_key() -> None:
     assert made(Scope())[0].may_run("any")
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"verbs": []},
-        {"verbs": ["fly"]},
-        {"max_priority": 0},
-        {"max_priority": 256},
-        {"models": [""]},
-        {"models": ["m"] * 257},
-        {"rate": 3},
-    ],
-)
-def test_scope_that_is_none_is_refused(values: dict[str, object]) -> None:
-    with pytest.raises(Mismatch):
-        read(values, Scope)
+def test_scope_that_is_none_is_refused() -> None:
+    odd = ({"verbs": []}, {"verbs": ["fly"]}, {"models": [""]}, {"models": ["m"] * 257})
+    for values in (*odd, {"max_priority": 0}, {"max_priority": 256}, {"rate": 3}):
+        with pytest.raises(Mismatch):
+            read(values, Scope)
 
 
 SCOPE = Scope(verbs=(Verb.INFER, Verb.READ), models=("digits",), max_priority=7)
 FIRST_FORMAT = """
 CREATE TABLE keys (
-    id TEXT PRIMARY KEY,
-    digest BLOB NOT NULL,
-    tenant TEXT NOT NULL,
-    scope TEXT NOT NULL,
-    created_s REAL NOT NULL,
-    expires_s REAL,
-    revoked_s REAL
+    id TEXT PRIMARY KEY, digest BLOB NOT NULL, tenant TEXT NOT NULL, scope TEXT NOT NULL,
+    created_s REAL NOT NULL, expires_s REAL, revoked_s REAL
 );
 CREATE TABLE usage (
-    hour INTEGER NOT NULL,
-    tenant TEXT NOT NULL,
-    model TEXT NOT NULL,
-    requests INTEGER NOT NULL,
-    rows INTEGER NOT NULL,
-    bytes INTEGER NOT NULL,
+    hour INTEGER NOT NULL, tenant TEXT NOT NULL, model TEXT NOT NULL,
+    requests INTEGER NOT NULL, rows INTEGER NOT NULL, bytes INTEGER NOT NULL,
     PRIMARY KEY (hour, tenant, model)
 );
 CREATE TABLE months (
-    month TEXT NOT NULL,
-    id TEXT NOT NULL,
-    requests INTEGER NOT NULL,
-    rows INTEGER NOT NULL,
-    bytes INTEGER NOT NULL,
+    month TEXT NOT NULL, id TEXT NOT NULL,
+    requests INTEGER NOT NULL, rows INTEGER NOT NULL, bytes INTEGER NOT NULL,
     PRIMARY KEY (month, id)
 );
 CREATE TABLE changes (stamp INTEGER NOT NULL);
@@ -193,12 +152,11 @@ def store(path: Path) -> KeyStore:
     return KeyStore(DatabaseLocation(path))
 
 
-def test_store_without_a_file_has_no_keys_and_makes_none(store: KeyStore, path: Path) -> None:
+def test_file_is_made_with_the_first_key_has_no_secret_and_is_its_owners_alone(
+    store: KeyStore, path: Path
+) -> None:
     assert (store.stamp(), store.all(), store.usage(0, 9)) == (0, [], {})
     assert not path.exists()
-
-
-def test_file_has_no_secret_and_is_its_owners_alone(store: KeyStore, path: Path) -> None:
     _, text = store.create("lab", SCOPE, 5.0, 9.0)
     assert text.encode() not in path.read_bytes()
     assert text[12:].encode() not in path.read_bytes()
@@ -238,12 +196,8 @@ def test_file_of_an_earlier_version_goes_on(store: KeyStore, path: Path) -> None
             (id_of(text), digest_of(text), json.dumps(scope)),
         )
         file.execute("INSERT INTO months VALUES ('2026-11', ?, 1, 2, 3)", (id_of(text),))
-    key = Key(
-        id_of(text),
-        digest_of(text),
-        "lab",
-        Scope(models=("digits",), max_priority=7, rows_per_month=9),
-    )
+    limits = Scope(models=("digits",), max_priority=7, rows_per_month=9)
+    key = Key(id_of(text), digest_of(text), "lab", limits)
     assert store.usable() == (77, [key])
     row = UsageRow(490_000, "lab", "digits")
     batch = UsageBatch(Usage("2026-11", {row: Amount(1, 1, 1)}, {key.id: Amount(1, 1, 1)}), "w", 1)

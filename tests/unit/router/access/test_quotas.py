@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -44,9 +45,7 @@ def test_key_pays_for_the_rows_that_a_request_came_to() -> None:
     key = key_of(rows_per_s=100, rows_per_month=LEAST_ROWS * 100)
     quotas = made(key)
     admit(quotas, key, rows=90).settle(7, 20)  # 70 of the 90 are given back
-    admit(quotas, key, rows=80).settle(
-        None, 20
-    )  # it was not answered: its rows are gone, and not counted
+    admit(quotas, key, rows=80).settle(None, 20)  # not answered: its rows are gone, not counted
     assert "the key may send 100 rows a second" in refusal(quotas, key, rows=1).message
     assert quotas.unwritten().keys == {"k": Amount(1, 20, 7)}
     longer = made(key)
@@ -62,7 +61,8 @@ def test_lease_that_is_given_back_was_never_taken() -> None:
     quotas = made(key)
     for _ in range(5):
         lease = admit(quotas, key, rows=8, size_bytes=100)
-        assert "1 requests of the key are under way" in refusal(quotas, key).message
+        again = key_of(concurrency=1)  # read anew, it goes on with what it has used
+        assert "1 requests of the key are under way" in refusal(quotas, again).message
         lease.give_back()
         lease.settle(7)
         lease.give_back()
@@ -100,15 +100,6 @@ def test_usage_that_cannot_be_written_is_kept_and_bounded(monkeypatch: pytest.Mo
     assert sum(amount.requests for amount in quotas.unwritten().rows.values()) == 5
 
 
-def test_key_that_was_read_anew_goes_on_with_what_it_has_used() -> None:
-    key = key_of(requests_per_s=1, concurrency=1)
-    quotas = made(key)
-    admit(quotas, key)
-    again = key_of(requests_per_s=1, concurrency=1)
-    assert again is not key
-    assert "under way" in refusal(quotas, again).message
-
-
 class Routers:
     """Several routers that share a store: each hears of the others once a second, at a time of its own."""
 
@@ -122,9 +113,7 @@ class Routers:
     def exchange(self, at: int) -> None:
         usage = self.quotas[at].unwritten()
         self.totals[at] = self.totals[at].plus(usage.keys.get("k", Amount()))
-        total = Amount()
-        for each in self.totals.values():
-            total = total.plus(each)
+        total = reduce(Amount.plus, self.totals.values())
         others = sum(each.requests > 0 for of, each in self.totals.items() if of != at)
         self.quotas[at].written(usage, {"k": total}, {"k": others}, self.now_s)
 

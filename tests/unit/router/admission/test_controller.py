@@ -7,7 +7,6 @@ from replicas import replica
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.fleet.replica import Replica
 
 
 def load(in_flight: int, *, limit: int = 10, queue_ms: int = 0) -> LoadReport:

@@ -17,7 +17,6 @@ from capamesh.router.balancing.explanation import (
     replica_body,
 )
 from capamesh.router.fleet.replica import Replica
-from capamesh.router.rules.constraints import ANYWHERE, Constraints
 
 NOW_S = 100.0
 

@@ -5,7 +5,6 @@ from replicas import replica
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.balancing.load_check import ReportedLoadCheck
 from capamesh.router.balancing.opinions import Opinions
-from capamesh.router.fleet.replica import Replica
 
 LIE = LoadReport(in_flight=0, limit=64, latency_us=1, run_us=1)
 

@@ -23,13 +23,9 @@ from capamesh.router.rules.constraints import ANYWHERE, Constraints
 SIZE = ENTRY_BYTES + OUTPUT_BYTES + 100
 
 
-def answer(size_bytes: int = 100) -> InferAnswer:
-    outputs = (Tensor("y", Datatype.UINT8, (size_bytes,), bytes(size_bytes)),)
-    return InferAnswer(ModelVersion("1"), outputs, 0, 0, LoadReport())
-
-
 def entry(name: object, size_bytes: int = 100) -> Entry:
-    given = answer(size_bytes)
+    outputs = (Tensor("y", Datatype.UINT8, (size_bytes,), bytes(size_bytes)),)
+    given = InferAnswer(ModelVersion("1"), outputs, 0, 0, LoadReport())
     key, mark = str(name).encode(), hash(str(name))
     return Entry(key, given, Layouts().of(given), PeerId("A"), None, 0.0, mark=mark)
 
@@ -93,54 +89,41 @@ def key(call: InferCall = CALL, tenant: str = "lab", constraints: Constraints = 
     return Keys().of(call, "d", "1", tenant, constraints)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        CALL.replace(model=ModelName("n")),
-        CALL.replace(outputs=()),
-        CALL.replace(outputs=("y", "z")),
-        CALL.replace(classes=(3,)),
-        CALL.replace(inputs=CALL.inputs[:1]),
-        CALL.replace(inputs=(fp32("a", [1, 2]), fp32("b", [3, 5]))),
-        CALL.replace(inputs=(fp32("a", [3, 4]), fp32("b", [1, 2]))),
-        CALL.replace(inputs=(fp32("a", [1, 2]), fp32("c", [3, 4]))),
-        CALL.replace(inputs=(ROW,)),
-    ],
-)
-def test_any_difference_that_a_node_would_see_is_another_key(other: InferCall) -> None:
-    assert key(other) != key()
+def bytes_of(*texts: bytes) -> InferCall:
+    inputs = (Tensor(f"t{at}", Datatype.UINT8, (len(text),), text) for at, text in enumerate(texts))
+    return CALL.replace(inputs=tuple(inputs))
 
 
-def test_bytes_do_not_move_from_one_input_to_the_next() -> None:
-    def texts(first: bytes, second: bytes) -> bytes:
-        return key(
-            CALL.replace(
-                inputs=(
-                    Tensor("a", Datatype.UINT8, (len(first),), first),
-                    Tensor("b", Datatype.UINT8, (len(second),), second),
-                )
-            )
-        )
-
-    assert texts(b"ab", b"c") != texts(b"a", b"bc")
-    assert texts(b"", b"abc") != texts(b"abc", b"")
-
-
-def test_tenant_file_version_and_constraints_are_part_of_it() -> None:
+def test_any_difference_that_a_node_would_see_is_another_key() -> None:
+    a, b = CALL.inputs
     others = [
+        key(CALL.replace(model=ModelName("n"))),
+        *(key(CALL.replace(outputs=outputs)) for outputs in ((), ("y", "z"))),
+        key(CALL.replace(classes=(3,))),
+        *(
+            key(CALL.replace(inputs=inputs))
+            for inputs in (
+                *((a,), (ROW,), (a, fp32("b", [3, 5])), (a, fp32("c", [3, 4]))),
+                (a.replace(data=b.data), b.replace(data=a.data)),
+            )
+        ),
+        *(key(bytes_of(*each)) for each in ((b"ab", b"c"), (b"a", b"bc"), (b"", b"abc"))),
         Keys().of(CALL, "e", "1", "lab", ANYWHERE),
         Keys().of(CALL, "d", "2", "lab", ANYWHERE),
-        Keys().of(CALL, "d", "1", "", ANYWHERE),
-        Keys().of(CALL, "d", "1", "LAB", ANYWHERE),
-        key(constraints=Constraints(max_price=2.0)),
-        key(constraints=Constraints(regions=frozenset({"eu"}))),
-        key(constraints=Constraints(device_kinds=frozenset({"eu"}))),
-        key(constraints=Constraints(regions=frozenset())),
-        key(constraints=Constraints(peers=frozenset({PeerId("A")}))),
-        key(constraints=Constraints(not_at=frozenset({PeerId("A")}))),
+        *(key(tenant=tenant) for tenant in ("", "LAB")),
+        *(
+            key(constraints=each)
+            for each in (
+                Constraints(max_price=2.0),
+                Constraints(regions=frozenset({"eu"})),
+                Constraints(device_kinds=frozenset({"eu"})),
+                Constraints(regions=frozenset()),
+                Constraints(peers=frozenset({PeerId("A")})),
+                Constraints(not_at=frozenset({PeerId("A")})),
+            )
+        ),
     ]
     assert len({key(), *others}) == len(others) + 1
     both = frozenset({"eu", "us", "asia", "africa"})
-    assert key(constraints=Constraints(regions=both)) == key(
-        constraints=Constraints(regions=frozenset(sorted(both)))
-    )
+    again = Constraints(regions=frozenset(sorted(both)))
+    assert key(constraints=Constraints(regions=both)) == key(constraints=again)

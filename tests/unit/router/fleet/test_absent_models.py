@@ -110,7 +110,11 @@ FEW = ", ".join("abcdefghij")
     ("view", "version", "message"),
     [
         (hosting("m", withheld=lambda *_: "it is on trial"), "2", "it is on trial"),
-        (hosting("ab", are_names_secret=True), "", "GET /v1/models lists those that your key is for"),
+        (
+            hosting("ab", are_names_secret=True),
+            "",
+            "GET /v1/models lists those that your key is for",
+        ),
         (hosting("m"), "2", "model 'm' has no version '2'; its versions: 1"),
         (hosting("abcdefghij"), "", f"no node hosts model 'm'; hosted models: {FEW}"),
         (hosting("abcdefghijkl"), "", f"{FEW} and 2 more (POST /v2/repository/index lists them)"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from fleet_fakes import NullLog
 
@@ -10,42 +11,21 @@ from capamesh.router.page.feed import Feed, packed
 from capamesh.router.page.overview import Overview
 
 
+def steps() -> Steps[Overview]:
+    yield
+    return Overview({}, {"a": {"x": 0}}, {})
+
+
 async def pack_here(content: bytes) -> bytes:
     return packed(content)
 
 
-class Source:
-    """Overviews of one node, whose number is `value`; each takes `cost_s` of the processor."""
-
-    def __init__(self, cost_s: float = 0.0) -> None:
-        self.value: int | str = 0
-        self.cost_s = cost_s
-        self.work_s = 0.0
-        self.is_broken = False
-        self.log = NullLog()
-
-    def steps(self) -> Steps[Overview]:
-        yield
-        self.work_s += self.cost_s
-        if self.is_broken:
-            raise ValueError("a bug")
-        return Overview({}, {"a": {"x": self.value}}, {})
-
-    def feed(self, most_viewers: int = 2, backlog: Backlog | None = None) -> Feed:
-        return Feed(
-            self.steps,
-            boot="boot",
-            log=self.log,  # type: ignore[arg-type]
-            clock=asyncio.get_running_loop().time,
-            work_clock=lambda: self.work_s,
-            most_viewers=most_viewers,
-            pack=pack_here,
-            backlog=backlog,
-        )
-
-
 async def test_one_turn_serves_all_and_nothing_is_made_while_nobody_watches() -> None:
-    feed = Source().feed()
+    clock = asyncio.get_running_loop().time
+    log: Any = NullLog()
+    feed = Feed(
+        steps, boot="boot", log=log, clock=clock, work_clock=clock, most_viewers=2, pack=pack_here
+    )
     with feed.following(), feed.following():
         await asyncio.sleep(5.1)
         turns = feed.turns
@@ -81,12 +61,8 @@ def test_long_frame_is_read_in_pieces() -> None:
     backlog = Backlog()
     reader = Reader(backlog, 0)
     backlog.add(b"x" * PIECE_BYTES + b"y")
-    assert reader.read() == b"x" * PIECE_BYTES
-    assert reader.is_inside
-    assert reader.number == 0
-    assert reader.read() == b"y"
-    assert not reader.is_inside
-    assert reader.number == 1
+    assert (reader.read(), reader.is_inside, reader.number) == (b"x" * PIECE_BYTES, True, 0)
+    assert (reader.read(), reader.is_inside, reader.number) == (b"y", False, 1)
 
 
 def test_bytes_of_all_frames_are_bounded_however_large_each_is() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from operator import add
 
 from typing_extensions import override
 
@@ -25,9 +26,9 @@ class Counters:
         )
 
     def count(self, model: str, *buckets: int) -> None:
-        counts = self.latencies.setdefault(ModelName(model), [0, 0, 0])
-        for at, count in enumerate(buckets):
-            counts[at] += count
+        before = self.latencies.get(ModelName(model), [0, 0, 0])
+        added = (*buckets, 0, 0, 0)
+        self.latencies[ModelName(model)] = [*map(add, before, added)]
 
     def pass_bin(self, seconds: float = BIN_S) -> None:
         self.now_s += seconds
@@ -51,11 +52,8 @@ def test_bins_hold_what_was_counted_in_them() -> None:
     assert series["requests_per_s"] == [1.5, 2.0, 0.0]
     assert series["errors_per_s"] == [0.5, 0.0, 0.0]
     assert series["p50_us"] == [500.0, 5500.0, None]
-    assert (series["nodes"], series["nodes_usable"], series["requests_in_flight"]) == (
-        [5] * 3,
-        [4] * 3,
-        [3] * 3,
-    )
+    names = ("nodes", "nodes_usable", "requests_in_flight")
+    assert [series[name] for name in names] == [[5] * 3, [4] * 3, [3] * 3]
     assert counters.series("m")["requests_per_s"] == [1.5, 2.0, 0.0]
 
 
@@ -73,24 +71,21 @@ def test_long_span_is_told_in_fewer_points() -> None:
 
 
 class Sampled(Counters):
-    """A history of some models, each with requests in each bin, and its answers."""
+    """A history of a model with requests in each bin, and its answers."""
 
-    def __init__(self, *models: str, most_bytes: int = 2**20) -> None:
+    def __init__(self, most_bytes: int = 2**20) -> None:
         super().__init__()
         self.answers = HistoryAnswers(self.history, most_bytes=most_bytes)
-        for model in models:
-            self.count(model)
         self.pass_bin()
 
     @override
     def pass_bin(self, seconds: float = BIN_S) -> None:
-        for model in self.latencies:
-            self.count(model, 10)
+        self.count("m", 10)
         super().pass_bin(seconds)
 
 
 def test_answer_is_made_once_until_the_history_goes_on() -> None:
-    counters = Sampled("m")
+    counters = Sampled()
     first = counters.answers.answer("m", 20)
     assert counters.answers.answer("m", 20) is first
     assert counters.answers.answer("m", 24.9) is first, "it is of the same bins"
@@ -103,7 +98,7 @@ def test_answer_is_made_once_until_the_history_goes_on() -> None:
 
 
 def test_invented_models_are_answered_and_push_nothing_out() -> None:
-    counters = Sampled("m")
+    counters = Sampled()
     counters.answers.answer("m", 20)
     kept_bytes = counters.answers.kept_bytes
     for at in range(100):
@@ -115,11 +110,11 @@ def test_invented_models_are_answered_and_push_nothing_out() -> None:
 
 
 def test_bytes_that_are_kept_are_bounded_and_the_longest_unasked_goes_first() -> None:
-    counters = Sampled("m", most_bytes=2**30)
+    counters = Sampled(most_bytes=2**30)
     for bins in (1, 2, 3):
         counters.answers.answer("m", bins * BIN_S)
     most_bytes = counters.answers.kept_bytes
-    counters = Sampled("m", most_bytes=most_bytes)
+    counters = Sampled(most_bytes=most_bytes)
     for bins in (1, 2, 3, 1, 4):  # those of 2 make room
         counters.answers.answer("m", bins * BIN_S)
         assert counters.answers.kept_bytes <= most_bytes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from fleet_fakes import Fleet, advert, hang, linked, offer
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.fleet import Joined, Suspected
 from capamesh.protocol.ids import PeerId
-from capamesh.protocol.network import Member
 from capamesh.protocol.steps import run_through
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.page.differences import differences
@@ -22,27 +20,17 @@ from capamesh.router.page.others import OthersFigures
 from capamesh.router.page.overview import Overview, OverviewMaker
 
 
-def maker(
-    fleet: Fleet,
-    errors: dict[str, str] | None = None,
-    drained: dict[PeerId, datetime] | None = None,
-    members: dict[PeerId, Member] | None = None,
-    others: OthersFigures | None = None,
-) -> OverviewMaker:
-    return OverviewMaker(
+def made(fleet: Fleet, **errors: str) -> Overview:
+    maker = OverviewMaker(
         fleet.view,
-        last_error=lambda endpoint: (errors or {}).get(endpoint.peer, ""),
+        last_error=lambda endpoint: errors.get(endpoint.peer, ""),
         clock=lambda: 0.0,
         router=lambda: {"state": "ready"},
         traffic=lambda model: {"requests_per_s": 2.0} if model == "m" else {},
-        member_of=(members or {}).get,
-        drained_until=(drained or {}).get,
-        others=others,
+        member_of=lambda _: None,
+        drained_until=lambda _: None,
     )
-
-
-def made(fleet: Fleet, errors: dict[str, str] | None = None) -> Overview:
-    return run_through(maker(fleet, errors).steps())
+    return run_through(maker.steps())
 
 
 async def test_state_of_a_node_is_one_word_with_the_reason() -> None:
@@ -55,7 +43,7 @@ async def test_state_of_a_node_is_one_word_with_the_reason() -> None:
     by_peer[PeerId("ejected")].health.eject(0.0, "it lies")
     drained = replace(fleet.view.adverts[PeerId("draining")], is_draining=True)
     fleet.view.apply([Joined(drained)])
-    nodes = made(fleet, {"down": "refused"}).nodes
+    nodes = made(fleet, down="refused").nodes
     assert {peer: (row["state"], row["reason"]) for peer, row in nodes.items()} == {
         "usable": ("usable", ""),
         "down": ("unusable", "refused"),
@@ -70,17 +58,12 @@ async def test_node_names_some_of_its_failing_models_and_those_on_the_cpu() -> N
     failing = tuple(offer(f"f{at}", state=ModelState.FAILED, reason="x" * 999) for at in range(5))
     slow = replace(offer("slow"), provider="CPUExecutionProvider")
     one = advert("a", models=(*failing, slow))
-    fleet.view.apply([Joined(replace(one, devices=(replace(one.devices[0], kind="cuda"),)))])
-    (node,) = made(fleet).nodes.values()
-    assert (node["models_failed"], len(node["failing"]), len(node["failing"][0]["reason"])) == (
-        5,
-        3,
-        300,
-    )
-    assert (node["models_on_cpu"], node["on_cpu"]) == (1, ["slow/1"])
-    fleet.view.apply([Joined(replace(one, devices=(replace(one.devices[0], kind="cpu"),)))])
-    (node,) = made(fleet).nodes.values()
-    assert node["models_on_cpu"] == 0
+    for kind, on_cpu in (("cuda", ["slow/1"]), ("cpu", [])):
+        fleet.view.apply([Joined(replace(one, devices=(replace(one.devices[0], kind=kind),)))])
+        (node,) = made(fleet).nodes.values()
+        assert (node["models_on_cpu"], node["on_cpu"]) == (len(on_cpu), on_cpu)
+        reasons = [len(each["reason"]) for each in node["failing"]]
+        assert (node["models_failed"], reasons) == (5, [300] * 3)
 
 
 def test_figures_told_are_those_of_the_address_and_of_the_version() -> None:

@@ -9,6 +9,7 @@ import os
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,27 +59,11 @@ def slow_log(lines: Lines, now: list[float], least_s: float = 1.0, factor: float
 def test_line_says_who_asked_who_answered_and_what_it_took() -> None:
     lines: Lines = []
     access_log(1.0, lines).inference(TIMES, FACTS)
-    assert lines == [
-        {
-            "at": "1970-01-01T00:16:41.000Z",
-            "wire": "grpc",
-            "model": "m",
-            "version": "1",
-            "code": "ok",
-            "took_ms": 250.0,
-            "node": "B",
-            "attempts": 2,
-            "queue_ms": 50.0,
-            "run_ms": 80.0,
-            "bytes_in": 8,
-            "bytes_out": 16,
-            "trace": "0a" * 16,
-            "client": "10.0.0.9",
-            "tenant": "lab",
-            "key": "abcd1234",
-            "id": "seven",
-        }
-    ]
+    answer = {"model": "m", "version": "1", "code": "ok", "node": "B", "attempts": 2}
+    times = {"at": "1970-01-01T00:16:41.000Z", "took_ms": 250.0, "queue_ms": 50.0, "run_ms": 80.0}
+    client = {"client": "10.0.0.9", "tenant": "lab", "key": "abcd1234", "id": "seven"}
+    wire = {"wire": "grpc", "bytes_in": 8, "bytes_out": 16, "trace": "0a" * 16}
+    assert lines == [answer | times | client | wire]
 
 
 def test_line_has_no_text_that_could_repeat_a_body_and_no_control_character() -> None:
@@ -101,13 +86,8 @@ def test_share_of_requests_is_as_asked_and_by_chance() -> None:
     log = access_log(0.1, [])
     wanted = [log.wants() for _ in range(20_000)]
     assert 1_850 < sum(wanted) < 2_150
-    gaps = {
-        after - at
-        for at, after in zip(*[iter([i for i, w in enumerate(wanted) if w])] * 2, strict=False)
-    }
-    assert len(gaps) > 10
-    every = access_log(1.0, [])
-    assert all(every.wants() for _ in range(100))
+    places = [at for at, is_wanted in enumerate(wanted) if is_wanted]
+    assert len({after - at for at, after in pairwise(places)}) > 10
 
 
 def test_request_is_slow_by_time_or_by_what_is_usual() -> None:
@@ -182,23 +162,16 @@ def test_thread_writes_what_waits_when_it_is_closed(
     assert lines(tmp_path / "a.log") == [{"n": 1}]
 
 
-def ended(sampling: Sampling | None = None) -> tuple[EndedRequests, Tracer | None]:
-    tracer = None
-    if sampling is not None:
-        tracer = Tracer(
-            sampling, rng=random.Random(1), clock=lambda: 9.0, wall_clock_ns=lambda: 10**18
-        )
-    return EndedRequests(clock=lambda: 9.0, wall_clock=lambda: 109.0, tracer=tracer), tracer
+@pytest.fixture
+def told() -> EndedRequests:
+    return EndedRequests(clock=lambda: 9.0, wall_clock=lambda: 109.0)
 
 
-def request(
-    code: str = "ok", took_s: float = 0.1, parent: TraceParent | None = None
-) -> RequestTimes:
-    return RequestTimes("m", "1", code, 5.0, 5.0 + took_s, parent=parent)
+def request(code: str = "ok", took_s: float = 0.1) -> RequestTimes:
+    return RequestTimes("m", "1", code, 5.0, 5.0 + took_s)
 
 
-def test_requests_that_failed_or_were_slow_are_kept_by_model_and_code() -> None:
-    told, _ = ended()
+def test_requests_that_failed_or_were_slow_are_kept_by_model_and_code(told: EndedRequests) -> None:
     told.ended(request())
     told.ended(request(took_s=SLOW_S))
     assert told.rows() == []
@@ -217,8 +190,7 @@ def test_requests_that_failed_or_were_slow_are_kept_by_model_and_code() -> None:
     ]
 
 
-def test_flood_of_one_failure_is_counted_and_drives_no_other_out() -> None:
-    told, _ = ended()
+def test_flood_of_one_failure_is_counted_and_drives_no_other_out(told: EndedRequests) -> None:
     told.failed("other", InvalidRequest("bad"))
     for _ in range(1_000):
         told.failed("m", Overloaded("full"))
@@ -236,12 +208,9 @@ FINE = RequestTimes("m", "1", "ok", 10.0, 11.5, (GONE, GIVEN))
 NOW_S, NOW_NS = 20.0, 1_000 * 10**9
 
 
-ALL = Sampling(ratio=1.0)
-
-
-def tracer(sampling: Sampling = ALL, most_waiting: int = 10) -> Tracer:
+def tracer(most_waiting: int = 10) -> Tracer:
     return Tracer(
-        sampling,
+        Sampling(ratio=1.0),
         rng=random.Random(1),
         clock=lambda: NOW_S,
         wall_clock_ns=lambda: NOW_NS,
@@ -249,22 +218,10 @@ def tracer(sampling: Sampling = ALL, most_waiting: int = 10) -> Tracer:
     )
 
 
-def spans_of(times: RequestTimes) -> list[dict[str, Any]]:
-    made = tracer()
-    made.ended(times)
-    return made.taken(10)
-
-
-def attributes(span: dict[str, Any]) -> dict[str, str]:
-    return {each["key"]: each["value"]["stringValue"] for each in span["attributes"]}
-
-
-def seconds(span: dict[str, Any]) -> tuple[float, float]:
+def seconds(span: dict[str, Any]) -> list[float]:
     """Return start and end on the clock of the request's times."""
-    return tuple(
-        (int(span[name]) - NOW_NS) / 1e9 + NOW_S
-        for name in ("startTimeUnixNano", "endTimeUnixNano")
-    )  # type: ignore[return-value]
+    ends = (span["startTimeUnixNano"], span["endTimeUnixNano"])
+    return [(int(each) - NOW_NS) / 1e9 + NOW_S for each in ends]
 
 
 @pytest.mark.parametrize(
@@ -291,28 +248,25 @@ def test_traceparent_is_read_as_w3c_says_and_anything_else_is_none(
 
 
 def test_request_and_its_attempts_become_spans_of_one_trace() -> None:
-    root, lost, answered, queue, run = spans_of(replace(FINE, parent=PARENT))
-    assert {span["traceId"] for span in (root, lost, answered, queue, run)} == {TRACE}
-    assert root["parentSpanId"] == SPAN
-    assert lost["parentSpanId"] == answered["parentSpanId"] == root["spanId"]
-    assert queue["parentSpanId"] == run["parentSpanId"] == answered["spanId"]
+    made = tracer()
+    made.ended(replace(FINE, parent=PARENT))
+    spans = root, lost, answered, queue, _ = made.taken(10)
+    assert {span["traceId"] for span in spans} == {TRACE}
+    parents = [SPAN, *[root["spanId"]] * 2, *[answered["spanId"]] * 2]
+    assert [span["parentSpanId"] for span in spans] == parents
     assert [span["kind"] for span in (root, lost, queue)] == [2, 3, 1]
-    assert [seconds(each) for each in (root, lost, answered, queue, run)] == [
-        (10.0, 11.5),
-        (10.0, 10.5),
-        (10.5, 11.5),
-        (10.625, 10.875),
-        (10.875, 11.375),
+    assert [*map(seconds, spans)] == [
+        [10.0, 11.5],
+        [10.0, 10.5],
+        [10.5, 11.5],
+        [10.625, 10.875],
+        [10.875, 11.375],
     ]
-    assert "status" not in root
-    assert "status" not in answered
-    assert lost["status"] == {"code": 2, "message": "link_lost: gone"}
-    assert attributes(root) == {
-        "capamesh.model": "m",
-        "capamesh.version": "1",
-        "capamesh.code": "ok",
-    }
-    assert attributes(answered)["capamesh.node"] == "B"
+    statuses = [span.get("status") for span in (root, lost, answered)]
+    assert statuses == [None, {"code": 2, "message": "link_lost: gone"}, None]
+    told = {each["key"]: each["value"]["stringValue"] for each in root["attributes"]}
+    assert told == {"capamesh.model": "m", "capamesh.version": "1", "capamesh.code": "ok"}
+    assert {"key": "capamesh.node", "value": {"stringValue": "B"}} in answered["attributes"]
 
 
 def test_requests_beyond_the_room_are_dropped_and_counted() -> None:
@@ -320,7 +274,4 @@ def test_requests_beyond_the_room_are_dropped_and_counted() -> None:
     for _ in range(5):
         made.ended(replace(FINE, attempts=()))
     assert (made.waiting, made.dropped) == (2, 3)
-    assert len(made.taken(1)) == 1
-    assert made.waiting == 1
-    assert len(made.taken(10)) == 1
-    assert made.taken(10) == []
+    assert [len(made.taken(most)) for most in (1, 10, 10)] == [1, 1, 0]

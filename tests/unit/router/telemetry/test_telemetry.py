@@ -82,33 +82,23 @@ def test_models_beyond_the_first_share_one_label_and_no_count_is_lost() -> None:
     assert 'model="later' not in text
 
 
-def family(name: str, kind: str, *samples: str) -> str:
-    return "\n".join((f"# HELP {name} Some words.", f"# TYPE {name} {kind}", *samples, ""))
-
-
-def summed(*texts: str) -> list[str]:
-    whole = Sum()
-    for text in texts:
-        whole.add(text.encode())
-    return [line for line in whole.text().decode().splitlines() if not line.startswith("#")]
-
-
 def test_gauges_are_added_or_the_least_or_the_first_by_what_they_mean() -> None:
-    def process(in_flight: int, usable: int, nodes: int) -> str:
-        return (
-            family(
-                "capamesh_requests_in_flight", "gauge", f"capamesh_requests_in_flight {in_flight}"
-            )
-            + family(
-                "capamesh_fleet_usable", "gauge", f'capamesh_fleet_usable{{node="a"}} {usable}'
-            )
-            + family("capamesh_nodes", "gauge", f'capamesh_nodes{{state="usable"}} {nodes}')
-        )
+    names = ("requests_in_flight", 'fleet_usable{node="a"}', 'nodes{state="usable"}')
 
-    assert summed(process(2, 1, 7), process(3, 0, 6)) == [
-        "capamesh_requests_in_flight 5.0",
-        'capamesh_fleet_usable{node="a"} 0.0',
-        'capamesh_nodes{state="usable"} 7.0',
+    def process(*values: int) -> bytes:
+        lines: list[str] = []
+        for name, value in zip(names, values, strict=True):
+            bare = name.partition("{")[0]
+            lines += [f"# HELP capamesh_{bare} Some words.", f"# TYPE capamesh_{bare} gauge"]
+            lines.append(f"capamesh_{name} {value}")
+        return "\n".join([*lines, ""]).encode()
+
+    whole = Sum()
+    for values in ((2, 1, 7), (3, 0, 6)):
+        whole.add(process(*values))
+    lines = [line for line in whole.text().decode().splitlines() if not line.startswith("#")]
+    assert lines == [
+        f"capamesh_{name} {value}" for name, value in zip(names, (5.0, 0.0, 7.0), strict=True)
     ]
 
 

@@ -1,16 +1,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from replicas import SHAPE, replica, tell, usable
+from replicas import SHAPE, replica, tell
 
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.fleet.replica import Replica
-from capamesh.router.policies import POLICIES, make_policy
 from capamesh.router.policies.prequal.policy import (
     SMALL_FLEET,
     Prequal,
