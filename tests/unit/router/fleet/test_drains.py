@@ -11,10 +11,15 @@ from signed_adverts import NOW, NOW_MS, Network, says, says_goodbye
 
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.ids import PeerId
-from capamesh.protocol.network import DrainOrder
+from capamesh.protocol.network import DrainOrder, Membership
 from capamesh.router.fleet.endpoint import Endpoint
 
 HOUR = dt.timedelta(hours=1)
+
+
+def foreign_order() -> bytes:
+    owner = Network().owner
+    return owner.drain(DrainOrder.empty(owner.network_id), {}, now=NOW).encode()
 
 
 class Router(Members):
@@ -39,9 +44,19 @@ def router(tmp_path: Path) -> Router:
     return Router(tmp_path)
 
 
-def test_older_and_replayed_orders_change_nothing(router: Router) -> None:
-    node = router.network.member()
-    peer = node.identity.peer_id
+@pytest.fixture
+def node(router: Router) -> Membership:
+    return router.network.member()
+
+
+@pytest.fixture
+def peer(node: Membership) -> PeerId:
+    return node.identity.peer_id
+
+
+def test_older_and_replayed_orders_change_nothing(
+    router: Router, node: Membership, peer: PeerId
+) -> None:
     router.members.heard(says(node))
     older, newer = router.signed(peer), router.signed()
     router.drains.heard(newer)
@@ -53,10 +68,8 @@ def test_older_and_replayed_orders_change_nothing(router: Router) -> None:
 
 
 def test_node_that_joins_later_or_dials_or_says_something_new_or_comes_back_stays_drained(
-    router: Router,
+    router: Router, node: Membership, peer: PeerId
 ) -> None:
-    node = router.network.member()
-    peer = node.identity.peer_id
     router.drains.heard(router.signed(peer))
     visiting = Endpoint(peer, "dialled-in-1")
     router.updates.visited(visiting)
@@ -77,9 +90,7 @@ def test_damaged_file_is_set_aside_and_the_order_comes_again(
 ) -> None:
     encoded = router.signed(router.network.member().identity.peer_id)
     router.drains.heard(encoded)
-    foreign = Network()
-    other = foreign.owner.drain(DrainOrder.empty(foreign.owner.network_id), {}, now=NOW)
-    for damage in (b"", encoded[:-1], bytes(70_000), other.encode()):
+    for damage in (b"", encoded[:-1], bytes(70_000), foreign_order()):
         (tmp_path / "drains.bin").write_bytes(damage)
         again = Router(tmp_path, router.network)
         assert again.drains.encoded == b""
@@ -89,8 +100,7 @@ def test_damaged_file_is_set_aside_and_the_order_comes_again(
 
 
 def test_order_of_another_owner_or_of_nobody_is_refused(router: Router) -> None:
-    other = Network()
-    foreign = other.owner.drain(DrainOrder.empty(other.owner.network_id), {}, now=NOW).encode()
+    foreign = foreign_order()
     honest = router.signed()
     for bad in (foreign, bytes(64) + honest[64:], b"", bytes(70_000)):
         with pytest.raises(InvalidRequest):
@@ -99,10 +109,8 @@ def test_order_of_another_owner_or_of_nobody_is_refused(router: Router) -> None:
 
 
 def test_order_that_was_signed_by_a_clock_ahead_is_refused_and_one_heard_waits(
-    router: Router,
+    router: Router, node: Membership, peer: PeerId
 ) -> None:
-    node = router.network.member()
-    peer = node.identity.peer_id
     router.members.heard(says(node))
     ahead = router.signed(peer, at=NOW + HOUR)
     with pytest.raises(
@@ -121,8 +129,9 @@ JUMPS_S = (2 * 3600.0, -4 * 3600.0)
 """Beyond the end of a drain, and before it was signed."""
 
 
-def test_clock_that_jumps_ends_drains_for_as_long_as_it_is_wrong(router: Router) -> None:
-    peer = router.network.member().identity.peer_id
+def test_clock_that_jumps_ends_drains_for_as_long_as_it_is_wrong(
+    router: Router, peer: PeerId
+) -> None:
     router.updates.visited(Endpoint(peer, "dialled-in-1"))
     router.drains.heard(router.signed(peer))
     for jump_s in JUMPS_S:
@@ -135,9 +144,9 @@ def test_clock_that_jumps_ends_drains_for_as_long_as_it_is_wrong(router: Router)
     assert router.told_of_drains == ["changed"] * 5
 
 
-def test_clock_that_jumps_ends_no_drain_where_members_tell_the_time(router: Router) -> None:
-    node = router.network.member()
-    peer = node.identity.peer_id
+def test_clock_that_jumps_ends_no_drain_where_members_tell_the_time(
+    router: Router, node: Membership, peer: PeerId
+) -> None:
     router.members.heard(says(node))
     router.drains.heard(router.signed(peer))
     for jump_s in JUMPS_S:

@@ -20,9 +20,9 @@ pytestmark = pytest.mark.pure
 class Visit:
     """A verified link that a node opened."""
 
-    def __init__(self, peer: str, invite: str = "", members: int = 64) -> None:
+    def __init__(self, peer: str, invite: str = "") -> None:
         self.member = SimpleNamespace(
-            peer_id=peer, invite_serial=invite or f"of {peer}", invite_members=members
+            peer_id=peer, invite_serial=invite or f"of {peer}", invite_members=3 if invite else 64
         )
         self.closed = ""
 
@@ -35,22 +35,24 @@ class Pool:
 
     def __init__(self) -> None:
         self.visits: list[Endpoint] = []
-        self.linked: list[tuple[Endpoint, int]] = []
-        """Each with how many visits its owner knew by then."""
         nothing: Any = None  # no link is dialled or checked here
+        log: Any = NullLog()
         self.pool = LinkPool(
             nothing,
             nothing,
             on_visit=self.visits.append,
             on_leave=self.visits.remove,
-            on_linked=lambda endpoint: self.linked.append((endpoint, len(self.visits))),
-            log=NullLog(),  # type: ignore[arg-type]  # it takes every event
+            on_linked=lambda _: None,
+            log=log,
         )
 
-    def visit(self, peer: str, invite: str = "", members: int = 64) -> tuple[Visit, _NodeSide]:
+    def side(self, endpoint: Endpoint | None = None) -> Any:
+        return _NodeSide(self.pool, endpoint)
+
+    def visit(self, peer: str, invite: str = "") -> tuple[Visit, Any]:
         """A node dials and is verified."""
-        link, side = Visit(peer, invite, members), _NodeSide(self.pool, None)
-        side.link_up(link)  # type: ignore[arg-type]  # a link's identity is all that counts here
+        link, side = Visit(peer, invite), self.side()
+        side.link_up(link)
         return link, side
 
 
@@ -61,13 +63,13 @@ def test_node_that_dials_without_end_is_limited_and_others_still_come_in() -> No
     assert len(pool.visits) == 128
     refused, side = pool.visit("A")
     assert refused.closed == "128 links of this peer are open, the limit; close one first"
-    side.link_down(refused, refused.closed)  # type: ignore[arg-type]  # as above
+    side.link_down(refused, refused.closed)
     assert len(pool.visits) == 128
     other, _ = pool.visit("B")
     assert other.closed == ""
     assert pool.visits[-1].peer == "B"
     link, side = links[0]
-    side.link_down(link, "gone")  # type: ignore[arg-type]  # as above
+    side.link_down(link, "gone")
     again, _ = pool.visit("A")
     assert again.closed == ""
     assert len(pool.visits) == 129
@@ -75,13 +77,13 @@ def test_node_that_dials_without_end_is_limited_and_others_still_come_in() -> No
 
 def test_older_link_that_ends_late_takes_nothing_from_the_newer() -> None:
     pool, endpoint = Pool(), Endpoint(PeerId("B"), "b:1")
-    side = _NodeSide(pool.pool, endpoint)
+    side = pool.side(endpoint)
     older, newer = Visit("B"), Visit("B")
-    side.link_up(older)  # type: ignore[arg-type]  # as above
-    side.link_up(newer)  # type: ignore[arg-type]
-    side.link_down(older, "replaced")  # type: ignore[arg-type]
+    side.link_up(older)
+    side.link_up(newer)
+    side.link_down(older, "replaced")
     assert endpoint.link is newer
-    side.link_down(newer, "gone")  # type: ignore[arg-type]
+    side.link_down(newer, "gone")
     assert endpoint.link is None
 
 
@@ -89,17 +91,17 @@ def test_load_that_a_node_tells_unasked_is_handed_on_and_junk_ends_its_link() ->
     pool, endpoint = Pool(), Endpoint(PeerId("B"), "b:1")
     told: list[object] = []
     pool.pool.on_load = lambda *what: told.append(what)
-    side, link, older = _NodeSide(pool.pool, endpoint), Visit("B"), Visit("B")
-    side.link_up(link)  # type: ignore[arg-type]  # as above
+    side, link, older = pool.side(endpoint), Visit("B"), Visit("B")
+    side.link_up(link)
     what = (ModelName("m"), ModelVersion("3"), LoadReport(in_flight=1))
-    side.load_told(link, encode_told_load(*what))  # type: ignore[arg-type]
-    side.load_told(older, b"not even read")  # type: ignore[arg-type]
+    side.load_told(link, encode_told_load(*what))
+    side.load_told(older, b"not even read")
     assert older.closed == ""
     assert told == [(endpoint, *what)]
     long = encode_told_load(ModelName("m" * MAX_TOLD_BYTES), *what[1:])
     for junk in (b"junk", encode_load(what[2]), long):
         link.closed = ""
-        side.load_told(link, junk)  # type: ignore[arg-type]
+        side.load_told(link, junk)
         assert link.closed.startswith("protocol_violation: the metadata of a LOAD")
     assert len(told) == 1
 
@@ -110,18 +112,18 @@ def test_node_that_takes_smaller_messages_than_the_router_takes_requests_is_refu
     for message_bytes in (1, most - 1):
         hello = Hello(NetworkId("n"), (), "test", 1, message_bytes)
         with pytest.raises(ProtocolViolation, match=f"at most {message_bytes} bytes"):
-            _NodeSide(pool.pool, None).verify(hello, b"")
+            pool.side().verify(hello, b"")
 
 
 def test_invite_lets_as_many_nodes_dial_as_it_admits_with_so_many_links() -> None:
     pool = Pool()
     for peer in "ABC":
-        assert pool.visit(peer, "i", members=3)[0].closed == ""
-    assert pool.visit("D", "i", members=3)[0].closed == (
+        assert pool.visit(peer, "i")[0].closed == ""
+    assert pool.visit("D", "i")[0].closed == (
         "its invite admits 3 members, and as many have dialled this router"
     )
-    assert pool.visit("D", "j", members=3)[0].closed == ""
-    links = [pool.visit(peer, "i", members=3) for _ in range(60) for peer in "ABC"]
+    assert pool.visit("D", "j")[0].closed == ""
+    links = [pool.visit(peer, "i") for _ in range(60) for peer in "ABC"]
     refused = [link.closed for link, _ in links if link.closed]
     assert len(links) - len(refused) == MAX_VISITS_OF_PEER - 3
     assert set(refused) == {

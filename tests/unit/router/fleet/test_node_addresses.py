@@ -55,20 +55,9 @@ ADVERTS = {
 @pytest.mark.parametrize(
     ("given", "numbers"),
     [
-        ("12D3KooWaaaa9xKq", [0]),
-        ("front", [2]),
-        ("gpu", [0, 1]),
-        ("gpu…9xKq", [0]),
-        ("…9xKq", [0]),
-        ("gpu…5mNs", []),
-        ("gpu…", []),
-        ("9xKq", [0]),
-        ("xKq", []),
-        ("12D3KooWb", [1]),
-        ("12D3", [0, 1, 2]),
-        ("", []),
-        ("fro", []),
-        ("nobody", []),
+        *((each, [0]) for each in ("12D3KooWaaaa9xKq", "gpu…9xKq", "…9xKq", "9xKq")),
+        *(("12D3KooWb", [1]), ("front", [2]), ("gpu", [0, 1]), ("12D3", [0, 1, 2])),
+        *((each, []) for each in ("gpu…5mNs", "gpu…", "xKq", "", "fro", "nobody")),
     ],
 )
 def test_node_is_meant_by_its_name_its_peer_id_or_a_part_of_that(
@@ -83,14 +72,6 @@ OVER = OverQuota("i", 64, 64, 1000, 5)
 def test_invite_over_its_quota_is_reported_once_until_it_is_so_again() -> None:
     notices = Notices()
     (reported,) = notices.about([OVER], None)
-    assert reported.event == "invite_over_quota"
-    assert reported.fields == {
-        "invite": "i",
-        "admits": 64,
-        "members": 64,
-        "used_bytes": 1000,
-        "refused": 5,
-    }
-    assert notices.about([OVER], None) == []
-    assert notices.about([], None) == []
-    assert len(notices.about([OVER], None)) == 1
+    quota = {"invite": "i", "admits": 64, "members": 64, "used_bytes": 1000, "refused": 5}
+    assert (reported.event, reported.fields) == ("invite_over_quota", quota)
+    assert [len(notices.about(over, None)) for over in ([OVER], [], [OVER])] == [0, 0, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,65 +28,54 @@ M, V1 = ModelName("m"), ModelVersion("1")
 
 
 class Kept:
-    """A keeper whose clock is the loop's, and how often it has written."""
+    """A keeper, and nodes that come and go."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.log = EventLog()
+        log: Any = self.log
         self.keeper = OwnerKeeper(
             folder,
             rules=NO_RULES,
             publishers=(),
             invite_of=lambda peer: f"invite of {peer}",
-            log=self.log,  # type: ignore[arg-type]
-            **{"clock": time.monotonic, **options},
+            log=log,
+            clock=clock,
         )
         self.keeper.fleet = FleetView(
             on_new=lambda _: None, on_gone=lambda _: None, owners=self.keeper.owners
         )
 
-    def joins(self, peer: str, letter: str, version: str = "1") -> None:
-        offered = replace(offer("m", version), digest="sha256-chunks:" + letter * 64)
+    def joins(self, peer: str, letter: str) -> None:
+        offered = replace(offer(), digest="sha256-chunks:" + letter * 64)
         self.keeper.take([Joined(advert(peer, models=[offered]))])
-
-    def leaves(self, peer: str) -> None:
-        self.keeper.take([Left(PeerId(peer), LeftReason.EXPIRED)])
 
     def serves(self, letter: str) -> bool:
         return self.keeper.owners.admits(M, V1, "sha256-chunks:" + letter * 64)
 
-    async def tick(self) -> None:
-        self.keeper.tick()
-        if self.keeper._saving is not None:
-            await self.keeper._saving
 
+@pytest.fixture(autouse=True)
+async def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write at once what a thread would write."""
+    loop = asyncio.get_running_loop()
 
-class AtOnce:
-    """Writes at once what a thread would write, and counts that."""
+    def run(_: object, function: Any, *given: Any) -> asyncio.Future[None]:
+        done: asyncio.Future[None] = loop.create_future()
+        done.set_result(function(*given))
+        return done
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        loop = asyncio.get_running_loop()
-        self.times_s: list[float] = []
-
-        def run(_: object, function: Any, *given: Any) -> asyncio.Future[None]:
-            self.times_s.append(loop.time())
-            done: asyncio.Future[None] = loop.create_future()
-            done.set_result(function(*given))
-            return done
-
-        monkeypatch.setattr(loop, "run_in_executor", run)
+    monkeypatch.setattr(loop, "run_in_executor", run)
 
 
 async def test_clock_that_is_set_gives_no_model_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    AtOnce(monkeypatch)
     first = Kept(tmp_path)
     first.joins("A", "a")
     first.keeper.close()
     monkeypatch.setattr(time, "time", lambda: 0.0)  # a machine without a clock of its own starts
     kept = Kept(tmp_path)
     kept.joins("A", "a")
-    kept.leaves("A")
+    kept.keeper.take([Left(PeerId("A"), LeftReason.EXPIRED)])
     monkeypatch.setattr(time, "time", lambda: 1.7e9)  # and is told the time
     kept.joins("X", "e")
     kept.keeper.tick()
@@ -93,16 +83,16 @@ async def test_clock_that_is_set_gives_no_model_away(
 
 
 async def test_pins_that_the_disk_refused_are_written_when_it_takes_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    AtOnce(monkeypatch)
     kept = Kept(tmp_path, clock=asyncio.get_running_loop().time)
     (tmp_path / PIN_FILE).mkdir()
     kept.joins("A", "a")
     for _ in range(3):
-        await kept.tick()
+        kept.keeper.tick()
         await asyncio.sleep(SAVE_EVERY_S)
     assert [event for event, _ in kept.log.events] == ["model_pins_not_kept"]
     (tmp_path / PIN_FILE).rmdir()
-    await kept.tick()
+    kept.keeper.tick()
+    await asyncio.sleep(0)
     assert [pin.model for pin in load_pins(tmp_path)] == [M]

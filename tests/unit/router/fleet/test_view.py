@@ -28,14 +28,6 @@ class Seen:
     def joined(self, *adverts: NodeAdvert) -> None:
         self.view.apply([Joined(one) for one in adverts])
 
-    def replicas(self, model: str = "m", version: str = "") -> list[str]:
-        found = self.view.replicas(ModelName(model), ModelVersion(version))
-        return [f"{replica.endpoint.peer}@{replica.endpoint.address}" for replica in found]
-
-    def replica(self, address: str, version: str = "") -> Replica:
-        found = self.view.replicas(M, ModelVersion(version))
-        return next(replica for replica in found if replica.endpoint.address == address)
-
 
 def left(peer: str) -> Left:
     return Left(PeerId(peer), LeftReason.GOODBYE)
@@ -46,13 +38,14 @@ def test_suspicion_ends_with_recovery_and_does_not_outlive_the_membership() -> N
     visitor = Endpoint(PeerId("A"), "dialled-in-1")
     seen.joined(advert("A", "a:1"))
     seen.view.visit(visitor)
-    seen.view.apply([Suspected(PeerId("A"))])
-    assert [endpoint.is_suspected for endpoint in seen.view.endpoints()] == [True, True]
-    seen.view.apply([Recovered(PeerId("A"))])
-    assert [endpoint.is_suspected for endpoint in seen.view.endpoints()] == [False, False]
-    seen.view.apply([Suspected(PeerId("A")), left("A")])
-    seen.joined(advert("A", "a:1", counter=9))
-    assert [endpoint.is_suspected for endpoint in seen.view.endpoints()] == [False, False]
+    suspected, again = Suspected(PeerId("A")), Joined(advert("A", "a:1", counter=9))
+    for changes, is_suspected in (
+        ([suspected], True),
+        ([Recovered(PeerId("A"))], False),
+        ([suspected, left("A"), again], False),
+    ):
+        seen.view.apply(changes)
+        assert {each.is_suspected for each in seen.view.endpoints()} == {is_suspected}
 
 
 def tuples_of(view: FleetView) -> dict[tuple[str, str], tuple[Replica, ...]]:
@@ -104,9 +97,8 @@ def test_index_is_what_the_adverts_say_whatever_happens(steps: list[tuple]) -> N
         before = tuples_of(seen.view)
         match step:
             case ("advert", _, addresses, offers, is_draining):
-                new = advert(
-                    peer, *addresses, models=offers, is_draining=is_draining, counter=counter
-                )
+                how = {"models": offers, "is_draining": is_draining, "counter": counter}
+                new = advert(peer, *addresses, **how)
                 known = adverts.get(peer)
                 seen.view.apply([Joined(new) if known is None else Changed(new, known)])
                 adverts[peer] = new
@@ -179,4 +171,5 @@ def test_same_node_twice_in_an_advert_s_devices_is_one_endpoint_an_address() -> 
     seen = Seen()
     reported = advert("A", "a:1")
     seen.joined(dataclasses.replace(reported, devices=(*reported.devices, *reported.devices)))
-    assert seen.replicas() == ["A@a:1"]
+    (replica,) = seen.view.replicas(M, ANY)
+    assert (replica.endpoint.peer, replica.endpoint.address) == ("A", "a:1")

@@ -14,24 +14,18 @@ from capamesh.router.fleet.wanted_loads import (
 )
 
 
-def away(*where: str) -> list[Away]:
-    """Return nodes and versions from texts such as "a/1", or "a/1 of i" for one that the invite "i" has admitted."""
-    parts = [text.partition(" of ") for text in where]
-    return [
-        Away(PeerId(peer), ModelVersion(version), invite or peer)
-        for (peer, _, version), invite in ((text.partition("/"), i) for text, _, i in parts)
-    ]
+def load(where: str, model: str = "m") -> WantedLoad:
+    """Return a load from a text such as "a/1", or "a/1 of i" at a node that the invite "i" has admitted."""
+    place, _, invite = where.partition(" of ")
+    peer, _, version = place.partition("/")
+    return WantedLoad(PeerId(peer), ModelName(model), ModelVersion(version), invite or peer)
 
 
 def asked(
-    loads: WantedLoads, *where: str, model: str = "m", now_s: float = 0.0, deaf: str = ""
+    loads: WantedLoads, *where: str, model: str = "m", now_s: float = 0.0
 ) -> WantedLoad | None:
-    return loads.next(ModelName(model), away(*where), lambda peer: peer != deaf, now_s)
-
-
-def load(where: str, model: str = "m") -> WantedLoad:
-    ((peer, version, invite),) = away(where)
-    return WantedLoad(peer, ModelName(model), version, invite)
+    places = [Away(each.peer, each.version, each.invite) for each in map(load, where)]
+    return loads.next(ModelName(model), places, lambda _: True, now_s)
 
 
 def test_invite_whose_node_broke_its_word_is_asked_after_all_others_for_any_model() -> None:
