@@ -1,32 +1,11 @@
 from __future__ import annotations
 
-import math
 from collections import Counter
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capamesh.router.admission.fair_share import FairShare, Standing, water_level
-
-
-@pytest.mark.parametrize(
-    ("uses", "slots", "level"),
-    [
-        ([], 10, math.inf),
-        ([(3, 1)], 10, 10),
-        ([(80, 1), (10, 1)], 90, 80),
-        ([(80, 1), (60, 1)], 90, 45),
-        ([(50, 1), (50, 1), (5, 1)], 90, 42.5),
-        ([(60, 2), (60, 1)], 90, 30),
-        ([(0, 1), (4, 1)], 0, 0),
-        ([(3, 0.5)], 10, 20),
-    ],
-)
-def test_water_rises_to_the_level_at_which_the_slots_are_used_up(
-    uses: list[tuple[float, float]], slots: float, level: float
-) -> None:
-    assert water_level(uses, slots) == pytest.approx(level)
+from capamesh.router.admission.fair_share import FairShare, Standing
 
 
 def test_more_tenants_than_have_a_part_each_share_one() -> None:

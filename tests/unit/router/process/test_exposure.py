@@ -24,12 +24,7 @@ def at(host: str, **settings: Any) -> RouterSettings:
 @pytest.mark.parametrize(
     ("settings", "asks_for_keys", "why", "warned"),
     [
-        (
-            {},
-            False,
-            "no key is asked for and nothing is encrypted",
-            "nothing on the way is encrypted",
-        ),
+        ({}, False, "no key is asked for and nothing is encrypted", "nothing on the way is"),
         ({}, True, "nothing is encrypted", "read all that is on the way, keys included"),
         (TLS, False, "no key is asked for", "run any model"),
         (TLS, True, "", ""),
@@ -57,21 +52,7 @@ def test_address_beyond_this_machine_needs_tls_and_a_proof_and_the_log_warns_of_
     )
 
 
-@pytest.mark.parametrize(
-    ("host", "is_safe"),
-    [
-        ("127.0.0.1", True),
-        ("127.9.9.9", True),
-        ("::1", True),
-        ("::ffff:127.0.0.1", True),
-        ("localhost", True),
-        ("", False),  # all addresses
-        (EVERYWHERE, False),
-        ("::", False),
-        ("10.0.0.5", False),
-        ("fe80::1", False),
-        ("192.0.2.1", False),
-    ],
-)
-def test_address_is_of_this_machine_if_nobody_else_can_connect(host: str, is_safe: bool) -> None:
-    assert is_of_this_machine(host) is is_safe
+def test_address_is_of_this_machine_if_nobody_else_can_connect() -> None:
+    assert all(map(is_of_this_machine, ("127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "localhost")))
+    beyond = ("", EVERYWHERE, "::", "10.0.0.5", "fe80::1", "192.0.2.1")  # the first: all addresses
+    assert not any(map(is_of_this_machine, beyond))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fleet_fakes import FakeLink, Fleet, NullLog, advert, call, echo, hang, keys_of
@@ -37,18 +37,10 @@ from capamesh.router.telemetry import Telemetry
 from capamesh.router.telemetry.totals import OTHERS
 
 
-@dataclass(frozen=True)
-class Disk:
-    """The use of a disk."""
-
-    total: int
-    free: int
-
-
 def test_gauges_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
     parts = made_parts(tmp_path, NullLog())
     telemetry = parts.telemetry
-    watch_process(telemetry, "1.2.3", lambda: Disk(total=100, free=40))
+    watch_process(telemetry, "1.2.3", lambda: SimpleNamespace(total=100, free=40))
     watch_fleet(telemetry, parts.fleet, parts.pool, parts.owners.owners, lambda: 0.0)
     NodeGauges(parts.fleet, lambda: 0.0).watch(telemetry)
     watch_network(telemetry, parts.hearing, parts.clocks, lambda: LifeFigures(60.0, 0.25))
@@ -66,33 +58,22 @@ def test_gauges_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
     parts.requests.count = 4
     lines = telemetry.exposition().decode().splitlines()
     for line in (
-        f'capamesh_build_info{{implementation="{implementation.RUNNING}",version="1.2.3"}} 1.0',
-        "capamesh_disk_free_bytes 40.0",
-        "capamesh_disk_bytes 100.0",
-        'capamesh_nodes{state="unlinked"} 1.0',
-        'capamesh_nodes{state="usable"} 0.0',
-        'capamesh_fleet_in_flight{node="A"} 3.0',
-        'capamesh_model_nodes{model="m"} 1.0',
-        'capamesh_version_requests_total{model="m",outcome="answered",version="1"} 2.0',
-        'capamesh_version_requests_total{model="m",outcome="failed",version="1"} 1.0',
-        'capamesh_version_request_seconds_total{model="m",outcome="answered",version="1"} 0.5',
-        'capamesh_requests_over_limit_total{limit="rows"} 4.0',
-        'capamesh_http_requests_total{method="",route="",status="408"} 5.0',
-        'capamesh_circuit_changes_total{change="ejected"} 1.0',
-        'capamesh_model_nodes_usable{model="m"} 0.0',
-        "capamesh_dials_waiting 0.0",
-        "capamesh_requests_in_flight 3.0",
-        "capamesh_contested_models 0.0",
-        "capamesh_models_on_trial 0.0",
-        "capamesh_members_refused 0.0",
-        "capamesh_clock_behind_seconds 0.0",
-        "capamesh_membership_expires_seconds 60.0",
-        "capamesh_membership_life_left_ratio 0.25",
-        "capamesh_answer_bytes 0.0",
-        "capamesh_answers_waiting 0.0",
-        "capamesh_open_requests 4.0",
+        f'build_info{{implementation="{implementation.RUNNING}",version="1.2.3"}} 1.0',
+        *("disk_free_bytes 40.0", "disk_bytes 100.0"),
+        *('nodes{state="unlinked"} 1.0', 'nodes{state="usable"} 0.0'),
+        *('fleet_in_flight{node="A"} 3.0', 'model_nodes{model="m"} 1.0'),
+        'version_requests_total{model="m",outcome="answered",version="1"} 2.0',
+        'version_requests_total{model="m",outcome="failed",version="1"} 1.0',
+        'version_request_seconds_total{model="m",outcome="answered",version="1"} 0.5',
+        'requests_over_limit_total{limit="rows"} 4.0',
+        'http_requests_total{method="",route="",status="408"} 5.0',
+        *('circuit_changes_total{change="ejected"} 1.0', 'model_nodes_usable{model="m"} 0.0'),
+        *("dials_waiting 0.0", "requests_in_flight 3.0", "contested_models 0.0"),
+        *("models_on_trial 0.0", "members_refused 0.0", "clock_behind_seconds 0.0"),
+        *("membership_expires_seconds 60.0", "membership_life_left_ratio 0.25"),
+        *("answer_bytes 0.0", "answers_waiting 0.0", "open_requests 4.0"),
     ):
-        assert line in lines
+        assert f"capamesh_{line}" in lines
 
 
 async def test_probes_and_requests_that_were_not_admitted_are_counted() -> None:
@@ -165,13 +146,8 @@ def test_node_is_in_the_state_of_its_best_link() -> None:
     world.link("B").is_draining = True
     world.link("C").is_suspected = True
     world.link("D").health.failed(world.now_s, is_hard=True)
-    assert world.told("capamesh_nodes") == {
-        'state="usable"': 1.0,
-        'state="draining"': 1.0,
-        'state="suspected"': 1.0,
-        'state="circuit_open"': 1.0,
-        'state="unlinked"': 1.0,
-    }
+    states = ("usable", "draining", "suspected", "circuit_open", "unlinked")
+    assert world.told("capamesh_nodes") == {f'state="{state}"': 1.0 for state in states}
     assert world.told("capamesh_fleet_usable") == {'node="A"': 1.0}
     visitor = Endpoint(PeerId("D"), "dialled-in-1")
     visitor.link = FakeLink([])

@@ -64,10 +64,6 @@ def values(telemetry: Telemetry, name: str) -> dict[str, float]:
     return {line.split('"')[1]: float(line.rpartition(" ")[2]) for line in found}
 
 
-def files_in(folder: Path) -> list[str]:
-    return sorted(each.name for each in folder.iterdir())
-
-
 async def test_jobs_are_counted_by_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_parts, "LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(job_parts, "COUNT_EVERY_S", 0.0)
@@ -118,19 +114,24 @@ async def test_store_that_is_broken_meanwhile_is_told_once_and_tried_again(
     await made.close()
 
 
-@pytest.mark.parametrize("jobs", ["PLACE", "PLACE/file/jobs.db"])
-def test_store_that_cannot_be_opened_ends_the_start(tmp_path: Path, jobs: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"jobs": "PLACE"}, "PLACE"),
+        ({"jobs": "PLACE/file/jobs.db"}, "PLACE"),
+        ({"jobs_places": ("relative",)}, "--jobs-place 'relative'"),
+    ],
+)
+def test_store_that_cannot_be_opened_or_a_place_that_is_none_ends_the_start(
+    tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
     (tmp_path / "file").touch()
-    given = settings(tmp_path, jobs=jobs.replace("PLACE", str(tmp_path)))
+    if "jobs" in options:
+        options = {"jobs": options["jobs"].replace("PLACE", str(tmp_path))}
+    given = settings(tmp_path, **options)
     for start in (parts, lambda each: require_jobs(each, NullLog())):  # type: ignore[arg-type]
-        with pytest.raises(ConfigError, match=str(tmp_path)):
+        with pytest.raises(ConfigError, match=said.replace("PLACE", str(tmp_path))):
             start(given)
-
-
-def test_place_that_is_none_ends_the_start(tmp_path: Path) -> None:
-    for start in (parts, lambda each: require_jobs(each, NullLog())):  # type: ignore[arg-type]
-        with pytest.raises(ConfigError, match="--jobs-place 'relative'"):
-            start(settings(tmp_path, jobs_places=("relative",)))
 
 
 async def test_router_without_jobs_opens_nothing(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ async def test_router_without_jobs_opens_nothing(tmp_path: Path) -> None:
     await made.close()
     assert made.service is None
     assert len(made.pages()) > 0
-    assert files_in(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_jobs_and_readers_never_reach_what_is_the_routers_alone(
@@ -158,72 +159,47 @@ async def test_jobs_and_readers_never_reach_what_is_the_routers_alone(
         raise ProcessLookupError
 
     monkeypatch.setattr(job_parts, "ReaderProcess", start)
+    databases = {"jobs": str(tmp_path / "j.db"), "keys": str(tmp_path / "k.db")}
+    secrets = {"token_file": "token", "tls_key": "tls.key", "cache_secret_file": "cache.secret"}
     given = settings(
         tmp_path / "data",
         jobs_places=(str(tmp_path),),
-        jobs=str(tmp_path / "j.db"),
-        keys=str(tmp_path / "k.db"),
-        token_file=tmp_path / "token",
-        tls_key=tmp_path / "tls.key",
-        cache_secret_file=tmp_path / "cache.secret",
+        **databases,
+        **{name: tmp_path / file for name, file in secrets.items()},
     )
     made = parts(given)
     assert made.service is not None
     assert made.service.places.jobs_folder == tmp_path / "data" / "jobs"
-    for path in (
-        "data/operator.key", "data/jobs/files/x", "j.db", "j.db-wal", "k.db", "k.db-wal", "token", "tls.key", "cache.secret",
-    ):  # fmt: skip
+    in_data = ("data/operator.key", "data/jobs/files/x")
+    for path in (*in_data, "j.db", "j.db-wal", "k.db", "k.db-wal", *secrets.values()):
         with pytest.raises(Exception, match="--jobs-place"):
             made.service.places.source(str(tmp_path / path), "t")
     log = NullLog()
     with pytest.raises(ProcessLookupError):
         await readers_of(given, log).lend(Use.LOOK, "t").__aenter__()  # type: ignore[arg-type]
-    assert {
-        tmp_path / each for each in ("data", "j.db", "k.db-wal", "token", "tls.key", "cache.secret")
-    } <= {*hidden}
+    assert {tmp_path / each for each in ("data", "j.db", "k.db-wal", *secrets.values())} <= {*hidden}
     assert log.events == ["input_reader_sandbox"] * 2
     await made.close()
 
 
-def make_parts(folder: Path, **settings: Any) -> RouterParts:
-    return made_parts(folder, NullLog(), **settings)
-
-
-def hear_a_node(parts: RouterParts) -> None:
-    parts.members.apply([Joined(advert("A", "127.0.0.1:1"))])
-
-
-def test_rules_file_that_is_not_there_ends_the_start_by_its_name(tmp_path: Path) -> None:
+def test_rules_or_a_policy_that_are_none_end_the_start_by_their_name(tmp_path: Path) -> None:
     missing = tmp_path / "no such rules.toml"
-    with pytest.raises(ConfigError) as refusal:
-        make_parts(tmp_path / "data", rules_file=missing)
-    assert refusal.value.message == f"the rules file {missing} does not exist"
-    with pytest.raises(ConfigError, match="cannot read the rules file"):
-        make_parts(tmp_path / "data", rules_file=tmp_path)  # a folder
-    assert not (tmp_path / "data").exists()  # nothing is begun that is not finished
-
-
-def test_unknown_policy_ends_the_start_with_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="policy 'best' is unknown; known: affinity, cheapest, "):
-        make_parts(tmp_path / "data", policy="best")
-    assert not (tmp_path / "data").exists()
+    for options, said in (
+        ({"rules_file": missing}, f"the rules file {missing} does not exist"),
+        ({"rules_file": tmp_path}, "cannot read the rules file"),  # a folder
+        ({"policy": "best"}, "policy 'best' is unknown; known: affinity, cheapest, "),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            made_parts(tmp_path / "data", NullLog(), **options)  # type: ignore[arg-type]
+        assert not (tmp_path / "data").exists()  # nothing is begun that is not finished
 
 
 def test_verdict_on_a_node_is_logged(tmp_path: Path) -> None:
     log = EventLog()
     parts = made_parts(tmp_path, log)
-    hear_a_node(parts)
-    now_s = parts.clocks.steady_s()
+    parts.members.apply([Joined(advert("A", "127.0.0.1:1"))])
     served = parts.balancer.served(ModelName("m"), ModelVersion("1"))
-    served.failed(served.replicas[0], LinkLost("reset"), 0.1, now_s)
+    served.failed(served.replicas[0], LinkLost("reset"), 0.1, parts.clocks.steady_s())
     parts.watch._judge()
-    assert log.of("node_inhibited") == [
-        {
-            "node": "",
-            "peer": "A",
-            "address": "127.0.0.1:1",
-            "model": "",
-            "version": "",
-            "reason": "link_lost: reset",
-        }
-    ]
+    place = {"node": "", "peer": "A", "address": "127.0.0.1:1", "model": "", "version": ""}
+    assert log.of("node_inhibited") == [{**place, "reason": "link_lost: reset"}]

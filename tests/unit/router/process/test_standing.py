@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,11 +18,7 @@ from capamesh.protocol.network import RevocationList
 from capamesh.router.process.standing import Standing
 
 
-class Sidecar:
-    """A sidecar that listens on all addresses."""
-
-    pid = 7
-    addrs: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001/p2p/Q",)
+ADDRESSES = ("/ip4/0.0.0.0/tcp/4001/p2p/Q",)
 
 
 class Router(Members):
@@ -31,8 +28,7 @@ class Router(Members):
         super().__init__(folder)
         log: Any = self.log
         home = DataDir(folder)
-        self.sidecar = Sidecar()
-        sidecar: Any = self.sidecar
+        self.sidecar: Any = SimpleNamespace(pid=7, addrs=ADDRESSES)  # it listens on all
         self.folder = folder
         self.standing = Standing(
             home,
@@ -48,7 +44,7 @@ class Router(Members):
             self.fleet,
             self.hearing,
             self.clocks,
-            sidecar,
+            self.sidecar,
             name="front",
             mesh_host="10.1.2.3",
             today=lambda: NOW + dt.timedelta(seconds=self.clocks.passed_s),
@@ -61,15 +57,19 @@ class Router(Members):
         status = read_status(self.folder)
         return status["state"], status["reason"]
 
-    def revoke_itself(self) -> None:
-        encoded = self.network.revoking(peer=self.membership.identity.peer_id)
-        self.trust.update(RevocationList.decode(encoded, self.network.owner.ca_der))
-        self.standing.revoked()
-
 
 @pytest.fixture
 def router(tmp_path: Path) -> Router:
     return Router(tmp_path)
+
+
+@pytest.fixture
+def serving(router: Router) -> Router:
+    """A router that serves, with a node that is linked."""
+    router.members.heard(says(router.network.member()))
+    linked(router.dialled[0])
+    router.standing.enter("serving")
+    return router
 
 
 def test_router_that_serves_is_ready_once_a_node_can_be_reached(router: Router) -> None:
@@ -96,7 +96,7 @@ def test_router_is_not_ready_before_its_mesh_is_up_and_stays_so_while_it_is_star
     router.standing.enter("serving")
     assert router.shown == ("starting", "its mesh is not up yet")
     assert read_status(router.folder)["mesh_addresses"] == []
-    router.sidecar.addrs = Sidecar.addrs
+    router.sidecar.addrs = ADDRESSES
     router.standing.write()
     assert router.shown == ("ready", "")
     assert read_status(router.folder)["mesh_addresses"] == ["/ip4/10.1.2.3/tcp/4001/p2p/Q"]
@@ -106,27 +106,22 @@ def test_router_is_not_ready_before_its_mesh_is_up_and_stays_so_while_it_is_star
 
 
 def test_router_that_is_revoked_refuses_requests_also_while_nodes_are_linked(
-    router: Router,
+    serving: Router,
 ) -> None:
-    router.members.heard(says(router.network.member()))
-    linked(router.dialled[0])
-    router.standing.enter("serving")
-    assert router.standing.shut_out == ""
-    router.revoke_itself()
-    assert router.shown[0] == "revoked"
-    assert router.standing.shut_out.startswith("this router's membership has ended (")
+    assert serving.standing.shut_out == ""
+    encoded = serving.network.revoking(peer=serving.membership.identity.peer_id)
+    serving.trust.update(RevocationList.decode(encoded, serving.network.owner.ca_der))
+    serving.standing.revoked()
+    assert serving.shown[0] == "revoked"
+    assert serving.standing.shut_out.startswith("this router's membership has ended (")
 
 
 def test_router_whose_membership_has_expired_serves_while_a_node_takes_its_requests(
-    router: Router,
+    serving: Router,
 ) -> None:
-    router.members.heard(says(router.network.member()))
-    linked(router.dialled[0])
-    router.standing.enter("serving")
-    router.clocks.passed_s = 2 * 24 * 3600.0
-    router.standing.beat()
-    assert router.shown[0] == "expired"
-    assert router.standing.shut_out == ""
-    router.dialled[0].link = None
-    router.standing.tick()
-    assert router.standing.shut_out.startswith("this router's membership has ended (")
+    serving.clocks.passed_s = 2 * 24 * 3600.0
+    serving.standing.beat()
+    assert (serving.shown[0], serving.standing.shut_out) == ("expired", "")
+    serving.dialled[0].link = None
+    serving.standing.tick()
+    assert serving.standing.shut_out.startswith("this router's membership has ended (")

@@ -35,23 +35,10 @@ class FakeWorker:
 
     made: list[FakeWorker]
 
-    def __init__(
-        self,
-        number: int,
-        opening: Callable[[], Start],
-        http_fds: Sequence[int],
-        metrics_fds: Sequence[int],
-        *,
-        on_message: Callable[[Any, ToMain], None],
-        on_down: Callable[[Any], None],
-        **_: Any,
-    ) -> None:
-        self.number = number
+    def __init__(self, number: int, opening: Callable[[], Start], *_: Any, **on: Any) -> None:
+        self.number = self.pid = number
         self.settings = settings_of(opening().settings)
-        self.fds = http_fds, metrics_fds
-        self._on_message = on_message
-        self._on_down = on_down
-        self.pid: int | None = number
+        self._on = on
         self.status: dict[str, Any] = {}
         self.counts = b""
         self.history: dict[str, Any] = {}
@@ -59,13 +46,11 @@ class FakeWorker:
         self.link_address = f"h:{self.settings.link_port}"
         self.is_up = True
         self.serves = asyncio.Event()
-        self.asked: list[ToWorker] = []
+        self.asked: list[Any] = []
         self.has_ended = False
         FakeWorker.made.append(self)
 
-    @property
-    def is_serving(self) -> bool:
-        return bool(self.status)
+    is_serving = property(lambda self: bool(self.status))
 
     async def run(self) -> None:
         await asyncio.Event().wait()
@@ -78,11 +63,11 @@ class FakeWorker:
         return True
 
     def forget(self) -> None:
-        self._on_down(self)
+        self._on["on_down"](self)
         self.counts, self.history, self.is_up = b"", {}, False
 
     def says(self, message: ToMain) -> None:
-        self._on_message(self, message)
+        self._on["on_message"](self, message)
 
 
 @pytest.fixture
@@ -110,8 +95,8 @@ def family(name: str, value: float) -> bytes:
     return f"# HELP {name} Words.\n# TYPE {name} counter\n{name} {float(value)}\n".encode()
 
 
-async def turns(count: int = 3) -> None:
-    for _ in range(count):
+async def turns() -> None:
+    for _ in range(6):
         await asyncio.sleep(0)
 
 
@@ -168,7 +153,7 @@ async def test_replaced_workers_end_when_their_successors_serve(crew: Crew) -> N
     assert (first.number, first.settings.link_port) == (1, 4102)
     assert [worker.has_ended for worker in old] == [False, False]
     first.serves.set()
-    await turns(6)
+    await turns()
     second = FakeWorker.made[3]
     assert (second.number, second.settings.link_port) == (2, 4100)
     assert [worker.has_ended for worker in old] == [True, False]
@@ -225,8 +210,7 @@ async def test_worker_that_is_gone_or_cannot_be_asked_is_not_waited_for() -> Non
     sources: list[Any] = [one, gone]
     found.lost(sources[1])
     found.answered(sources[0], Part(one.asked[0].number, b"x"))
-    for _ in range(5):  # turns of the loop, far less than the deadline
-        await asyncio.sleep(0)
+    await turns()  # of the loop, far less than the deadline
     assert task.done()
     assert task.result() == {one: b"x"}
     assert await (await begun(found, never)) == {}

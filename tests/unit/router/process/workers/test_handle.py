@@ -116,25 +116,12 @@ def test_message_that_only_a_main_process_sends_is_refused() -> None:
     assert made.told == []
 
 
-class Main:
-    """A main process that is reached, or not, and answers when it is told to."""
-
-    def __init__(self, *, is_reached: bool = True) -> None:
-        self.is_reached = is_reached
-        self.asked: list[ToMain] = []
-        self.colleagues = Colleagues(self._send)
-
-    def _send(self, message: ToMain) -> bool:
-        self.asked.append(message)
-        return self.is_reached
-
-
 async def test_page_is_the_own_part_where_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert await Main(is_reached=False).colleagues.whole("nodes", b"own") == b"own"
+    assert await Colleagues(lambda _: False).whole("nodes", b"own") == b"own"
     monkeypatch.setattr(worker, "GATHER_S", 0.0)
-    main = Main()
-    assert await main.colleagues.whole("nodes", b"own") == b"own"
-    main.colleagues.answered(Whole(1, b"too late"))
+    colleagues = Colleagues(lambda _: True)
+    assert await colleagues.whole("nodes", b"own") == b"own"
+    colleagues.answered(Whole(1, b"too late"))
 
 
 def test_worker_reports_its_status_and_writes_neither_that_nor_the_boot_time(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,20 +55,6 @@ def travelled(message: ToMain | ToWorker) -> Any:
     return from_wire(raw)
 
 
-class Seen:
-    """A worker as the main process sees it."""
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-
-    def ask(self, message: ToWorker) -> bool:
-        if not self._worker.reads:
-            return False
-        loop = asyncio.get_running_loop()
-        loop.call_later(HOP_S, self._worker.receives, travelled(message))
-        return True
-
-
 class Worker:
     """A worker: a router's core, its keys, and a channel to the main process that may be cut or full."""
 
@@ -78,7 +65,7 @@ class Worker:
         self.is_alive = True
         self.reads = True
         self.is_heard = True
-        self.seen: Any = Seen(self)
+        self.seen: Any = SimpleNamespace(ask=self._is_told)  # as the main process sees it
         self.claims = WorkerClaims(
             self._send,
             self.calls,
@@ -92,21 +79,26 @@ class Worker:
         self,
         key: str = "k",
         asked: InferCall | None = None,
-        options: RoutingOptions = NO_OPTIONS,
+        tenant: str = "",
         allowed_s: float = 30.0,
         whole: str = "",
     ) -> Outcome:
+        options = RoutingOptions(tenant=tenant)
         call_ = Call(asked or call(), options, self.fleet.clock() + allowed_s)
         start = self.fleet.routing.pipeline.start
         return await outcome_of(
             lambda responder: self.calls.start(key, call_, responder, start, whole)
         )
 
+    def _is_told(self, message: ToWorker) -> bool:
+        if self.reads:
+            asyncio.get_running_loop().call_later(HOP_S, self.receives, travelled(message))
+        return self.reads
+
     def _send(self, message: ToMain) -> bool:
-        if not self.is_heard:
-            return False
-        asyncio.get_running_loop().call_later(HOP_S, self._arrives, travelled(message))
-        return True
+        if self.is_heard:
+            asyncio.get_running_loop().call_later(HOP_S, self._arrives, travelled(message))
+        return self.is_heard
 
     def _arrives(self, message: Claim | Unclaim | Recalled) -> None:
         if self.is_alive:
@@ -129,10 +121,6 @@ class Worker:
     def asked(self) -> int:
         return self.fleet.asked[0]
 
-    @property
-    def counts(self) -> dict[str, int]:
-        return {result: count for (result,), count in self.calls.counts()}
-
 
 def router(*scripts: Any, most_keys: int = 1000) -> tuple[KeyLedger, list[Worker]]:
     """Return the ledger and two workers, of which each has a node of its own."""
@@ -143,14 +131,11 @@ def router(*scripts: Any, most_keys: int = 1000) -> tuple[KeyLedger, list[Worker
 
 async def test_keys_of_tenants_and_other_requests_are_told_apart_by_all_workers() -> None:
     _, (one, two) = router()
-    await one.ask(options=RoutingOptions(tenant="lab"))
-    assert (await two.ask(options=RoutingOptions(tenant="shop"))).entry is None
-    with pytest.raises(KeyUsed, match="another request"):
-        await two.ask(
-            asked=call().replace(inputs=(fp32("x", [3, 4]),)), options=RoutingOptions(tenant="lab")
-        )
-    with pytest.raises(KeyUsed, match="another request"):
-        await two.ask(options=RoutingOptions(tenant="lab"), whole="of another")
+    await one.ask(tenant="lab")
+    assert (await two.ask(tenant="shop")).entry is None
+    for other in ({"asked": call().replace(inputs=(fp32("x", [3, 4]),))}, {"whole": "of another"}):
+        with pytest.raises(KeyUsed, match="another request"):
+            await two.ask(tenant="lab", **other)  # type: ignore[arg-type]
     assert (one.asked, two.asked) == (1, 1)
 
 

@@ -84,14 +84,9 @@ def test_envelopes_are_cut_into_messages_of_a_bounded_size(monkeypatch: pytest.M
 
 
 def test_given_limits_are_divided_and_rounded_up() -> None:
-    settings = RouterSettings(
-        Path(),
-        workers=3,
-        body_budget_bytes=100,
-        answer_budget_bytes=50,
-        max_connections=10,
-        max_connections_per_address=4,
-    )
+    budgets = {"body_budget_bytes": 100, "answer_budget_bytes": 50}
+    connections = {"max_connections": 10, "max_connections_per_address": 4}
+    settings = RouterSettings(Path(), workers=3, **budgets, **connections)
     mine = worker_settings(settings, memory_bytes=10**9, link_port=4102)
     assert (mine.body_budget_bytes, mine.answer_budget_bytes) == (34, 17)
     assert (mine.max_connections, mine.max_connections_per_address) == (4, 2)
@@ -105,31 +100,14 @@ def test_missing_limits_are_shares_of_the_machine() -> None:
 
 
 def link(address: str, **fields: Any) -> dict[str, Any]:
-    return {
-        "address": address,
-        "is_up": True,
-        "is_usable": True,
-        "last_error": "",
-        "state": "closed",
-        "reason": "",
-        "requests_in_flight": 1,
-        "answered": 10,
-        "failed": 2,
-        "models": [],
-        **fields,
-    }
+    health = {"is_up": True, "is_usable": True, "last_error": "", "state": "closed", "reason": ""}
+    counts = {"requests_in_flight": 1, "answered": 10, "failed": 2, "models": []}
+    return {"address": address, **health, **counts, **fields}
 
 
 def model(**fields: Any) -> dict[str, Any]:
-    return {
-        "name": "m",
-        "version": "1",
-        "state": "closed",
-        "reason": "",
-        "share": 1.0,
-        "requests_in_flight": 1,
-        **fields,
-    }
+    health = {"state": "closed", "reason": "", "share": 1.0, "requests_in_flight": 1}
+    return {"name": "m", "version": "1", **health, **fields}
 
 
 def node(*links: dict[str, Any], peer: str = "p") -> dict[str, Any]:
@@ -142,29 +120,12 @@ def part(body: Any) -> bytes:
 
 def test_links_to_the_same_address_add_up_and_show_what_is_wrong_with_one() -> None:
     own = link("a:1", is_up=False, is_usable=False, models=[model()])
-    other = link(
-        "a:1",
-        last_error="refused",
-        state="ejected",
-        reason="it failed",
-        models=[model(share=0.5, state="ramping", reason="back"), model(version="2")],
-    )
-    found = json.loads(merged_node([part(node(own)), part(node(other))]))
-    assert found == node(
-        link(
-            "a:1",
-            last_error="refused",
-            state="ejected",
-            reason="it failed",
-            requests_in_flight=2,
-            answered=20,
-            failed=4,
-            models=[
-                model(requests_in_flight=2, share=0.5, state="ramping", reason="back"),
-                model(version="2"),
-            ],
-        )
-    )
+    wrong = {"last_error": "refused", "state": "ejected", "reason": "it failed"}
+    back, second = model(share=0.5, state="ramping", reason="back"), model(version="2")
+    other = link("a:1", **wrong, models=[back, second])
+    counts = {"requests_in_flight": 2, "answered": 20, "failed": 4}
+    both = link("a:1", **wrong, **counts, models=[{**back, "requests_in_flight": 2}, second])
+    assert json.loads(merged_node([part(node(own)), part(node(other))])) == node(both)
 
 
 def test_links_that_a_node_has_dialled_are_each_processs_own() -> None:
@@ -180,19 +141,13 @@ def test_page_of_nodes_has_those_of_the_process_that_was_asked() -> None:
 
 def kind(count: int, last_at: float, error: str, *began_at: float) -> dict[str, Any]:
     newest = [{"began_at": each} for each in began_at]
-    return {
-        "model": "m", "code": "late", "count": count, "last_at": last_at, "error": error, "newest": newest,
-    }  # fmt: skip
+    told = {"count": count, "last_at": last_at, "error": error, "newest": newest}
+    return {"model": "m", "code": "late", **told}
 
 
 def test_requests_of_one_kind_are_counted_together_and_the_newest_of_all_shown() -> None:
-    own = {"kinds": [kind(2, 5.0, "old", 5.0, 1.0)]}
-    other = {
-        "kinds": [kind(7, 9.0, "new", 9.0, 8.0, 4.0, 3.0), {**kind(1, 7.0, "x"), "code": "full"}]
-    }
-    assert json.loads(merged_requests([part(own), part(other)])) == {
-        "kinds": [
-            kind(9, 9.0, "new", 9.0, 8.0, 5.0, 4.0, 3.0),
-            {**kind(1, 7.0, "x"), "code": "full"},
-        ]
-    }
+    full = {**kind(1, 7.0, "x"), "code": "full"}
+    own = [kind(2, 5.0, "old", 5.0, 1.0)]
+    other = [kind(7, 9.0, "new", 9.0, 8.0, 4.0, 3.0), full]
+    merged = merged_requests([part({"kinds": kinds}) for kinds in (own, other)])
+    assert json.loads(merged) == {"kinds": [kind(9, 9.0, "new", 9.0, 8.0, 5.0, 4.0, 3.0), full]}
