@@ -11,12 +11,7 @@ from replicas import lose, replica
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.balancing.eligibility import Eligibility, refusal
-from capamesh.router.balancing.serving import (
-    BACK_SOON_S,
-    MOST_MISSED,
-    PROVEN_S,
-    is_any_serving,
-)
+from capamesh.router.balancing.serving import BACK_SOON_S, MOST_MISSED, PROVEN_S, is_any_serving
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.rules.constraints import ANYWHERE, Constraints

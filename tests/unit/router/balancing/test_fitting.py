@@ -12,12 +12,7 @@ from replicas import replica
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
-from capamesh.router.balancing.fitting import (
-    MOST_REPLICAS,
-    fits,
-    fits_another,
-    usual_size_bytes,
-)
+from capamesh.router.balancing.fitting import MOST_REPLICAS, fits, fits_another, usual_size_bytes
 from capamesh.router.fleet.replica import Replica
 
 

@@ -6,12 +6,7 @@ import pytest
 from replicas import fleet, lose, replica
 
 from capamesh.router.balancing.panic import Panic
-from capamesh.router.balancing.unhealthy import (
-    Ejected,
-    Inhibited,
-    Returned,
-    UnhealthySet,
-)
+from capamesh.router.balancing.unhealthy import Ejected, Inhibited, Returned, UnhealthySet
 from capamesh.router.fleet.replica import Replica
 
 

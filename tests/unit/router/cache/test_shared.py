@@ -13,9 +13,7 @@ from capamesh.protocol.links.calls import InferAnswer, LoadReport
 from capamesh.protocol.tensors import DEFAULT_LIMITS
 from capamesh.router.cache.breaker import LATE_IN_A_ROW, MOST_PAUSE_S, PAUSE_S, Breaker
 from capamesh.router.cache.resp import MOST_LINE_BYTES, Replies, Reply, command
-from capamesh.router.cache.shared import (
-    Seal,
-)
+from capamesh.router.cache.shared import Seal
 from capamesh.router.cache.store_address import address_of
 
 KEY = bytes(range(32))

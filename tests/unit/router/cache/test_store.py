@@ -10,12 +10,7 @@ from fleet_fakes import fp32
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import InferAnswer, InferCall, LoadReport
 from capamesh.protocol.tensors import Datatype, Tensor
-from capamesh.router.cache.entry import (
-    ENTRY_BYTES,
-    OUTPUT_BYTES,
-    Entry,
-    Layouts,
-)
+from capamesh.router.cache.entry import ENTRY_BYTES, OUTPUT_BYTES, Entry, Layouts
 from capamesh.router.cache.key import Keys
 from capamesh.router.cache.store import TRACE_BYTES, Store
 from capamesh.router.rules.constraints import ANYWHERE, Constraints

@@ -13,13 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from signed_adverts import NOW_MS
 
-from capamesh.protocol.adverts import (
-    KIND_ADVERT,
-    KIND_GOODBYE,
-    Sequence,
-    advert_to_body,
-    seal,
-)
+from capamesh.protocol.adverts import KIND_ADVERT, KIND_GOODBYE, Sequence, advert_to_body, seal
 from capamesh.protocol.errors import AdvertRejected
 from capamesh.protocol.fleet import Changed, Joined, Left, LeftReason
 from capamesh.protocol.network import Membership, Role

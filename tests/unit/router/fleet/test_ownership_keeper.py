@@ -15,12 +15,7 @@ from fleet_members import EventLog
 
 from capamesh.protocol.fleet import Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.router.fleet.ownership_keeper import (
-    PIN_FILE,
-    SAVE_EVERY_S,
-    OwnerKeeper,
-    load_pins,
-)
+from capamesh.router.fleet.ownership_keeper import PIN_FILE, SAVE_EVERY_S, OwnerKeeper, load_pins
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.rules.model_rules import NO_RULES
 

@@ -5,13 +5,7 @@ from hypothesis import strategies as st
 
 from capamesh.protocol.errors import ModelUnavailable
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.router.fleet.wanted_loads import (
-    MAX_LOADS,
-    MAX_RESTS,
-    Away,
-    WantedLoad,
-    WantedLoads,
-)
+from capamesh.router.fleet.wanted_loads import MAX_LOADS, MAX_RESTS, Away, WantedLoad, WantedLoads
 
 
 def load(where: str, model: str = "m") -> WantedLoad:

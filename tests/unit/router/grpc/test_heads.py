@@ -27,19 +27,10 @@ from capamesh.protocol.errors import (
     Unsatisfiable,
 )
 from capamesh.router.grpc.arriving import ArrivingMessage
-from capamesh.router.grpc.header_blocks import (
-    TABLE_BYTES,
-    BadBlock,
-    HeaderDecoder,
-    encoded,
-)
+from capamesh.router.grpc.header_blocks import TABLE_BYTES, BadBlock, HeaderDecoder, encoded
 from capamesh.router.grpc.heads import CallHeads
 from capamesh.router.grpc.http2 import MAX_HEADER_BYTES
-from capamesh.router.grpc.status import (
-    Status,
-    error_trailers,
-    status_of,
-)
+from capamesh.router.grpc.status import Status, error_trailers, status_of
 from capamesh.router.grpc.unsent import UnsentAnswers
 from capamesh.router.http.body_budget import BodyBudget
 from capamesh.router.http.calm import A_SECOND, MOST, Calm

@@ -17,12 +17,7 @@ from capamesh.protocol.oip import InferRequest, RequestedOutput
 from capamesh.protocol.steps import run_through
 from capamesh.protocol.tensors import Datatype, Limits, Tensor
 from capamesh.router.grpc.infer_answer import KnownAnswers
-from capamesh.router.grpc.infer_request import (
-    KnownRequests,
-    decode_in_steps,
-    parsed,
-    raw_apart,
-)
+from capamesh.router.grpc.infer_request import KnownRequests, decode_in_steps, parsed, raw_apart
 from capamesh.router.grpc.messages import CLASSES
 
 LIMITS = Limits()

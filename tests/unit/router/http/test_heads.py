@@ -10,13 +10,7 @@ from origins import ANYWHERE
 from capamesh.protocol.tensors import Limits
 from capamesh.router.access.keys import KeyRing
 from capamesh.router.http.exchange import InferTarget
-from capamesh.router.http.heads import (
-    MAX_HEAD_BYTES,
-    MAX_LINES,
-    Head,
-    Heads,
-    may_become_head,
-)
+from capamesh.router.http.heads import MAX_HEAD_BYTES, MAX_LINES, Head, Heads, may_become_head
 from capamesh.router.http.key_check import KeyCheck
 from capamesh.router.requests.call import RoutingOptions
 from capamesh.router.rules.constraints import Constraints

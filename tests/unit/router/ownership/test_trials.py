@@ -20,9 +20,7 @@ from fleet_fakes import (
 )
 
 from capamesh.protocol.adverts import ModelOffer
-from capamesh.protocol.errors import (
-    InvalidRequest,
-)
+from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.ids import ModelVersion
 from capamesh.protocol.links.calls import InferCall
 from capamesh.router.ownership.owners import Owners

@@ -11,12 +11,7 @@ from hypothesis import strategies as st
 from replicas import SHAPE, Draws, fleet, lose, name, picks, replica, usable
 
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.fleet.latency_ewma import (
-    DEFAULT_RTT_S,
-    PENALTY_S,
-    cost_s,
-    observe,
-)
+from capamesh.router.fleet.latency_ewma import DEFAULT_RTT_S, PENALTY_S, cost_s, observe
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.policies.cheapest import Cheapest
 from capamesh.router.policies.drawing import draw_one, draw_some, draw_two

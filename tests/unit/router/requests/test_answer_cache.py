@@ -6,24 +6,10 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from fleet_fakes import (
-    Ask,
-    Fleet,
-    after,
-    call,
-    echo,
-    failing,
-    fp32,
-    hang,
-    offer,
-)
+from fleet_fakes import Ask, Fleet, after, call, echo, failing, fp32, hang, offer
 
 from capamesh.protocol.adverts import ModelOffer
-from capamesh.protocol.errors import (
-    CapameshError,
-    InvalidRequest,
-    RunFailed,
-)
+from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import InferAnswer, InferCall, LoadReport
 from capamesh.protocol.links.sequence_mark import SequenceMark

@@ -7,17 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from fleet_fakes import (
-    Ask,
-    Fleet,
-    answer_of,
-    call,
-    echo,
-    failing,
-    fp32,
-    hang,
-    offer,
-)
+from fleet_fakes import Ask, Fleet, answer_of, call, echo, failing, fp32, hang, offer
 from typing_extensions import override
 
 from capamesh.protocol.errors import (

@@ -8,16 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fleet_fakes import (
-    FakeLink,
-    Fleet,
-    Reply,
-    advert,
-    call,
-    echo,
-    failing,
-    offer,
-)
+from fleet_fakes import FakeLink, Fleet, Reply, advert, call, echo, failing, offer
 
 from capamesh.protocol.adverts import ModelOffer, ModelState
 from capamesh.protocol.errors import (
@@ -41,10 +32,7 @@ from capamesh.router.fleet.wanted_loads import FIRST_REST_S, MAX_LOADS
 from capamesh.router.ownership.owners import Owners
 from capamesh.router.requests.asked_load import PATIENCE_S, SETTLED_S
 from capamesh.router.requests.call import NO_OPTIONS
-from capamesh.router.requests.cold_starts import (
-    MAX_OF_MODEL,
-    MAX_WAITING,
-)
+from capamesh.router.requests.cold_starts import MAX_OF_MODEL, MAX_WAITING
 
 AWAY = ModelState.UNLOADED
 

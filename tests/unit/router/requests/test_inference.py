@@ -21,13 +21,7 @@ from fleet_fakes import (
     offer,
 )
 
-from capamesh.protocol.errors import (
-    CapameshError,
-    NoEndpoint,
-    Overloaded,
-    RunFailed,
-    Unsatisfiable,
-)
+from capamesh.protocol.errors import CapameshError, NoEndpoint, Overloaded, RunFailed, Unsatisfiable
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.oip import InferRequest
 from capamesh.protocol.tensors import Limits

@@ -7,15 +7,7 @@ from typing import Any
 
 import pytest
 from awaited_calls import outcome_of
-from fleet_fakes import (
-    Fleet,
-    after,
-    call,
-    echo,
-    failing,
-    fp32,
-    hang,
-)
+from fleet_fakes import Fleet, after, call, echo, failing, fp32, hang
 
 from capamesh.protocol.errors import (
     CapameshError,

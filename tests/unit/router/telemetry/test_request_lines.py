@@ -18,12 +18,7 @@ from fleet_fakes import NullLog
 
 from capamesh.protocol.errors import InvalidRequest, Overloaded
 from capamesh.router.telemetry import line_file
-from capamesh.router.telemetry.ended import (
-    MOST_CHARS,
-    MOST_OF_A_KIND,
-    SLOW_S,
-    EndedRequests,
-)
+from capamesh.router.telemetry.ended import MOST_CHARS, MOST_OF_A_KIND, SLOW_S, EndedRequests
 from capamesh.router.telemetry.line_file import LineFile
 from capamesh.router.telemetry.request_lines import BURST, AccessLog, Facts, SlowLog, inference_line
 from capamesh.router.telemetry.tracing import (

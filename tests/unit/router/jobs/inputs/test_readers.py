@@ -15,13 +15,7 @@ from capamesh.protocol.datatypes import Datatype
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.tensor_spec import TensorSpec
 from capamesh.router.jobs.errors import InputChanged, InputInvalid
-from capamesh.router.jobs.inputs import (
-    arrow_library,
-    csv_rows,
-    lines,
-    number_lines,
-    opening,
-)
+from capamesh.router.jobs.inputs import arrow_library, csv_rows, lines, number_lines, opening
 from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.reader import Reader
 from capamesh.router.jobs.inputs.rows import RowBatch, columns_of, read_windows

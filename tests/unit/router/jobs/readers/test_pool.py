@@ -15,13 +15,7 @@ from capamesh.protocol.channel.framing import MAX_MESSAGE_BYTES
 from capamesh.protocol.errors import ProtocolViolation
 from capamesh.router.jobs.inputs.row_numbers import NumberNames
 from capamesh.router.jobs.inputs.rows import RowBatch, RowWindow
-from capamesh.router.jobs.readers.pool import (
-    MOST,
-    OTHERS_PAUSE_S,
-    PAUSE_S,
-    Readers,
-    Use,
-)
+from capamesh.router.jobs.readers.pool import MOST, OTHERS_PAUSE_S, PAUSE_S, Readers, Use
 from capamesh.router.jobs.readers.process import ReaderProcess
 from capamesh.router.jobs.readers.wire import packed, unpacked
 from capamesh.router.jobs.values import BadRow

@@ -31,10 +31,7 @@ from capamesh.protocol.links.calls import InferAnswer, LoadReport
 from capamesh.protocol.tensors import Tensor
 from capamesh.router.jobs.running.bisection import Bisection, Trial
 from capamesh.router.jobs.running.nodes import Ended
-from capamesh.router.jobs.running.verdict import (
-    Verdict,
-    judge,
-)
+from capamesh.router.jobs.running.verdict import Verdict, judge
 
 INVALID = "invalid_request"
 

@@ -22,22 +22,11 @@ from capamesh.router.jobs.inputs.rows import RowBatch
 from capamesh.router.jobs.outputs.sink import LocalSink
 from capamesh.router.jobs.running import packing, shard_results
 from capamesh.router.jobs.running.errors import JobFailed, ShardFailed
-from capamesh.router.jobs.running.hosted_rows import (
-    batch_rows,
-    call_rows,
-    classified_rows,
-    unfit,
-)
+from capamesh.router.jobs.running.hosted_rows import batch_rows, call_rows, classified_rows, unfit
 from capamesh.router.jobs.running.nodes import Hosting
 from capamesh.router.jobs.running.packing import Packer, size_of
 from capamesh.router.jobs.running.shard_results import ShardResults
-from capamesh.router.jobs.spec import (
-    InputFormat,
-    InputSpec,
-    JobSpec,
-    OutputFormat,
-    OutputSpec,
-)
+from capamesh.router.jobs.spec import InputFormat, InputSpec, JobSpec, OutputFormat, OutputSpec
 from capamesh.router.jobs.values import BadRow, JobId, Lease, RowRange
 from capamesh.router.requests.embedding_request import EmbeddingRequest
 

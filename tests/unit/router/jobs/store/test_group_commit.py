@@ -21,13 +21,7 @@ from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store import job_operations as jobs
 from capamesh.router.jobs.store import job_store
 from capamesh.router.jobs.store.database import Change, Database, SqliteDatabase, open_database
-from capamesh.router.jobs.store.group_commit import (
-    Operation,
-    StoreThread,
-    Turn,
-    Waiting,
-    run_group,
-)
+from capamesh.router.jobs.store.group_commit import Operation, StoreThread, Turn, Waiting, run_group
 from capamesh.router.jobs.store.job_operations import get
 from capamesh.router.jobs.store.job_store import JobStore
 from capamesh.router.jobs.store.price_operations import keep_price

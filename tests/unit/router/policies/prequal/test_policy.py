@@ -9,16 +9,8 @@ from replicas import SHAPE, replica, tell
 
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.fleet.replica import Replica
-from capamesh.router.policies.prequal.policy import (
-    SMALL_FLEET,
-    Prequal,
-    done_s,
-)
-from capamesh.router.policies.prequal.pool import (
-    MAX_PARALLEL,
-    ProbePool,
-    pool_size,
-)
+from capamesh.router.policies.prequal.policy import SMALL_FLEET, Prequal, done_s
+from capamesh.router.policies.prequal.pool import MAX_PARALLEL, ProbePool, pool_size
 
 
 def fleet(count: int) -> tuple[Replica, ...]:

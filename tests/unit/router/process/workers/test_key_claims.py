@@ -8,23 +8,10 @@ from typing import Any
 
 import pytest
 from awaited_calls import outcome_of
-from fleet_fakes import (
-    Fleet,
-    after,
-    call,
-    echo,
-    failing,
-    fp32,
-    keys_of,
-)
+from fleet_fakes import Fleet, after, call, echo, failing, fp32, keys_of
 
 from capamesh.protocol.channel.framing import Decoder, encode
-from capamesh.protocol.errors import (
-    DeadlineExceeded,
-    KeyUsed,
-    Overloaded,
-    RunFailed,
-)
+from capamesh.protocol.errors import DeadlineExceeded, KeyUsed, Overloaded, RunFailed
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.tensors import DEFAULT_LIMITS
 from capamesh.router.process.workers import verdicts
@@ -41,7 +28,7 @@ from capamesh.router.process.workers.messages import (
     from_wire,
     to_wire,
 )
-from capamesh.router.requests.call import NO_OPTIONS, Call, Outcome, RoutingOptions
+from capamesh.router.requests.call import Call, Outcome, RoutingOptions
 from capamesh.router.requests.repeated_calls import KEPT_S
 from capamesh.router.rules.model_rules import ModelRules, RoutingRules
 
