@@ -6,8 +6,8 @@
 A test that sleeps or polls is slow on each run and fails on a busy machine; a port that is chosen before it is bound may be
 taken by then. tests/waits.txt has the places that were there before: a file's count may only fall. Tests of whole processes
 (e2e, hostile, clients, gpu) can only poll, and support polls for them: of these the ports alone are counted. What asyncio waits for is not counted where
-the loop is virtual: in tests/integration but for what its conftest.py or a mark gives the real loop, and in modules that use a
-virtual loop.
+the loop is virtual: in the folders of `LOOPS` but for what their conftest.py or a mark gives the real loop, and in modules that
+use a virtual loop.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from typing import Final, NamedTuple
 ROOT: Final = Path(__file__).resolve().parents[1]
 COUNTS: Final = Path("tests/waits.txt")
 IN_PROCESS: Final = ("tests/unit/", "tests/integration/", "tests/simulation/")
+LOOPS: Final = ("tests/integration/", "tests/unit/router/")
+"""The folders whose loop is a virtual one, but for the places that `REAL` in their conftest.py names."""
 VIRTUAL: Final = ("virtual_time", "VirtualLoop", "SimLoop", "sim_loop")
 """Names by which a module's loop is a virtual one."""
 CLOCKS: Final = ("time.monotonic", "time.perf_counter", "time.process_time", "time.time")
@@ -44,9 +46,8 @@ class Wait(NamedTuple):
 
 def waits(path: str, text: str, virtual: Sequence[str] = VIRTUAL) -> list[Wait]:
     """Return the places of a test module, in the order of its lines. `virtual`: what a module names whose loop is a virtual one."""
-    inside = path.removeprefix("tests/integration/")
-    is_real = inside == path or "real_loop" in text or inside.startswith(tuple(real_places()))
-    is_virtual = not is_real or any(name in text for name in virtual)
+    is_simulated = path.startswith(LOOPS) and not path.startswith(real_places())
+    is_virtual = (is_simulated and "real_loop" not in text) or any(name in text for name in virtual)
     is_counted = {
         "chooses a port": True,
         "sleeps": path.startswith(IN_PROCESS),
@@ -77,15 +78,14 @@ def _found_in(tree: ast.Module) -> Iterator[Wait]:
 
 
 @functools.cache
-def real_places() -> list[str]:
-    """Return the folders and files of tests/integration whose loop is the real one: the keys of REAL in its conftest.py."""
-    tree = ast.parse((ROOT / "tests/integration/conftest.py").read_text("utf-8"))
-    (real,) = (
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "REAL"
-    )
-    return list(ast.literal_eval(real))
+def real_places() -> tuple[str, ...]:
+    """Return the folders and files of `LOOPS` whose loop is the real one: the keys of REAL in their conftest.py."""
+    found: list[str] = []
+    for folder in LOOPS:
+        for node in ast.parse((ROOT / folder / "conftest.py").read_text("utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "REAL":
+                found += [folder + each for each in ast.literal_eval(node.value)]
+    return tuple(found)
 
 
 def virtual_names() -> list[str]:
