@@ -15,13 +15,10 @@ class Court:
     """Deaths of nodes named by letters, on a clock that the test moves."""
 
     def __init__(self) -> None:
-        self.news = 0
-        self.deaths = Deaths(self._heard)
+        self.news: list[float] = []
+        self.deaths = Deaths(lambda: self.news.append(self.now_s))
         self.endpoints: dict[str, Endpoint] = {}
         self.now_s = 100.0
-
-    def _heard(self) -> None:
-        self.news += 1
 
     def node(self, name: str) -> Endpoint:
         if name not in self.endpoints:
@@ -54,7 +51,7 @@ def test_request_alone_in_two_deaths_is_guilty_once_both_are_certain() -> None:
     assert court.deaths.stand(one) is Stand.OPEN
     assert court.deaths.stand(one, is_final=True) is Stand.GUILTY
     court.back("A")
-    assert court.news == 2
+    assert len(court.news) == 2
     assert court.deaths.stand(one) is Stand.GUILTY
     court.deaths.convicted(one)
     assert court.deaths.stand(one) is Stand.FREE  # which nobody asks any more

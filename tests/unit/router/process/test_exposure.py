@@ -53,6 +53,8 @@ def test_address_beyond_this_machine_needs_tls_and_a_proof_and_the_log_warns_of_
 
 
 def test_address_is_of_this_machine_if_nobody_else_can_connect() -> None:
-    assert all(map(is_of_this_machine, ("127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "localhost")))
+    assert all(
+        map(is_of_this_machine, ("127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "localhost"))
+    )
     beyond = ("", EVERYWHERE, "::", "10.0.0.5", "fe80::1", "192.0.2.1")  # the first: all addresses
     assert not any(map(is_of_this_machine, beyond))

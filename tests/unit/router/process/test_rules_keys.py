@@ -59,16 +59,25 @@ def test_star_holds_for_all_and_a_models_own_table_replaces_it_key_by_key() -> N
 
 DIGEST = "sha256-chunks:" + "0a" * 32
 OF_M = [  # lines of the table of a model
-    ("polcy = 'p2c'", "unknown key m.polcy (did you mean policy?); allowed keys are policy, weights,"),
+    (
+        "polcy = 'p2c'",
+        "unknown key m.polcy (did you mean policy?); allowed keys are policy, weights,",
+    ),
     ("policy = 'best'", "m.policy is 'best', expected one of affinity, cheapest, least-request, "),
     ("policy = 1", "m.policy is 1, expected text"),
     ("weights = {}", "m.weights is a table of 0 keys, expected a table of 1 to 1024"),
     ("weights = { 1 = -1 }", "m.weights.1 is -1, expected a number from 0 to 1000000"),
     ("weights = { 1 = nan }", "m.weights.1 is nan, expected a number from 0"),
     ("weights = { 1 = 0, 2 = 0 }", "m.weights are all 0, expected one above 0"),
-    ("weights = { v1 = 1 }", "m.weights has the key 'v1', expected the digits of a version as text"),
+    (
+        "weights = { v1 = 1 }",
+        "m.weights has the key 'v1', expected the digits of a version as text",
+    ),
     ("mirror = { version = '3' }", "m.mirror.share is missing; add it"),
-    ("mirror = { version = '3', share = 0 }", "m.mirror.share is 0, expected a number above 0 to 1"),
+    (
+        "mirror = { version = '3', share = 0 }",
+        "m.mirror.share is 0, expected a number above 0 to 1",
+    ),
     ("mirror = { version = '3', part = 1 }", "unknown key m.mirror.part; allowed keys are version"),
     ("cache = { ttl_s = 0 }", "m.cache.ttl_s is 0, expected a number above 0 to 2592000"),
     ("hedge = 1", "m.hedge is 1, expected true or false"),
@@ -113,8 +122,25 @@ def test_error_in_the_rules_is_named_with_its_place_and_what_is_allowed(
 
 
 @given(
-    st.sampled_from("policy weights mirror hedge max_price regions tenants x".split()),
-    st.sampled_from("1 -1 true '' 'p2c' [] ['a'] [[1]] {} {1=1} nan 1979-05-27".split()),
+    st.sampled_from(
+        ["policy", "weights", "mirror", "hedge", "max_price", "regions", "tenants", "x"]
+    ),
+    st.sampled_from(
+        [
+            "1",
+            "-1",
+            "true",
+            "''",
+            "'p2c'",
+            "[]",
+            "['a']",
+            "[[1]]",
+            "{}",
+            "{1=1}",
+            "nan",
+            "1979-05-27",
+        ]
+    ),
 )
 def test_any_value_is_read_or_refused_as_a_setting(key: str, value: str) -> None:
     complaint = ""

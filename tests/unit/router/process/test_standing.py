@@ -17,7 +17,6 @@ from capamesh.protocol.membership_upkeep import MembershipUpkeep
 from capamesh.protocol.network import RevocationList
 from capamesh.router.process.standing import Standing
 
-
 ADDRESSES = ("/ip4/0.0.0.0/tcp/4001/p2p/Q",)
 
 

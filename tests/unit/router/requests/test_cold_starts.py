@@ -176,9 +176,8 @@ async def test_node_that_says_when_it_has_room_is_waited_for_if_there_is_time() 
     await supervisor()
     link = fleet.nodes["A"]
     link.failed(Overloaded("others are in use", 4.0))
-    with pytest.raises(
-        ModelUnavailable, match="cannot be loaded for this request: others are in use"
-    ) as reported:
+    said = "cannot be loaded for this request: others are in use"
+    with pytest.raises(ModelUnavailable, match=said) as reported:
         await hasty
     assert reported.value.retry_after_s == pytest.approx(4.0)
     await asyncio.sleep(3.9)
@@ -276,13 +275,8 @@ def claimed(*script: Reply) -> Cold:
 
 @pytest.mark.parametrize(
     "error",
-    [
-        RunFailed("the run failed"),
-        ModelUnavailable("it loads"),
-        Draining("it leaves"),
-        Overloaded("it is full", 1.0),
-        ProtocolViolation("an answer in another form"),
-    ],
+    [kind("so it is") for kind in (RunFailed, ModelUnavailable, Draining, ProtocolViolation)]
+    + [Overloaded("it is full", 1.0)],
     ids=lambda error: error.code,
 )
 async def test_node_that_fails_all_keeps_no_model_from_being_loaded_by_another(

@@ -59,11 +59,6 @@ class Spoken(InferenceRequest):
 class Ended(EndedRequests):
     """One who is told of all requests that failed, took more than 2 s, or have a trace."""
 
-    def __init__(self) -> None:
-        super().__init__(clock=lambda: 0.0, wall_clock=lambda: 0.0)
-        self.slow_s, self.has_tracer = 2.0, True
-        self.told: list[RequestTimes] = []
-
     def ended(self, times: RequestTimes) -> None:
         self.told.append(times)
 
@@ -73,7 +68,9 @@ class World:
         self.fleet = Fleet(*([list(script)] if script else []))
         self.log = NullLog()
         self.shut_out = ""
-        self.ended = Ended()
+        self.told: list[RequestTimes] = []
+        ended: Any = Ended(clock=lambda: 0.0, wall_clock=lambda: 0.0)
+        ended.slow_s, ended.has_tracer, ended.told = 2.0, True, self.told
         service = InferenceService(
             self.fleet.view,
             self.fleet.routing,
@@ -82,7 +79,7 @@ class World:
             Limits(),
             self.log,  # type: ignore[arg-type]
             standing=self,
-            ended=self.ended,
+            ended=ended,
             repeated=keys_of(self.fleet),
         )
         wanted = {"model": M, "version": ModelVersion(""), **target}
@@ -92,8 +89,9 @@ class World:
         inputs = (fp32("x", [1, 2]),)
         self.request.submit(InferRequest(model, "", "", inputs, parameters=parameters))  # type: ignore[arg-type]
 
-    def counts(self, version: str = "1") -> RequestCounts:
-        return self.fleet.view.hosted(M, ModelVersion(version)).requests
+    @property
+    def counts(self) -> RequestCounts:
+        return self.fleet.view.hosted(M, ModelVersion("1")).requests
 
     async def settled(self) -> list[str]:
         for _ in range(5):
@@ -160,7 +158,7 @@ async def test_answer_is_counted_with_its_version_rows_and_times() -> None:
     world = World(after(0.75, answering(answer)))
     world.submit()
     await asyncio.sleep(1.0)
-    counts = world.counts()
+    counts = world.counts
     assert (counts.answered, counts.rows, counts.failed) == (1, 3, 0)
     assert (counts.answered_s, counts.last_s) == (pytest.approx(0.75), pytest.approx(0.75))
     assert (counts.queue_us, counts.run_us) == (3, 4)
@@ -172,14 +170,14 @@ async def test_failure_counts_where_a_node_failed_or_none_was_free_but_not_what_
     world = World(after(0.25, failing(RunFailed("broken"))))
     world.submit()
     await asyncio.sleep(1.0)
-    assert (world.counts().failed, world.counts().failed_s) == (1, pytest.approx(0.25))
+    assert (world.counts.failed, world.counts.failed_s) == (1, pytest.approx(0.25))
     full = World(echo)
     full.fleet.links[0].refusal = Overloaded("full", 1.0)
     full.submit()
-    assert (full.request.said, full.counts().failed) == (["overloaded"], 1)
+    assert (full.request.said, full.counts.failed) == (["overloaded"], 1)
     wrong = World(echo)
     wrong.submit(timeout="soon")
-    assert (wrong.request.said, wrong.counts().failed) == (["invalid_request"], 0)
+    assert (wrong.request.said, wrong.counts.failed) == (["invalid_request"], 0)
 
 
 @pytest.mark.parametrize(("model", "code"), [("m", "invalid_request"), ("x", "model_not_found")])
@@ -199,7 +197,7 @@ async def test_request_that_is_traced_is_told_with_its_attempts() -> None:
     world = World(echo, parent=parent)
     world.submit()
     await asyncio.sleep(1.0)
-    (times,) = world.ended.told
+    (times,) = world.told
     assert (times.model, times.version, times.code, times.parent) == ("m", "1", "ok", parent)
     (attempt,) = times.attempts
     assert (attempt.peer, attempt.outcome) == ("A", "answered")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fleet_fakes import Fleet, call, offer
 
-from capamesh.protocol.errors import CapameshError, NoEndpoint, TooManyRequests
+from capamesh.protocol.errors import NoEndpoint, TooManyRequests
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.tensors import Datatype, Tensor, join_elements
@@ -30,58 +31,31 @@ ANSWER: Any = SimpleNamespace(
 PART: Any = SimpleNamespace(outcome=ANSWER)
 
 
-class Pipeline:
-    """Keeps the responder of the last call; `error` is what it raises, `at_once` what it tells before it returns."""
-
-    def __init__(self) -> None:
-        self.error: CapameshError | None = None
-        self.at_once: CapameshError | None = None
-        self.handle: Any = SimpleNamespace(
-            picker="picker", cancel=lambda: self.told.append("cancelled")
-        )
-        self.told: list[object] = []
-        self.responder: Responder
-
-    def start(self, asked: Call, responder: Responder) -> Handle:
-        del asked
-        if self.error is not None:
-            raise self.error
-        self.responder = responder
-        if self.at_once is not None:
-            responder.fail(self.at_once)
-        return self.handle
-
-    def complete(self, outcome: object) -> None:
-        self.told.append(outcome)
-
-    take_part = complete
-
-    def fail(self, error: CapameshError) -> None:
-        self.told.append(error)
-
-
 class Metering:
-    """A meter above a pipeline that is made up."""
+    """A meter above a pipeline that is made up: it keeps the responder of the last call, and what that is told."""
 
     def __init__(self) -> None:
-        self.fleet = Fleet()
-        self.fleet.node("A", models=(offer("m"),))
-        self.pipeline = Pipeline()
+        fleet = Fleet()
+        fleet.node("A", models=(offer("m"),))
+        self.told: list[object] = []
+        self.handle: Any = SimpleNamespace(picker="picker", cancel=lambda: None)
+        self.responder: Any = None
         self.quotas = Quotas()
         self.quotas.tick(0.0, [KEY])
-        self.meter = Meter(
-            self.quotas,
-            self.pipeline,  # type: ignore[arg-type]
-            self.fleet.view,
-            clock=lambda: 0.0,
-        )
+        self.begin: Callable[[], object] = lambda: None
+        """What the pipeline does at the start of a call."""
+        pipeline: Any = SimpleNamespace(start=self._start)
+        self.meter = Meter(self.quotas, pipeline, fleet.view, clock=lambda: 0.0)
+
+    def _start(self, _: Call, responder: Responder) -> Any:
+        self.responder = responder
+        self.begin()
+        return self.handle
 
     def start(self, key: Key = KEY, request: InferCall | None = None) -> Handle:
-        return self.meter.start(
-            Call(request or call(), NO_OPTIONS, 30.0),
-            key,
-            self.pipeline,  # type: ignore[arg-type]
-        )
+        tell = self.told.append
+        client: Any = SimpleNamespace(complete=tell, take_part=tell, fail=tell)
+        return self.meter.start(Call(request or call(), NO_OPTIONS, 30.0), key, client)
 
     @property
     def used(self) -> list[Amount]:
@@ -101,37 +75,33 @@ async def metering() -> Metering:
     return Metering()
 
 
-async def test_answer_is_passed_on_and_counted(metering: Metering) -> None:
-    handle = metering.start()
-    assert (handle.picker, metering.is_free, metering.used) == ("picker", False, [])
-    metering.pipeline.responder.complete(ANSWER)
-    assert metering.pipeline.told == [ANSWER]
-    size_bytes = sum(len(tensor.data) for tensor in call().inputs)
-    assert (metering.is_free, metering.used) == (True, [Amount(1, 1, size_bytes + 6)])
-
-
+@pytest.mark.parametrize("parts", [0, 2])
 @pytest.mark.parametrize("end", ["answer", "error", "cancel"])
-async def test_parts_are_passed_on_and_counted_however_the_answer_ends(
-    metering: Metering, end: str
+async def test_answer_and_its_parts_are_passed_on_and_counted_however_it_ends(
+    metering: Metering, parts: int, end: str
 ) -> None:
     handle = metering.start()
-    for _ in range(2):
-        metering.pipeline.responder.take_part(PART)
+    assert (handle.picker, metering.is_free, metering.used) == ("picker", False, [])
+    gone = NoEndpoint("gone")
+    for _ in range(parts):
+        metering.responder.take_part(PART)
     match end:
         case "answer":
-            metering.pipeline.responder.complete(ANSWER)
+            metering.responder.complete(ANSWER)
         case "error":
-            metering.pipeline.responder.fail(NoEndpoint("gone"))
+            metering.responder.fail(gone)
         case _:
             handle.cancel()
-    assert metering.pipeline.told[:2] == [PART, PART]
+    ends = {"answer": [ANSWER], "error": [gone], "cancel": []}
+    assert metering.told == [PART] * parts + ends[end]
     size_bytes = sum(len(tensor.data) for tensor in call().inputs)
-    parts = 3 if end == "answer" else 2
-    assert (metering.is_free, metering.used) == (True, [Amount(1, 1, size_bytes + parts * 6)])
+    answers = parts + (end == "answer")
+    wanted = [Amount(1, 1, size_bytes + answers * 6)] if answers else []
+    assert (metering.is_free, metering.used) == (True, wanted)
 
 
 async def test_call_that_ends_before_it_has_begun_is_settled_once(metering: Metering) -> None:
-    metering.pipeline.at_once = NoEndpoint("gone")
+    metering.begin = lambda: metering.responder.fail(NoEndpoint("gone"))
     handle = metering.start()
     assert handle.picker is None
     handle.cancel()
@@ -139,15 +109,18 @@ async def test_call_that_ends_before_it_has_begun_is_settled_once(metering: Mete
 
 
 async def test_call_that_is_refused_is_settled(metering: Metering) -> None:
-    metering.pipeline.error = NoEndpoint("nobody")
+    def refuse() -> None:
+        raise NoEndpoint("nobody")
+
+    metering.begin = refuse
     with pytest.raises(NoEndpoint):
         metering.start()
     assert (metering.is_free, metering.used) == (True, [])
 
 
 async def test_operator_is_not_metered(metering: Metering) -> None:
-    assert metering.start(OPERATOR) is metering.pipeline.handle
-    metering.pipeline.responder.complete(ANSWER)
+    assert metering.start(OPERATOR) is metering.handle
+    metering.responder.complete(ANSWER)
     assert metering.used == []
 
 
@@ -169,8 +142,8 @@ async def test_tokens_of_a_generated_answer_are_paid_for(
     metering: Metering, is_broken_off: bool
 ) -> None:
     metering.start(request=asked_texts(400))
-    responder = metering.pipeline.responder
-    responder.take_part(SimpleNamespace(outcome=generated({"t": [1, 2, 3], "x": "a b c"})))  # type: ignore[arg-type]
+    responder = metering.responder
+    responder.take_part(SimpleNamespace(outcome=generated({"t": [1, 2, 3], "x": "a b c"})))
     if is_broken_off:
         responder.fail(NoEndpoint("gone"))
         assert [each.rows for each in metering.used] == [400 // 4 + 3]
@@ -183,6 +156,6 @@ async def test_tokens_of_a_generated_answer_are_paid_for(
 async def test_liar_about_tokens_is_paid_for_what_can_have_been(metering: Metering) -> None:
     metering.start(request=asked_texts(400))
     told = {"t": [4], "x": "d", "f": "stop", "u": [10**9, 0, 10**9]}
-    metering.pipeline.responder.complete(generated(told))
+    metering.responder.complete(generated(told))
     (amount,) = metering.used
     assert amount.rows <= 400 + TEMPLATE_TOKENS + 1 + MOST_CHOICES

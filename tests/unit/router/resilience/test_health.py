@@ -21,17 +21,12 @@ def ejected(now_s: float = 0.0) -> Health:
 def test_one_hard_failure_inhibits_for_five_seconds_and_a_ramp_follows() -> None:
     health = Health()
     health.failed(10.0, is_hard=True, cause="link lost")
-    assert not health.is_full
-    assert not health.may_send(10.0)
-    assert not health.may_send(14.999)
-    assert health.state(14.999) is INHIBITED
-    assert (health.reason, health.since_s) == ("link lost", 10.0)
-    assert health.may_send(15.0)
-    assert health.state(15.0) is RAMPING
-    assert health.share(15.0) == pytest.approx(0.1, rel=0.05)
-    assert health.share(16.0) == pytest.approx(0.55, rel=0.05)
-    assert not health.is_full
-    assert health.share(17.0) == pytest.approx(1.0, abs=0.05)
+    assert (health.is_full, health.reason, health.since_s) == (False, "link lost", 10.0)
+    for now_s, state, may_send in ((10.0, INHIBITED, False), (14.999, INHIBITED, False)):
+        assert (health.state(now_s), health.may_send(now_s)) == (state, may_send)
+    assert (health.may_send(15.0), health.state(15.0), health.is_full) == (True, RAMPING, False)
+    shares = [health.share(now_s) for now_s in (15.0, 16.0, 17.0)]
+    assert shares == pytest.approx([0.1, 0.55, 1.0], rel=0.05)
     assert health.state(17.0) is CLOSED
 
 
@@ -75,8 +70,7 @@ def test_outlier_needs_three_answers_in_a_row_to_return() -> None:
 def test_operators_word_goes_before_all() -> None:
     health = Health()
     health.hold(FORCED_OPEN)
-    assert not health.may_send(0.0)
-    assert health.state(0.0) is FORCED_OPEN
+    assert (health.may_send(0.0), health.state(0.0)) == (False, FORCED_OPEN)
     assert health.reason == "the operator holds it open"
     health.answered(1.0)
     health.probed(1.0)
@@ -86,13 +80,10 @@ def test_operators_word_goes_before_all() -> None:
         health.failed(at_s, is_hard=True)
     health.refused(10.0, 1.0)
     health.eject(10.0)
-    assert health.is_full
-    assert health.may_send(10.0)
-    assert health.share(10.0) == 1.0
+    assert (health.is_full, health.may_send(10.0), health.share(10.0)) == (True, True, 1.0)
     assert health.state(10.0) is FORCED_CLOSED
     health.hold(None)
-    assert not health.may_send(10.0)
-    assert health.state(10.0) is EJECTED
+    assert (health.may_send(10.0), health.state(10.0)) == (False, EJECTED)
 
 
 def test_clock_that_is_set_back_wedges_nothing() -> None:

@@ -1,10 +1,11 @@
-"""A stream that is silent: pinged, given up, closed when idle, and what it is told while it goes. On a clock of the test's own."""
+"""A stream that is silent: pinged, given up, closed when idle, and what it is told while it goes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Sequence
 from itertools import count
+from typing import Any
 
 import pytest
 from fleet_fakes import Fleet, NullLog, keys_of
@@ -27,23 +28,13 @@ from capamesh.router.ws.handshake import read_head
 from capamesh.router.ws.sequence import StreamSequence
 
 
-@dataclass(eq=False)
-class Timer:
-    due_s: float
-    then: Callable[[], None]
-    is_cancelled: bool = False
-
-    def cancel(self) -> None:
-        self.is_cancelled = True
-
-
 class FakeFront:
-    """A front whose time the test moves."""
+    """A front on the virtual loop."""
 
     def __init__(self) -> None:
-        self.clock_s = 0.0
-        self.timers: list[Timer] = []
+        loop = asyncio.get_running_loop()
         fleet = Fleet()
+        self.now_s, self.after = loop.time, loop.call_later
         self.inference = Inference(
             fleet.view,
             fleet.routing,
@@ -55,27 +46,14 @@ class FakeFront:
         )
         self.keys = KeyCheck(self.inference.ring)
         self.requests = OpenRequests()
-        self.budget = BodyBudget(2**24, 2**23, clock=self.now_s)
+        self.budget = BodyBudget(2**24, 2**23, clock=loop.time)
         self.arrival_s = 30.0
 
-    def now_s(self) -> float:
-        return self.clock_s
 
-    def after(self, seconds: float, then: Callable[[], None]) -> Timer:
-        timer = Timer(self.clock_s + seconds, then)
-        self.timers.append(timer)
-        return timer
-
-    def pass_s(self, seconds: float) -> None:
-        """Let time pass, and do what is due."""
-        end_s = self.clock_s + seconds
-        while due := [each for each in self.timers if each.due_s <= end_s]:
-            timer = min(due, key=lambda each: each.due_s)
-            self.timers.remove(timer)
-            self.clock_s = max(self.clock_s, timer.due_s)
-            if not timer.is_cancelled:
-                timer.then()
-        self.clock_s = end_s
+def timers() -> int:
+    """Return how many timers run."""
+    loop: Any = asyncio.get_running_loop()
+    return sum(not each.cancelled() for each in loop._scheduled)
 
 
 class FakeTransport:
@@ -149,33 +127,33 @@ def closed(talk: Talk) -> tuple[int, str | None]:
 
 
 async def test_client_that_is_silent_is_pinged_and_then_given_up(talk: Talk) -> None:
-    talk.front.pass_s(PING_S)
+    await asyncio.sleep(PING_S)
     assert [type(event) for event in talk.heard()] == [Ping]
-    talk.front.pass_s(PING_S)
+    await asyncio.sleep(PING_S)
     assert talk.transport.end == "aborted"
     talk.connection.lost()
     assert talk.context.open == 0
-    assert all(timer.is_cancelled for timer in talk.front.timers)
+    assert timers() == 0
 
 
 async def test_client_that_answers_pings_stays_until_it_is_idle(talk: Talk) -> None:
     pings = 0
-    while talk.front.clock_s < IDLE_S - PING_S:
-        talk.front.pass_s(PING_S)
+    while talk.front.now_s() < IDLE_S - PING_S:
+        await asyncio.sleep(PING_S)
         pings += sum(isinstance(event, Ping) for event in talk.heard())
         talk.send(Pong())
     assert pings >= 4
-    talk.front.pass_s(PING_S)
+    await asyncio.sleep(PING_S)
     assert closed(talk) == (1001, f"no message came for {IDLE_S:g} s")
 
 
 async def test_message_begins_the_time_anew(talk: Talk) -> None:
     for _ in range(3):
-        talk.front.pass_s(PING_S - 1)
+        await asyncio.sleep(PING_S - 1)
         talk.send(TextMessage("["))
     kinds = [type(event) for event in talk.heard()]
     assert kinds == [TextMessage] * 3
-    assert talk.used_s == talk.front.clock_s
+    assert talk.used_s == talk.front.now_s()
 
 
 async def test_slow_reader_is_not_read_and_goes_on_once_it_has_read(talk: Talk) -> None:
@@ -193,7 +171,7 @@ async def test_client_that_is_closed_has_a_moment_to_read_why(talk: Talk) -> Non
     assert closed(talk) == (1001, "the router stops")
     talk.connection.received(memoryview(b"\x81\x80\0\0\0\0" * 10))
     assert talk.heard() == []
-    talk.front.pass_s(LINGER_S)
+    await asyncio.sleep(LINGER_S)
     assert (talk.transport.end, talk.context.open) == ("closed", 0)
 
 
@@ -201,9 +179,9 @@ async def test_parts_that_never_end_are_told_so(talk: Talk) -> None:
     talk.send(BytesMessage(b"abc", message_finished=False))
     assert talk.front.budget.used_bytes == 3
     for _ in range(3):
-        talk.front.pass_s(10)
+        await asyncio.sleep(10)
         talk.send(Pong())
-    talk.front.pass_s(10)
+    await asyncio.sleep(10)
     said, end = (event for event in talk.heard() if not isinstance(event, Ping))
     assert "3 bytes of a message came within 30 s" in said.data  # type: ignore[union-attr]
     assert end.code == 1008  # type: ignore[union-attr]
@@ -232,7 +210,7 @@ async def test_any_bytes_come_to_an_end_that_holds_nothing(first: int) -> None:
                 if not talk.transport.end:
                     talk.connection.received(memoryview(piece))
             if drawn.rng.random() < 0.3:
-                talk.front.pass_s(drawn.rng.choice((0.1, PING_S, IDLE_S)))
+                await asyncio.sleep(drawn.rng.choice((0.1, PING_S, IDLE_S)))
             if drawn.rng.random() < 0.2:
                 drawn.rng.choice((talk.connection.paused, talk.connection.resumed))()
             assert talk.front.budget.used_bytes <= 2**24
@@ -240,8 +218,8 @@ async def test_any_bytes_come_to_an_end_that_holds_nothing(first: int) -> None:
         front = talk.front
         assert (front.budget.used_bytes, front.budget.arriving_bytes) == (0, 0), seed
         assert (front.requests.count, talk.context.open) == (0, 0), seed
-        front.pass_s(2 * IDLE_S)
-        assert front.timers == [], seed
+        await asyncio.sleep(2 * IDLE_S)
+        assert timers() == 0, seed
 
 
 OK = Reply(200, {}, ())

@@ -54,14 +54,8 @@ class Core:
         self.quotas = Quotas()
         pipeline = self.fleet.routing.pipeline
         meter = Meter(self.quotas, pipeline, self.fleet.view, clock=self.fleet.clock)
-        self.nodes = FleetNodes(
-            self.fleet.view,
-            self.fleet.balancer,
-            pipeline,
-            self.ring,
-            meter,
-            clock=self.fleet.clock,
-        )
+        parts = (self.fleet.view, self.fleet.balancer, pipeline, self.ring, meter)
+        self.nodes = FleetNodes(*parts, clock=self.fleet.clock)
 
     async def ended(self, call: BulkCall) -> Ended:
         found: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
@@ -89,12 +83,10 @@ async def test_call_goes_only_where_it_may() -> None:
     assert core.fleet.links[1].calls[0].is_alone
     for _ in range(4):
         assert (await core.ended(call_of(not_at=frozenset("AB")))).node == "C"
-    ended = await core.ended(call_of(not_at=frozenset("ABC")))
-    assert isinstance(ended.error, Unsatisfiable)
-    ended = await core.ended(call_of(job_of(max_price=1.0)))  # they cost 1.5
-    assert isinstance(ended.error, Unsatisfiable)
-    ended = await core.ended(call_of(job_of(regions=("us",))))
-    assert isinstance(ended.error, Unsatisfiable)
+    nowhere = call_of(not_at=frozenset("ABC"))
+    dear, elsewhere = call_of(job_of(max_price=1.0)), call_of(job_of(regions=("us",)))
+    for call in (nowhere, dear, elsewhere):  # they are of the EU, and cost 1.5
+        assert isinstance((await core.ended(call)).error, Unsatisfiable)
 
 
 async def test_nodes_with_another_file_of_the_version_run_nothing() -> None:

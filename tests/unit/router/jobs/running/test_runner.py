@@ -53,16 +53,11 @@ async def test_refused_rows_are_found_and_the_rest_has_results(rig: Rig) -> None
     rig.runner()
     await is_done(rig, job, 3, 4, 77)
     bad = await rig.store.bad_rows(job.id, -1, 10)
-    assert [(each.row, each.code) for each in bad] == [
-        (row, "invalid_request") for row in (3, 4, 77)
-    ]
+    assert [(each.row, each.code) for each in bad] == [(at, "invalid_request") for at in (3, 4, 77)]
     assert {each.node for each in bad} <= {"A", "B"}  # the nodes' names, not their ids
-    for value in (3.0, 4.0, 77.0):  # two nodes have said so
-        assert {
-            tuple(call.not_at)
-            for call in rig.nodes.sent
-            if call.rows == 1 and call.inputs[0].to_numpy()[0] == value and call.not_at
-        }
+    alone = [call for call in rig.nodes.sent if call.rows == 1 and call.not_at]
+    asked_again = {call.inputs[0].to_numpy()[0] for call in alone}
+    assert rig.nodes.refused <= asked_again  # two nodes have said so
 
 
 async def test_row_that_ends_workers_runs_alone_once(rig: Rig) -> None:
@@ -86,11 +81,8 @@ async def test_rows_of_a_call_of_many_batches_are_suspected_batch_by_batch(rig: 
     job = await rig.planned(400, 200)
     rig.runner()
     await is_done(rig, job, 42, 300)
-    bad = await rig.store.bad_rows(job.id, -1, 10)
-    assert [(each.row, each.code) for each in bad] == [
-        (42, ENDS_WORKERS),
-        (300, "invalid_request"),
-    ]
+    bad = [(each.row, each.code) for each in await rig.store.bad_rows(job.id, -1, 10)]
+    assert bad == [(42, ENDS_WORKERS), (300, "invalid_request")]
     assert max(call.rows for call in rig.nodes.sent) == 96
     # the call, the batch of it, and the row
     assert sum(node.deaths for node in rig.nodes.nodes.values()) == 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import stat
 import threading
-from collections.abc import Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -205,6 +205,13 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_store, "PATIENCE_S", LIMIT_S)
 
 
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[JobStore]:
+    store = JobStore.open(str(tmp_path / "jobs.db"), Clock())
+    yield store
+    await store.close()
+
+
 async def test_loop_does_not_wait_for_a_database_that_stands_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,8 +231,7 @@ async def test_loop_does_not_wait_for_a_database_that_stands_still(
     await store.close()
 
 
-async def test_counts_of_several_jobs_are_each_in_its_place(tmp_path: Path) -> None:
-    store = JobStore.open(str(tmp_path / "jobs.db"), Clock())
+async def test_counts_of_several_jobs_are_each_in_its_place(store: JobStore) -> None:
     first, _ = await store.submit("acme", spec_with("first"), PINNED)
     await store.claim_plan("router")
     assert await store.add_shards(first.id, 1, 0, ranges(3))
@@ -234,15 +240,12 @@ async def test_counts_of_several_jobs_are_each_in_its_place(tmp_path: Path) -> N
     assert await store.counts_of([second.id, first.id, second.id]) == [empty, planned, empty]
     assert await store.counts_of([first.id]) == [await store.counts(first.id)]
     assert await store.counts_of([]) == []
-    await store.close()
 
 
-async def test_looks_wait_for_nobody_who_writes(tmp_path: Path) -> None:
-    where = str(tmp_path / "jobs.db")
-    store = JobStore.open(where, Clock())
+async def test_looks_wait_for_nobody_who_writes(store: JobStore, tmp_path: Path) -> None:
     job, _ = await store.submit("acme", spec_with(), PINNED)
     file = await store.files.begin(Owner("acme"), "rows.jsonl", Purpose.BATCH, 10, 60.0, 10)
-    other = open_database(where, Clock())
+    other = open_database(str(tmp_path / "jobs.db"), Clock())
     with other.transaction(Change.LASTING):
         assert (await store.get(job.id, None)).id == job.id
         assert (await store.look(job.id, None, 0)).job.id == job.id
@@ -270,7 +273,6 @@ async def test_looks_wait_for_nobody_who_writes(tmp_path: Path) -> None:
         for look in looks:  # one after the other, so that no group is as one of them
             await look
     other.engine.dispose()
-    await store.close()
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "9p"])
