@@ -11,7 +11,7 @@ from signed_adverts import NOW, NOW_MS, Network, says, says_goodbye
 
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.ids import PeerId
-from capamesh.protocol.network import DrainOrder, Membership
+from capamesh.protocol.network import DrainOrder
 from capamesh.router.fleet.endpoint import Endpoint
 
 HOUR = dt.timedelta(hours=1)
@@ -28,15 +28,17 @@ class Router(Members):
     def __init__(self, folder: Path, network: Network | None = None) -> None:
         super().__init__(folder, network)
         self.order = DrainOrder.empty(self.network.owner.network_id)
+        self.node = self.network.member()
+        self.peer = self.node.identity.peer_id
 
     def signed(self, *peers: PeerId, lasts: dt.timedelta = HOUR, at: dt.datetime = NOW) -> bytes:
         """Return the next order, which drains these."""
         self.order = self.network.owner.drain(self.order, dict.fromkeys(peers, at + lasts), now=at)
         return self.order.encode()
 
-    def is_draining(self, peer: PeerId) -> list[bool]:
-        """Return it of each endpoint of a node."""
-        return [endpoint.is_draining for endpoint in self.fleet.endpoints_of(peer)]
+    def is_draining(self) -> list[bool]:
+        """Return it of each endpoint of the node."""
+        return [endpoint.is_draining for endpoint in self.fleet.endpoints_of(self.peer)]
 
 
 @pytest.fixture
@@ -44,51 +46,39 @@ def router(tmp_path: Path) -> Router:
     return Router(tmp_path)
 
 
-@pytest.fixture
-def node(router: Router) -> Membership:
-    return router.network.member()
-
-
-@pytest.fixture
-def peer(node: Membership) -> PeerId:
-    return node.identity.peer_id
-
-
-def test_older_and_replayed_orders_change_nothing(
-    router: Router, node: Membership, peer: PeerId
-) -> None:
-    router.members.heard(says(node))
-    older, newer = router.signed(peer), router.signed()
+def test_older_and_replayed_orders_change_nothing(router: Router) -> None:
+    router.members.heard(says(router.node))
+    older, newer = router.signed(router.peer), router.signed()
     router.drains.heard(newer)
     router.drains.heard(older)
     assert router.drains.post(older)[0].version == 2
     router.drains.heard(newer)
-    assert router.is_draining(peer) == [False]
+    assert router.is_draining() == [False]
     assert router.told_of_drains == []
 
 
 def test_node_that_joins_later_or_dials_or_says_something_new_or_comes_back_stays_drained(
-    router: Router, node: Membership, peer: PeerId
+    router: Router,
 ) -> None:
-    router.drains.heard(router.signed(peer))
-    visiting = Endpoint(peer, "dialled-in-1")
+    router.drains.heard(router.signed(router.peer))
+    visiting = Endpoint(router.peer, "dialled-in-1")
     router.updates.visited(visiting)
     assert visiting.is_draining
-    router.members.heard(says(node))
-    assert router.is_draining(peer) == [True, True]
-    router.members.heard(says(node, port=7009, counter=2, region="eu"))
-    assert router.is_draining(peer) == [True, True]
+    router.members.heard(says(router.node))
+    assert router.is_draining() == [True, True]
+    router.members.heard(says(router.node, port=7009, counter=2, region="eu"))
+    assert router.is_draining() == [True, True]
     router.updates.visitor_left(visiting)
-    router.members.heard(says_goodbye(node, counter=3))
-    assert router.is_draining(peer) == []
-    router.members.heard(says(node, boot_ms=NOW_MS + 1))
-    assert router.is_draining(peer) == [True]
+    router.members.heard(says_goodbye(router.node, counter=3))
+    assert router.is_draining() == []
+    router.members.heard(says(router.node, boot_ms=NOW_MS + 1))
+    assert router.is_draining() == [True]
 
 
 def test_damaged_file_is_set_aside_and_the_order_comes_again(
     router: Router, tmp_path: Path
 ) -> None:
-    encoded = router.signed(router.network.member().identity.peer_id)
+    encoded = router.signed(router.peer)
     router.drains.heard(encoded)
     for damage in (b"", encoded[:-1], bytes(70_000), foreign_order()):
         (tmp_path / "drains.bin").write_bytes(damage)
@@ -109,50 +99,46 @@ def test_order_of_another_owner_or_of_nobody_is_refused(router: Router) -> None:
 
 
 def test_order_that_was_signed_by_a_clock_ahead_is_refused_and_one_heard_waits(
-    router: Router, node: Membership, peer: PeerId
+    router: Router,
 ) -> None:
-    router.members.heard(says(node))
-    ahead = router.signed(peer, at=NOW + HOUR)
+    router.members.heard(says(router.node))
+    ahead = router.signed(router.peer, at=NOW + HOUR)
     with pytest.raises(
         InvalidRequest, match="signed at 2026-10-01T13:00:00Z, and here it is 2026-10-01T12:00:00Z"
     ):
         router.drains.post(ahead)
     assert router.drains.encoded == b""
     router.drains.heard(ahead)  # from a member whose clock is ahead, too
-    assert router.is_draining(peer) == [False]
+    assert router.is_draining() == [False]
     router.clocks.pass_s(3600)
     router.drains.tick()
-    assert router.is_draining(peer) == [True]
+    assert router.is_draining() == [True]
 
 
 JUMPS_S = (2 * 3600.0, -4 * 3600.0)
 """Beyond the end of a drain, and before it was signed."""
 
 
-def test_clock_that_jumps_ends_drains_for_as_long_as_it_is_wrong(
-    router: Router, peer: PeerId
-) -> None:
-    router.updates.visited(Endpoint(peer, "dialled-in-1"))
-    router.drains.heard(router.signed(peer))
+def test_clock_that_jumps_ends_drains_for_as_long_as_it_is_wrong(router: Router) -> None:
+    router.updates.visited(Endpoint(router.peer, "dialled-in-1"))
+    router.drains.heard(router.signed(router.peer))
     for jump_s in JUMPS_S:
         router.clocks.jumped_s = jump_s
         router.drains.tick()
-        assert router.is_draining(peer) == [False]
+        assert router.is_draining() == [False]
         router.clocks.jumped_s = 0.0
         router.drains.tick()
-        assert router.is_draining(peer) == [True]
+        assert router.is_draining() == [True]
     assert router.told_of_drains == ["changed"] * 5
 
 
-def test_clock_that_jumps_ends_no_drain_where_members_tell_the_time(
-    router: Router, node: Membership, peer: PeerId
-) -> None:
-    router.members.heard(says(node))
-    router.drains.heard(router.signed(peer))
+def test_clock_that_jumps_ends_no_drain_where_members_tell_the_time(router: Router) -> None:
+    router.members.heard(says(router.node))
+    router.drains.heard(router.signed(router.peer))
     for jump_s in JUMPS_S:
         router.clocks.jumped_s = jump_s
         router.drains.tick()
-        assert router.is_draining(peer) == [True]
+        assert router.is_draining() == [True]
     assert router.told_of_drains == ["changed"]
 
 

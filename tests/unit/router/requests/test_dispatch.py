@@ -126,10 +126,9 @@ async def test_refusal_moves_on_for_nothing_and_what_may_have_run_for_a_token(
     fleet = Fleet([failing(error)], [failing(error)], [echo], [echo])
     tokens = fleet.served().budget.balance(0.0) + 0.2  # what a first attempt brings in
     assert (await infer(fleet)).attempts == 3
-    assert fleet.asked == [1, 1, 1, 0]
+    assert (fleet.asked, fleet.counts) == ([1, 1, 1, 0], {})
     assert fleet.served().budget.balance(0.0) == pytest.approx(tokens - 2 * failures)
     assert [endpoint.failed for endpoint in fleet.endpoints] == [failures, failures, 0, 0]
-    assert fleet.counts == {}
 
 
 @pytest.mark.parametrize("hints_s", [(3, 1, 2, 9, 9), (0, 3, 1, 9, 9), (1, 3, 0, 0, 9)])
@@ -140,8 +139,7 @@ async def test_softest_refusal_that_says_when_is_the_answer_when_too_many_are_fu
     with pytest.raises(Overloaded, match="come in 1") as caught:
         await infer(fleet)
     assert caught.value.retry_after_s == 1
-    assert fleet.asked == [1, 1, 1, 1, 0]
-    assert fleet.counts == {}
+    assert (fleet.asked, fleet.counts) == ([1, 1, 1, 1, 0], {})
 
 
 @pytest.mark.parametrize("error", FINAL, ids=code)
@@ -151,11 +149,9 @@ async def test_caller_s_own_fault_is_believed_of_two_nodes_and_blamed_on_neither
     fleet = Fleet([failing(error)], [failing(error)], [echo])
     with pytest.raises(type(error)) as caught:
         await infer(fleet)
-    assert caught.value is error
-    assert fleet.asked == [1, 1, 0]
-    assert [replica.health.is_full for replica in fleet.replicas] == [True] * 3
-    assert [endpoint.failed for endpoint in fleet.endpoints] == [0] * 3
-    assert fleet.counts == {}
+    assert (caught.value is error, fleet.asked, fleet.counts) == (True, [1, 1, 0], {})
+    assert all(replica.health.is_full for replica in fleet.replicas)
+    assert not any(endpoint.failed for endpoint in fleet.endpoints)
 
 
 @pytest.mark.parametrize(
@@ -289,26 +285,20 @@ async def test_node_that_does_not_advertise_the_output_that_is_asked_for_is_not_
 
 
 @pytest.mark.parametrize("winner", [0, 1])
-async def test_hedge_and_its_first_race_and_the_loser_is_withdrawn(
-    winner: int,
-) -> None:
+async def test_hedge_and_its_first_race_and_the_loser_is_withdrawn(winner: int) -> None:
     fleet = Fleet([hang], [hang])
     learn(fleet)
     task = begin(fleet)
-    await supervisor()
-    await asyncio.sleep(0.008)
-    assert fleet.asked == [1, 0]
-    await asyncio.sleep(0.007)
-    assert fleet.asked == [1, 1]
-    assert fleet.links[winner].asks[0].echo()
-    assert fleet.links[1 - winner].asks[0].ended == "withdrawn"  # in that very call
-    assert len(fleet.links[1 - winner].withdrawn) == 1
-    assert fleet.links[winner].withdrawn == []
-    assert not fleet.links[1 - winner].asks[0].echo()
+    for seconds, asked in ((0.008, [1, 0]), (0.007, [1, 1])):
+        await asyncio.sleep(seconds)
+        assert fleet.asked == asked
+    won, lost = fleet.links[winner], fleet.links[1 - winner]
+    assert won.asks[0].echo()
+    assert lost.asks[0].ended == "withdrawn"  # in that very call
+    assert (len(lost.withdrawn), won.withdrawn, lost.asks[0].echo()) == (1, [], False)
     outcome = await task
     assert (outcome.replica, outcome.attempts) == (fleet.replicas[winner], 2)
-    assert [endpoint.failed for endpoint in fleet.endpoints] == [0, 0]
-    assert fleet.counts == {}
+    assert ([endpoint.failed for endpoint in fleet.endpoints], fleet.counts) == ([0, 0], {})
 
 
 async def test_hedges_that_get_no_token_are_not_sent() -> None:
@@ -332,13 +322,11 @@ async def test_silence_leads_to_another_node_and_inhibits_the_silent_one() -> No
     outcome = await infer(fleet)
     assert (outcome.replica, outcome.attempts) == (fleet.replicas[1], 2)
     assert 0.05 <= fleet.clock() < 0.06
-    silent = fleet.endpoints[0]
-    assert silent.health.state(fleet.clock()) is CircuitState.INHIBITED
-    assert silent.health.reason == "silent for 50 ms"
-    assert fleet.links[0].asks[0].ended == "withdrawn"
+    health = fleet.endpoints[0].health
+    assert health.state(fleet.clock()) is CircuitState.INHIBITED
+    assert (health.reason, fleet.links[0].asks[0].ended) == ("silent for 50 ms", "withdrawn")
     assert (await infer(fleet)).replica is fleet.replicas[1]
-    assert fleet.asked == [1, 2]
-    assert fleet.counts == {}
+    assert (fleet.asked, fleet.counts) == ([1, 2], {})
 
 
 async def test_silent_node_that_spoke_meanwhile_is_there_and_only_its_model_hangs() -> None:

@@ -10,13 +10,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import feather, parquet
 
-from capamesh.router.jobs.inputs import arrow_files, folder
+from capamesh.router.jobs.inputs import arrow_files
 from capamesh.router.jobs.inputs.arrays import ArrayReader
 from capamesh.router.jobs.inputs.arrow_files import ArrowReader, ParquetReader
-from capamesh.router.jobs.inputs.folder import FolderReader, LocalFiles
 from capamesh.router.jobs.inputs.jsonl import JsonlReader
 from capamesh.router.jobs.inputs.likely_rows import SAMPLE_BYTES, likely_rows
-from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.source import LocalFile
 from capamesh.router.jobs.spec import InputFormat
 
@@ -51,17 +49,3 @@ def test_lines_are_guessed_from_the_first_of_them(tmp_path: Path) -> None:
     file.write_bytes(line * (3 * SAMPLE_BYTES // len(line)))
     found = likely_rows(InputFormat.JSONL, JsonlReader(source), source)
     assert found == pytest.approx(3 * SAMPLE_BYTES / len(line), rel=0.01)
-
-
-def test_file_that_cannot_be_read_is_a_bad_row_of_its_window(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(folder, "WINDOW_BYTES", 5)
-    for number in range(3):
-        (tmp_path / f"{number}.bin").write_bytes(b"12345")
-    reader = FolderReader(LocalFiles(tmp_path))
-    (shard,) = reader.ranges(ShardLimits(1000))
-    (tmp_path / "1.bin").unlink()
-    windows = list(reader.windows(shard, ("content",)))
-    assert [list(each.numbers) for each in windows] == [[0], [2], []]
-    assert [bad.row for each in windows for bad in each.bad] == [1]

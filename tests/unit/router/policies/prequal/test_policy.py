@@ -50,28 +50,6 @@ def test_small_fleet_has_no_eligible_replica_done_much_sooner_and_each_is_asked_
         assert cost_s(policy, picked) <= 1.1 * soonest
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 39), st.integers(0, 20), st.integers(1, 50_000)), max_size=40
-    ),
-    st.sets(st.integers(0, 39)),
-    st.integers(0, 99),
-)
-def test_pick_is_eligible_and_there_is_one_whenever_a_replica_is_eligible(
-    reports: list[tuple[int, int, int]], bad: set[int], seed: int
-) -> None:
-    policy, replicas = Prequal(random.Random(seed)), fleet(40)
-    for number, rif, run_us in reports:
-        tell(policy, replicas[number], rif=rif, run_us=run_us)
-    good = {one for number, one in enumerate(replicas) if number not in bad}
-    picked = policy.pick(replicas, good.__contains__, SHAPE, 0.0)
-    assert picked in good if good else picked is None
-    usables = [one for one in policy.pool._pooled if one in good]
-    if len(usables) > 1:
-        assert picked is min(usables, key=lambda one: cost_s(policy, one))
-
-
 @pytest.fixture
 def pool() -> ProbePool:
     pool = ProbePool()

@@ -42,27 +42,12 @@ def test_plain_chat_asks_for_nothing_else() -> None:
 
 
 def test_fields_that_ask_for_nothing_are_skipped() -> None:
-    nothing = {
-        "unknown": 1,
-        "user": "me",
-        "metadata": {"a": "b"},
-        "store": False,
-        "service_tier": "auto",
-        "modalities": ["text"],
-        "reasoning_effort": None,
-        "functions": [],
-        "tools": [],
-        "tool_choice": "none",
-        "stop": None,
-        "logit_bias": {},
-        "n": None,
-        "top_k": -1,
-        "response_format": {"type": "text"},
-        "stream": False,
-        "logprobs": False,
-        "top_logprobs": 0,
-        "chat_template_kwargs": {},
-    }
+    nothing: dict[str, Any] = dict.fromkeys(("reasoning_effort", "stop", "n"))
+    nothing |= dict.fromkeys(("store", "stream", "logprobs"), False)
+    nothing |= {"functions": [], "tools": [], "tool_choice": "none", "logit_bias": {}, "top_k": -1}
+    nothing |= {"unknown": 1, "user": "me", "metadata": {"a": "b"}, "service_tier": "auto"}
+    nothing |= {"modalities": ["text"], "response_format": {"type": "text"}, "top_logprobs": 0}
+    nothing |= {"chat_template_kwargs": {}}
     assert sent(chat(**nothing)) == {"messages": [HI]}
 
 
@@ -106,17 +91,11 @@ def test_tokens_so_far_are_added_for_another_node_and_run_as_they_came_by_the_cl
 def test_messages_before_the_first_answer_decide_where_it_is_run() -> None:
     more = [HI, {"role": "assistant", "content": "Ho"}, {"role": "user", "content": "?"}]
     assert chat().affinity == chat(messages=more, temperature=1).affinity
-    others = [
-        chat(messages=[{"role": "system", "content": "x"}, HI]),
-        chat(tools=[TOOL]),
-        chat(prompt_cache_key="mine"),
-        chat(messages=[{"role": "system", "content": "Hi"}]),
-    ]
-    assert len({chat().affinity, *(each.affinity for each in others)}) == 5
-    assert (
-        chat(prompt_cache_key="mine").affinity
-        == chat(prompt_cache_key="mine", messages=more[1:]).affinity
-    )
+    mine = chat(prompt_cache_key="mine").affinity
+    systems = ([{"role": "system", "content": "x"}, HI], [{"role": "system", "content": "Hi"}])
+    others = [chat(messages=given).affinity for given in systems]
+    assert len({chat().affinity, mine, chat(tools=[TOOL]).affinity, *others}) == 5
+    assert chat(prompt_cache_key="mine", messages=more[1:]).affinity == mine
 
 
 def test_estimate_is_of_bytes_and_of_tokens_that_may_come() -> None:

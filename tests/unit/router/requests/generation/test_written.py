@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -17,46 +18,30 @@ ODD = f'm"{TextEvent.TEXT}\\é'
 """A model's name that has what stands for the text."""
 
 
-def asked(model: str = "chat", *, has_usage: bool = False) -> Asked:
-    return Asked(model, ({"prompt": "Hi"},), {}, is_streamed=True, has_usage=has_usage)
+def asked(*, has_usage: bool) -> Asked:
+    return Asked(ODD, ({"prompt": "Hi"},), {}, is_streamed=True, has_usage=has_usage)
 
 
-@pytest.mark.parametrize("has_usage", [False, True])
-def test_texts_of_completions_differ_in_nothing_else(*, has_usage: bool) -> None:
-    writer = CompletionStream(asked(ODD, has_usage=has_usage), "cmpl-7", 1_700_000_000)
-    for choice in (1, 0, 1):
-        for text in TEXTS:
-            one = {"index": choice, "text": text, "logprobs": None, "finish_reason": None}
-            assert said_by(writer, choice, text) == {
-                "id": "cmpl-7",
-                "object": "text_completion",
-                "created": 1_700_000_000,
-                "model": ODD,
-                "choices": [one],
-                **({"usage": None} if has_usage else {}),
-            }
-
-
-@pytest.mark.parametrize("has_usage", [False, True])
-def test_texts_of_chats_differ_in_nothing_else(*, has_usage: bool) -> None:
-    writer = ChatStream(asked(ODD, has_usage=has_usage), "chatcmpl-7", 1_700_000_000, str)
-    for choice in (1, 0):
-        writer.take(choice, Piece(t=(1,), x="first"))
-        for text in TEXTS:
-            one = {"index": choice, "delta": {"content": text}, "logprobs": None}
-            assert said_by(writer, choice, text) == {
-                "id": "chatcmpl-7",
-                "object": "chat.completion.chunk",
-                "created": 1_700_000_000,
-                "model": ODD,
-                "choices": [{**one, "finish_reason": None}],
-                **({"usage": None} if has_usage else {}),
-            }
-
-
-def said_by(writer: Writer, choice: int, text: str) -> object:
+def said_by(writer: Writer, choice: int, text: str) -> Any:
     sent = writer.take(choice, Piece(t=(2,), x=text))
     assert sent.startswith(b"data: ")
     assert sent.endswith(b"\n\n")
-    found: object = json.loads(sent[6:])
-    return found
+    return json.loads(sent[6:])
+
+
+@pytest.mark.parametrize("is_chat", [False, True])
+@pytest.mark.parametrize("has_usage", [False, True])
+def test_texts_differ_in_nothing_else(*, has_usage: bool, is_chat: bool) -> None:
+    request = asked(has_usage=has_usage)
+    writer: Writer = CompletionStream(request, "7", 1_700_000_000)
+    if is_chat:
+        writer = ChatStream(request, "7", 1_700_000_000, str)
+    kind = "chat.completion.chunk" if is_chat else "text_completion"
+    head = {"id": "7", "object": kind, "created": 1_700_000_000, "model": ODD}
+    for choice in (1, 0):
+        writer.take(choice, Piece(t=(1,), x="first"))
+        for text in TEXTS:
+            body = {"delta": {"content": text}} if is_chat else {"text": text}
+            one = {"index": choice, **body, "logprobs": None, "finish_reason": None}
+            usage = {"usage": None} if has_usage else {}
+            assert said_by(writer, choice, text) == {**head, "choices": [one], **usage}
