@@ -117,45 +117,34 @@ CLOSED, INHIBITED = CircuitState.CLOSED, CircuitState.INHIBITED
 
 
 @pytest.mark.parametrize(
-    ("error", "of_replica", "of_endpoint", "until_s", "failed"),
+    ("error", "blamed", "until_s", "failed"),
     [
-        (Overloaded("full", 0.4), INHIBITED, CLOSED, 10.4, 0),
-        (Overloaded("full"), INHIBITED, CLOSED, 10.05, 0),
-        (Draining("bye"), CLOSED, INHIBITED, 11.0, 0),
-        (ModelUnavailable("loading"), INHIBITED, CLOSED, 10.5, 0),
-        (RunFailed("no memory"), INHIBITED, CLOSED, 10.1, 1),
-        (PeerError("odd"), INHIBITED, CLOSED, 10.1, 1),
-        (LinkLost("reset"), CLOSED, INHIBITED, 15.0, 1),
-        (ProtocolViolation("junk"), CLOSED, INHIBITED, 15.0, 1),
-        (NotMember("who?"), CLOSED, INHIBITED, 15.0, 1),
-        (InvalidRequest("shape"), CLOSED, CLOSED, 10.0, 0),
-        (DeadlineExceeded("late"), CLOSED, CLOSED, 10.0, 0),
-        (LocalError("ours"), CLOSED, CLOSED, 10.0, 0),
+        (Overloaded("full", 0.4), "replica", 10.4, 0),
+        (Overloaded("full"), "replica", 10.05, 0),
+        (Draining("bye"), "endpoint", 11.0, 0),
+        (ModelUnavailable("loading"), "replica", 10.5, 0),
+        (RunFailed("no memory"), "replica", 10.1, 1),
+        (PeerError("odd"), "replica", 10.1, 1),
+        *((each("?"), "endpoint", 15.0, 1) for each in (LinkLost, ProtocolViolation, NotMember)),
+        *((each("?"), "", 10.0, 0) for each in (InvalidRequest, DeadlineExceeded, LocalError)),
     ],
     ids=lambda value: getattr(value, "code", None),
 )
 def test_error_is_blamed_on_whom_it_concerns_for_as_long_as_it_matters(
-    error: CapameshError,
-    of_replica: CircuitState,
-    of_endpoint: CircuitState,
-    until_s: float,
-    failed: int,
+    error: CapameshError, blamed: str, until_s: float, failed: int
 ) -> None:
     world = World("a")
     (replica,) = world.replicas
     world.sent(replica).failed(replica, error, 0.001, 10.0)
-    assert (replica.health.state(10.0), replica.endpoint.health.state(10.0)) == (
-        of_replica,
-        of_endpoint,
-    )
+    for name, health in (("replica", replica.health), ("endpoint", replica.endpoint.health)):
+        assert health.state(10.0) is (INHIBITED if name == blamed else CLOSED)
+        if name == blamed:
+            assert not health.may_send(until_s - 0.001)
+            assert health.may_send(until_s + 0.001)
     assert replica.endpoint.failed == failed
     assert bool(world.served._unhealthy.noted) == bool(failed)
     assert (replica.rif, replica.endpoint.rif) == (0, 0)
     assert (peak_ewma.cost_s(replica, 10.0) == 5.0) == bool(failed)
-    if of_replica is not of_endpoint:
-        one = replica.health if of_replica is INHIBITED else replica.endpoint.health
-        assert not one.may_send(until_s - 0.001)
-        assert one.may_send(until_s + 0.001)
 
 
 def test_replica_that_refused_what_another_answered_is_blamed_as_for_a_failed_run() -> None:
@@ -306,22 +295,20 @@ def test_request_that_fails_at_one_invite_goes_on_to_another(
 def test_second_opinions_have_a_budget_of_their_own_that_time_refills() -> None:
     world = World("ab")
     first, second = world.replicas
-    assert (
-        world.picker().cross_check(first, [first, second], 10.0) is None
-    )  # for which nothing is taken
-    opinions = sum(world.picker().cross_check(first, [first], 10.0) is second for _ in range(400))
-    retries = sum(world.picker().try_retry(10.0) for _ in range(1000))
-    assert (opinions, retries) == (MOST, RETRIES.reserve)
-    opinions = sum(world.picker().cross_check(first, [first], 15.0) is second for _ in range(99))
-    assert opinions == 5
-    assert (
-        World("ab", ModelRules(is_retried=False)).picker().cross_check(first, [first], 10.0) is None
-    )
-    world = World("ab")
-    world.replicas[1].health.failed(10.0, is_hard=True)
-    assert (
-        world.picker().cross_check(world.replicas[0], world.replicas[:1], 10.0) is None
-    )  # it is not well
+
+    def opinions(tries: int, now_s: float) -> int:
+        checks = (world.picker().cross_check(first, [first], now_s) for _ in range(tries))
+        return sum(check is second for check in checks)
+
+    # nothing is taken where nobody is left
+    assert world.picker().cross_check(first, [first, second], 10.0) is None
+    assert opinions(400, 10.0) == MOST
+    assert sum(world.picker().try_retry(10.0) for _ in range(1000)) == RETRIES.reserve
+    assert opinions(99, 15.0) == 5
+    second.endpoint.health.failed(25.0, is_hard=True)
+    assert opinions(1, 25.0) == 0  # it is not well
+    unretried = World("ab", ModelRules(is_retried=False))
+    assert unretried.picker().cross_check(first, [first], 10.0) is None
 
 
 def test_replica_that_fails_most_of_what_others_answer_is_ejected_and_reported() -> None:

@@ -52,13 +52,11 @@ def test_advert_brings_its_node_into_the_view_and_has_it_dialled(router: Members
     node = router.network.member()
     peer = node.identity.peer_id
     router.members.heard(says(node, 7001))
-    assert router.peers == [peer]
+    assert (router.peers, router.hurried) == ([peer], [("127.0.0.1:7001", True)])
     assert [endpoint.address for endpoint in router.dialled] == ["127.0.0.1:7001"]
-    assert router.log.events == [
-        ("node_joined", {"node": "gpu-1", "peer": peer, "models": ["m/1"]})
-    ]
+    told = {"node": "gpu-1", "peer": peer, "models": ["m/1"]}
+    assert router.log.events == [("node_joined", told)]
     assert [type(change) for change in router.changes[0]] == [Joined]
-    assert router.hurried == [("127.0.0.1:7001", True)]
 
 
 def test_advert_with_another_address_has_the_old_one_let_go_and_the_new_one_dialled(

@@ -8,7 +8,6 @@ import math
 import os
 import random
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -197,9 +196,10 @@ def test_flood_of_one_failure_is_counted_and_drives_no_other_out(told: EndedRequ
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = TraceParent(TRACE, SPAN, is_sampled=True)
-GONE = AttemptTimes("A", "127.0.0.1:1", 10.0, 10.5, "link_lost: gone")
-GIVEN = AttemptTimes("B", "127.0.0.1:2", 10.5, 11.5, "answered", queue_s=0.25, run_s=0.5)
-FINE = RequestTimes("m", "1", "ok", 10.0, 11.5, (GONE, GIVEN))
+ATTEMPTS = (
+    AttemptTimes("A", "127.0.0.1:1", 10.0, 10.5, "link_lost: gone"),
+    AttemptTimes("B", "127.0.0.1:2", 10.5, 11.5, "answered", queue_s=0.25, run_s=0.5),
+)
 NOW_S, NOW_NS = 20.0, 1_000 * 10**9
 
 
@@ -244,19 +244,14 @@ def test_traceparent_is_read_as_w3c_says_and_anything_else_is_none(
 
 def test_request_and_its_attempts_become_spans_of_one_trace() -> None:
     made = tracer()
-    made.ended(replace(FINE, parent=PARENT))
+    made.ended(RequestTimes("m", "1", "ok", 10.0, 11.5, ATTEMPTS, PARENT))
     spans = root, lost, answered, queue, _ = made.taken(10)
     assert {span["traceId"] for span in spans} == {TRACE}
     parents = [SPAN, *[root["spanId"]] * 2, *[answered["spanId"]] * 2]
     assert [span["parentSpanId"] for span in spans] == parents
     assert [span["kind"] for span in (root, lost, queue)] == [2, 3, 1]
-    assert [*map(seconds, spans)] == [
-        [10.0, 11.5],
-        [10.0, 10.5],
-        [10.5, 11.5],
-        [10.625, 10.875],
-        [10.875, 11.375],
-    ]
+    halves = [[10.0, 10.5], [10.5, 11.5], [10.625, 10.875], [10.875, 11.375]]
+    assert [*map(seconds, spans)] == [[10.0, 11.5], *halves]
     statuses = [span.get("status") for span in (root, lost, answered)]
     assert statuses == [None, {"code": 2, "message": "link_lost: gone"}, None]
     told = {each["key"]: each["value"]["stringValue"] for each in root["attributes"]}
@@ -267,6 +262,6 @@ def test_request_and_its_attempts_become_spans_of_one_trace() -> None:
 def test_requests_beyond_the_room_are_dropped_and_counted() -> None:
     made = tracer(most_waiting=2)
     for _ in range(5):
-        made.ended(replace(FINE, attempts=()))
+        made.ended(request())
     assert (made.waiting, made.dropped) == (2, 3)
     assert [len(made.taken(most)) for most in (1, 10, 10)] == [1, 1, 0]

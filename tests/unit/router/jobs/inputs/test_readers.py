@@ -165,12 +165,8 @@ def test_bad_lines_are_named_and_the_others_are_read(tmp_path: Path) -> None:
     ]
     assert {each.code for each in bad} == {"input_invalid"}
     texts = " ".join(each.text for each in bad)
-    for words in (
-        "column 'n': 2.5 does not fit INT64",
-        "the row has no column 'n'",
-        "the line is [1], expected an object",
-        "1.5 is no name of a row",
-    ):
+    said = ("column 'n': 2.5 does not fit INT64", "the row has no column 'n'")
+    for words in (*said, "the line is [1], expected an object", "1.5 is no name of a row"):
         assert words in texts
 
 
@@ -189,8 +185,7 @@ def test_row_of_csv_with_other_fields_is_bad(tmp_path: Path) -> None:
     (batch,), bad = all_batches(spec_of(path, InputFormat.CSV, k=("n",)), 100, {"k": INPUTS["k"]})
     assert batch.ids == ["a", "e"]
     assert [each.text for each in bad] == [
-        "the row has 1 fields, the names are 2",
-        "the row has 3 fields, the names are 2",
+        f"the row has {fields} fields, the names are 2" for fields in (1, 3)
     ]
 
 
