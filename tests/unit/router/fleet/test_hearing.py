@@ -40,6 +40,17 @@ class Network(NamedTuple):
             self.now.mesh_s + after_s,
         )
 
+    def heard(self, envelope: bytes, now: Now | None = None) -> list[type]:
+        """Hear one, and return the kinds of changes that it brings."""
+        _, changes = self.hearing.heard(envelope, now or self.now)
+        return [type(each) for each in changes]
+
+    def joined(self, count: int) -> list[Membership]:
+        """Return new members that have been heard."""
+        nodes = [joined() for _ in range(count)]
+        assert [self.heard(says(node)) for node in nodes] == [[Joined]] * count
+        return nodes
+
 
 def network(*, off_ms: int = 0) -> Network:
     now = Now(T + off_ms, 100.0, 0.0)
@@ -68,46 +79,38 @@ def says(
 
 def test_first_members_of_an_invite_have_places_until_they_leave() -> None:
     net, token = network(), invite(members=2)
-    nodes = [joined(token) for _ in range(4)]
-    for node in nodes[:2]:
-        _, changes = net.hearing.heard(says(node), net.now)
-        assert isinstance(changes[0], Joined)
+    nodes = [joined(token) for _ in range(3)]
+    assert [net.heard(says(node)) for node in nodes[:2]] == [[Joined]] * 2
     with pytest.raises(AdvertRejected, match="admits 2 members, and all have come") as refused:
-        net.hearing.heard(says(nodes[2]), net.now)
-    assert refused.value.reason == "quota"
-    assert len(net.hearing._reader) == 2  # what has no place is not read
-    other = joined()
-    assert net.hearing.heard(says(other), net.now)[0] == other.identity.peer_id
-    assert net.hearing.heard(says(nodes[0], 2), net.now)[1] == []  # those that are known go on
+        net.heard(says(nodes[2]))
+    assert (refused.value.reason, len(net.hearing._reader)) == ("quota", 2)  # it is not read
+    net.joined(1)
+    assert net.heard(says(nodes[0], 2)) == []  # those that are known go on
     _, changes = net.hearing.heard(says(nodes[0], 3, kind=KIND_GOODBYE), net.now)
     assert changes == [Left(nodes[0].identity.peer_id, LeftReason.GOODBYE)]
-    assert isinstance(net.hearing.heard(says(nodes[2]), net.now)[1][0], Joined)
+    assert net.heard(says(nodes[2])) == [Joined]
     assert [one.refused for one in net.hearing.quotas.over()] == []
 
 
 @pytest.mark.full
 def test_endless_identities_of_one_invite_take_sixty_four_places() -> None:
     net, token = network(), invite()
-    honest = joined()
-    net.hearing.heard(says(honest), net.now)
+    (honest,) = net.joined(1)
     for _ in range(200):
         with contextlib.suppress(AdvertRejected):
-            net.hearing.heard(says(joined(token)), net.now)
-    assert len(net.hearing.members) == 65
-    assert net.hearing.heard(says(honest, 2), net.now)[1] == []
+            net.heard(says(joined(token)))
+    assert (len(net.hearing.members), net.heard(says(honest, 2))) == (65, [])
     assert repr(net.hearing.quotas) == "InviteQuotas(65 members of 2 invites)"
 
 
 def test_advert_that_takes_more_than_is_for_its_invite_is_refused_and_forgotten() -> None:
-    net = network()
-    small = joined(invite(members=1))
+    net, small = network(), joined(invite(members=1))
     with pytest.raises(AdvertRejected, match="1048576 are for them"):
-        net.hearing.heard(says(small, models=600), net.now)
-    assert len(net.hearing._reader) == 0
-    assert len(net.hearing.members) == 0
-    assert isinstance(net.hearing.heard(says(small, 2, models=5), net.now)[1][0], Joined)
+        net.heard(says(small, models=600))
+    assert (len(net.hearing._reader), len(net.hearing.members)) == (0, 0)
+    assert net.heard(says(small, 2, models=5)) == [Joined]
     with pytest.raises(AdvertRejected, match="would take"):
-        net.hearing.heard(says(small, 3, models=600), net.now)
+        net.heard(says(small, 3, models=600))
     (advert,) = net.hearing.members.members().values()
     assert len(advert.models) == 5  # it stays what it was
 
@@ -117,9 +120,7 @@ def test_router_that_is_20_minutes_off_hears_its_fleet_and_says_whose_clock_is_w
     off_ms: int,
 ) -> None:
     net = network(off_ms=off_ms)
-    for node in (joined(), joined(), joined()):
-        _, changes = net.hearing.heard(says(node), net.now)
-        assert isinstance(changes[0], Joined)
+    net.joined(3)
     skew = net.hearing.clock.skew(net.now.wall_ms, net.now.steady_s)
     assert skew is not None
     assert (skew.ahead_s, skew.voices) == (-off_ms / 1000, 3)
@@ -130,13 +131,10 @@ def test_node_whose_clock_is_set_off_goes_on_being_heard_for_its_numbers_go_on(
     off_ms: int,
 ) -> None:
     net = network()
-    node, others = joined(), [joined(), joined()]
-    for one in (node, *others):
-        net.hearing.heard(says(one), net.now)
+    node, *_ = net.joined(3)
     for counter in range(2, 9):
         later = net.at(5.0 * counter)
-        _, changes = net.hearing.heard(says(node, counter, at_ms=later.wall_ms + off_ms), later)
-        assert changes == []
+        assert net.heard(says(node, counter, at_ms=later.wall_ms + off_ms), later) == []
         net.hearing.tick(later, lambda _: False)
         assert not net.hearing.members.is_suspected(node.identity.peer_id)
     assert node.identity.peer_id in net.hearing.members
@@ -146,15 +144,13 @@ def test_known_node_that_begins_anew_with_a_clock_ahead_is_refused_and_heard_onc
     None
 ):
     net = network()
-    node = joined()
-    for one in (node, joined(), joined()):
-        net.hearing.heard(says(one), net.now)
+    node, *_ = net.joined(3)
     ahead_ms = T + 25 * MINUTE_MS
     with pytest.raises(AdvertRejected, match="which is known, began anew 1500000 ms ahead"):
-        net.hearing.heard(says(node, at_ms=ahead_ms, boot_ms=ahead_ms), net.now)
+        net.heard(says(node, at_ms=ahead_ms, boot_ms=ahead_ms))
     later = net.at(60.0)
-    _, changes = net.hearing.heard(says(node, at_ms=later.wall_ms, boot_ms=later.wall_ms), later)
-    assert isinstance(changes[0], Changed)
+    said = says(node, at_ms=later.wall_ms, boot_ms=later.wall_ms)
+    assert Changed in net.heard(said, later)
 
 
 @pytest.mark.parametrize("kind", [KIND_ADVERT, KIND_GOODBYE])
@@ -164,24 +160,21 @@ def test_node_that_was_ahead_as_this_machine_was_is_heard_again_once_both_are_ri
     net = network(off_ms=25 * MINUTE_MS)
     node, ahead_ms = joined(), T + 25 * MINUTE_MS
     for counter, said in enumerate((KIND_ADVERT, kind), start=1):
-        net.hearing.heard(says(node, counter, at_ms=ahead_ms, boot_ms=ahead_ms, kind=said), net.now)
+        net.heard(says(node, counter, at_ms=ahead_ms, boot_ms=ahead_ms, kind=said))
     later = net.at(5.0, off_ms=-25 * MINUTE_MS)
-    _, (change, *_) = net.hearing.heard(says(node, at_ms=T, boot_ms=T), later)
-    assert isinstance(change, Changed if kind == KIND_ADVERT else Joined)
-    _, changes = net.hearing.heard(says(node, 2, at_ms=T, boot_ms=T, kind=KIND_GOODBYE), later)
-    assert isinstance(changes[0], Left)
+    change, *_ = net.heard(says(node, at_ms=T, boot_ms=T), later)
+    assert change is (Changed if kind == KIND_ADVERT else Joined)
+    assert net.heard(says(node, 2, at_ms=T, boot_ms=T, kind=KIND_GOODBYE), later) == [Left]
 
 
 def test_goodbye_recorded_at_the_time_that_a_wrong_clock_shows_removes_nobody() -> None:
     off_ms = 20 * MINUTE_MS
     net = network(off_ms=-off_ms)
-    nodes = [joined(), joined(), joined()]
-    for node in nodes:
-        net.hearing.heard(says(node), net.now)
-    recorded = says(nodes[0], at_ms=T - off_ms, boot_ms=T - off_ms, kind=KIND_GOODBYE)
+    node, *_ = net.joined(3)
+    recorded = says(node, at_ms=T - off_ms, boot_ms=T - off_ms, kind=KIND_GOODBYE)
     with contextlib.suppress(AdvertRejected):
-        assert net.hearing.heard(recorded, net.now)[1] == []
-    assert nodes[0].identity.peer_id in net.hearing.members
+        assert net.heard(recorded) == []
+    assert node.identity.peer_id in net.hearing.members
     skew = net.hearing.skew(net.now)
     assert skew is not None
     assert skew.voices == 3
@@ -191,15 +184,12 @@ def test_router_whose_clock_jumps_forty_days_ahead_keeps_its_members_and_one_alo
     None
 ):
     net = network()
-    nodes = [joined(), joined(), joined()]
-    for node in nodes:
-        net.hearing.heard(says(node), net.now)
+    node, *_ = net.joined(3)
     later = net.at(10, off_ms=40 * 24 * 60 * MINUTE_MS)
-    assert net.hearing.heard(says(nodes[0], 2, at_ms=T + 10_000), later)[1] == []
-    assert isinstance(net.hearing.heard(says(joined(), at_ms=T + 10_000), later)[1][0], Joined)
-    alone = network()
+    assert net.heard(says(node, 2, at_ms=T + 10_000), later) == []
+    assert net.heard(says(joined(), at_ms=T + 10_000), later) == [Joined]
     with pytest.raises(AdvertRejected, match="expired"):
-        alone.hearing.heard(says(joined()), later)
+        network().heard(says(joined()), later)
 
 
 def test_mesh_s_clock_stands_still_until_it_is_resumed_and_while_it_is_paused() -> None:

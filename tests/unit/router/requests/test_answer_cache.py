@@ -19,7 +19,6 @@ from capamesh.router.cache.shared import Seal, SharedAnswers, SharedStore, Then
 from capamesh.router.cache.store import WARY_AFTER, WARY_LOOKS
 from capamesh.router.requests.call import NO_OPTIONS, Outcome, RoutingOptions
 from capamesh.router.requests.known_versions import NEWCOMER_S, TOGETHER_S
-from capamesh.router.rules.constraints import Constraints
 from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
 
 RULES = RoutingRules(ModelRules(cache=CacheRule(60.0)))
@@ -70,14 +69,6 @@ async def test_tenant_gets_no_other_s_answer_unless_the_rules_share_them() -> No
     shared = Fleet([echo], rules=SHARED)
     await ask(shared, options=LAB)
     assert (await ask(shared, options=SHOP)).entry is not None
-
-
-async def test_request_that_may_go_to_other_nodes_gets_no_answer_of_these() -> None:
-    fleet = Fleet([echo], rules=RULES)
-    await ask(fleet)
-    here = RoutingOptions(Constraints(regions=frozenset({"eu"})))
-    assert (await ask(fleet, options=here)).entry is None
-    assert (await ask(fleet, options=here)).entry is not None
 
 
 async def test_client_says_how_old_an_answer_may_be_and_whether_it_is_kept() -> None:
