@@ -1,24 +1,26 @@
-"""The ONNX Runtime backend and its device: memory, options, and runs that are ended early."""
+"""The ONNX Runtime backend and its device: memory, buffers, and runs that are ended early."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from model_files import source_at
+from model_files import f32, onnx_model, source_at, write_onnx
 from onnx import helper
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from worker_fakes import FakeSwitch
 
 from capamesh.node.devices.nvml import GpuReader
-from capamesh.node.runtime.api import LoadedModel, OutOfMemory
+from capamesh.node.runtime.api import OutOfMemory
 from capamesh.node.runtime.onnxruntime import backend as onnx_backend
 from capamesh.node.runtime.onnxruntime.arena import ArenaWatch
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend, OnnxModel
@@ -29,72 +31,55 @@ from capamesh.protocol.tensors import Tensor
 
 P = onnx.TensorProto
 MIB = 2**20
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 value = helper.make_tensor_value_info
 node = helper.make_node
 
 
-def load(
+def write(
     folder: Path,
     nodes: Sequence[onnx.NodeProto],
-    shape: Sequence[int | str],
-    initializers: Sequence[onnx.TensorProto] = (),
-) -> OnnxModel:
-    """Load a model `y` of `x`."""
-    graph = helper.make_graph(
-        list(nodes),
-        "g",
-        [value("x", P.FLOAT, shape)],
-        [value("y", P.FLOAT, None)],
-        list(initializers),
-    )
-    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
-    path = folder / "model.onnx"
-    path.write_bytes(model.SerializeToString())
-    source = source_at(path)
-    return OnnxBackend().load(source)
+    shape: Sequence[int | str] = ("N",),
+    weights: Sequence[onnx.TensorProto] = (),
+) -> Path:
+    """Write a model `y` of `x`."""
+    model = onnx_model(nodes, [f32("x", *shape)], [value("y", P.FLOAT, None)], weights)
+    return write_onnx(folder / "model.onnx", model)
 
 
-def cuda_error(code: int, words: str = "an illegal memory access was encountered") -> RuntimeError:
-    """Return an error as ONNX Runtime's `CudaCall` gives it, from within an operator."""
-    return RuntimeError(
-        "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Conv node. Name:'c' Status"
-        f" Message: CUDA failure {code}: {words} ; GPU=0 ; hostname=a-host ; file=/onnxruntime/cuda_stream.cc ;"
-        " line=448 ; expr=cudaStreamSynchronize(static_cast<cudaStream_t>(stream_)); "
-    )
+def load(*graph: Any) -> OnnxModel:
+    return OnnxBackend().load(source_at(write(*graph)))
 
 
 def fp32(values: object) -> Tensor:
     return Tensor.from_numpy("x", np.array(values, np.float32))
 
 
-def rss_bytes() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("no VmRSS")
+@pytest.fixture
+def twice(tmp_path: Path) -> OnnxModel:
+    return load(tmp_path, [node("Add", ["x", "x"], ["y"])])
+
+
+# runs that are ended
 
 
 @pytest.fixture
-def endless(tmp_path: Path) -> LoadedModel:
+def endless(tmp_path: Path) -> OnnxModel:
     """A loop of 10**9 turns around a small multiplication."""
     body = helper.make_graph(
         [node("Mul", ["a", "a"], ["b"]), node("Identity", ["c"], ["d"])],
         "body",
-        [value("i", P.INT64, []), value("c", P.BOOL, []), value("a", P.FLOAT, ["N"])],
-        [value("d", P.BOOL, []), value("b", P.FLOAT, ["N"])],
+        [value("i", P.INT64, []), value("c", P.BOOL, []), f32("a", "N")],
+        [value("d", P.BOOL, []), f32("b", "N")],
     )
     turns = helper.make_tensor("n", P.INT64, [], [10**9])
     return load(tmp_path, [node("Loop", ["n", "", "x"], ["y"], body=body)], ["N"], [turns])
 
 
-@pytest.fixture
-def twice(tmp_path: Path) -> OnnxModel:
-    return load(tmp_path, [node("Add", ["x", "x"], ["y"])], ["N"])
+STOPPED = r"^the run was stopped before its end$"
 
 
 def test_run_is_ended_by_its_switch_from_another_thread_and_says_so(
-    endless: LoadedModel, capfd: pytest.CaptureFixture[str]
+    endless: OnnxModel, capfd: pytest.CaptureFixture[str]
 ) -> None:
     switch = OnnxBackend().stop_switch()
     errors: list[Exception] = []
@@ -109,21 +94,23 @@ def test_run_is_ended_by_its_switch_from_another_thread_and_says_so(
     thread.start()
     switch.stop()
     thread.join(timeout=60)
-    (error,) = errors
-    assert str(error) == "the run was stopped before its end"
+    assert [str(error) for error in errors] == ["the run was stopped before its end"]
     assert capfd.readouterr() == ("", "")
 
 
-def test_switch_used_before_the_run_ends_it_alone(twice: OnnxModel, endless: LoadedModel) -> None:
+def test_switch_used_before_the_run_ends_it_alone(twice: OnnxModel, endless: OnnxModel) -> None:
     switch = OnnxBackend().stop_switch()
     switch.stop()
     switch.stop()
     for model in (twice, endless):
-        with pytest.raises(RunFailed, match=r"^the run was stopped before its end$"):
+        with pytest.raises(RunFailed, match=STOPPED):
             model.run([fp32([0.5])], (), switch)
     (y,) = twice.run([fp32([2])], (), OnnxBackend().stop_switch())
     (z,) = twice.run([fp32([2])], (), FakeSwitch())  # another backend's
-    assert [np.asarray(each.to_numpy()).tolist() for each in (y, z)] == [[4.0], [4.0]]
+    assert [each.to_numpy().tolist() for each in (y, z)] == [[4.0], [4.0]]
+
+
+# memory
 
 
 NVML = SimpleNamespace(
@@ -160,68 +147,69 @@ def test_pool_shrinks_after_the_first_run_of_an_unusual_size_and_not_while_sizes
     assert [watch.is_due(size) for size in (25_621, 25_621)] == [True, False]
 
 
+LARGE_RUN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from model_files import source_at
+from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
+from capamesh.protocol.tensors import Datatype, Tensor
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+def run(rows):
+    model.run([Tensor("x", Datatype.FP32, (rows, 1024), bytes(4096 * rows))])
+
+model = OnnxBackend().load(source_at(Path(sys.argv[2])))
+for _ in range(3):
+    run(1)
+before = resident_bytes()
+run(16 * 1024)
+print(resident_bytes() - before)
+"""
+
+
 @pytest.mark.full
 def test_memory_of_an_unusually_large_run_is_given_back_after_it(tmp_path: Path) -> None:
     nodes = [node("Exp", ["x"], ["a"]), node("Mul", ["a", "x"], ["b"])]
     nodes += [node("Add", ["a", "b"], ["c"]), node("ReduceMax", ["c"], ["y"])]
-    load(tmp_path, nodes, ["N", 1024]).close()
+    path = write(tmp_path, nodes, ["N", 1024])
+    support = Path(__file__).parents[4] / "support"
     # In a process of its own: in this one it may lie where other tests had theirs, whose pages free() keeps.
-    code = (
-        "import sys\n"
-        f"sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[4] / 'support')]}\n"
-        "from capamesh.protocol.tensors import Datatype\n"
-        "from test_device import MIB, OnnxBackend, Path, Tensor, fp32, np, rss_bytes, source_at\n"
-        f"model = OnnxBackend().load(source_at(Path({str(tmp_path / 'model.onnx')!r})))\n"
-        "for _ in range(3):\n"
-        "    model.run([fp32(np.zeros((1, 1024)))])\n"
-        "before = rss_bytes()\n"
-        "model.run([Tensor('x', Datatype.FP32, (16 * 1024, 1024), bytes(64 * MIB))])\n"
-        "print(rss_bytes() - before)\n"
-    )
-    # its errors are shown where this test's are
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True
-    )
+    code = [sys.executable, "-c", LARGE_RUN, str(support), str(path)]
+    done = subprocess.run(code, check=True, stdout=subprocess.PIPE, text=True)
     assert int(done.stdout) < 16 * MIB
 
 
-def test_model_on_a_bound_device_answers_alike_and_says_what_is_wrong(tmp_path: Path) -> None:
-    model = load(tmp_path, [node("Add", ["x", "x"], ["y"])], ["N"])
-    assert model._live is not None
-    session, bound = model._live
-    assert bound is None
-    model._live = session, BoundRuns(session, "cpu", 0)
-    for values in ([1, 2], [3, 4], [5], []):
-        (y,) = model.run([fp32(values)])
-        assert np.asarray(y.to_numpy()).tolist() == [2 * number for number in values]
-    with pytest.raises(InvalidRequest, match="ONNX Runtime refuses the inputs"):
-        model.run([Tensor.from_numpy("x", np.zeros((2, 2), np.float32))])
-    switch = OnnxBackend().stop_switch()
-    switch.stop()
-    with pytest.raises(RunFailed, match=r"^the run was stopped before its end$"):
-        model.run([fp32([1])], (), switch)
-    model.close()
-    with pytest.raises(ModelUnavailable):
-        model.run([fp32([1])])
+def live_session(run: Any) -> Any:
+    return SimpleNamespace(_sess=SimpleNamespace(run=run)), None
 
 
 def test_load_and_run_without_memory_are_told_apart_from_a_bad_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, twice: OnnxModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(*_: object) -> None:
-        raise RuntimeError("Failed to allocate memory for requested buffer of size 8")
+    def fail(words: str) -> None:
+        raise RuntimeError(words)
 
-    model = load(tmp_path, [node("Exp", ["x"], ["y"])], ["N"])
-    model._live = SimpleNamespace(_sess=SimpleNamespace(run=run)), None
+    twice._live = live_session(lambda *_: fail("Failed to allocate memory for requested buffer"))
     with pytest.raises(OutOfMemory, match="needed more memory than this node has: Failed to"):
-        model.run([fp32([1])])
-
-    def session(*_: object, **__: object) -> None:
-        raise RuntimeError("std::bad_alloc")
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+        twice.run([fp32([1])])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: fail("std::bad_alloc"))
     with pytest.raises(OutOfMemory, match="ONNX Runtime cannot load it: std::bad_alloc"):
-        load(tmp_path, [node("Exp", ["x"], ["y"])], ["N"])
+        load(tmp_path, [node("Exp", ["x"], ["y"])])
+
+
+# the loss of a device
+
+
+def cuda_error(code: int, words: str = "an illegal memory access was encountered") -> RuntimeError:
+    """Return an error as ONNX Runtime's `CudaCall` gives it, from within an operator."""
+    return RuntimeError(
+        "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Conv node. Name:'c' Status"
+        f" Message: CUDA failure {code}: {words} ; GPU=0 ; hostname=a-host ; file=/onnxruntime/cuda_stream.cc ;"
+        " line=448 ; expr=cudaStreamSynchronize(static_cast<cudaStream_t>(stream_)); "
+    )
 
 
 @pytest.mark.parametrize(
@@ -230,9 +218,7 @@ def test_load_and_run_without_memory_are_told_apart_from_a_bad_model(
         cuda_error(2, "out of memory"),
         cuda_error(7000),
         RuntimeError("CUBLAS failure 13: the GPU program failed to execute ; GPU=0 ; hostname=h"),
-        RuntimeError(
-            "Reshape node. Name:'CUDA failure 700: x' Status Message: a shape does not fit"
-        ),
+        RuntimeError("Reshape node. Name:'CUDA failure 700: x' Status Message: it does not fit"),
     ],
 )
 def test_other_errors_leave_the_device(error: RuntimeError) -> None:
@@ -241,19 +227,117 @@ def test_other_errors_leave_the_device(error: RuntimeError) -> None:
 
 @pytest.mark.parametrize(("device", "is_reported"), [("cuda", True), ("cpu", False)])
 def test_owner_of_the_backend_is_told_by_the_run_that_loses_the_device(
-    tmp_path: Path, device: onnx_backend.DeviceKind, is_reported: bool
+    twice: OnnxModel, device: onnx_backend.DeviceKind, is_reported: bool
 ) -> None:
     def fail(*_: object) -> None:
         raise cuda_error(700)
 
-    reported: list[tuple[str, str]] = []
+    told: list[tuple[str, threading.Thread]] = []
     backend = OnnxBackend(
-        device, on_lost=lambda loss: reported.append((loss, threading.current_thread().name))
+        device, on_lost=lambda loss: told.append((loss, threading.current_thread()))
     )
-    model = load(tmp_path, [node("Add", ["x", "x"], ["y"])], ["N"])
-    model._on_error = backend._look_after_device
-    model._live = SimpleNamespace(_sess=SimpleNamespace(run=fail)), None
+    twice._on_error = backend._look_after_device
+    twice._live = live_session(fail)
     with pytest.raises(RunFailed, match=r"^the model's run failed: .*CUDA failure 700"):
-        model.run([fp32([1])])
+        twice.run([fp32([1])])
     loss = "CUDA failure 700: an illegal memory access was encountered"
-    assert reported == ([(loss, "MainThread")] if is_reported else [])
+    assert told == [(loss, threading.main_thread())] * is_reported
+
+
+# outputs in kept device memory, with the CPU as the device
+
+
+def test_model_on_a_bound_device_answers_alike_and_says_what_is_wrong(twice: OnnxModel) -> None:
+    session, _ = twice._live
+    twice._live = session, BoundRuns(session, "cpu", 0)
+    for values in ([1, 2], [3, 4], [5], []):
+        (y,) = twice.run([fp32(values)])
+        assert y.to_numpy().tolist() == [2 * number for number in values]
+    with pytest.raises(InvalidRequest, match="ONNX Runtime refuses the inputs"):
+        twice.run([fp32(np.zeros((2, 2)))])
+    switch = OnnxBackend().stop_switch()
+    switch.stop()
+    with pytest.raises(RunFailed, match=STOPPED):
+        twice.run([fp32([1])], (), switch)
+    twice.close()
+    with pytest.raises(ModelUnavailable):
+        twice.run([fp32([1])])
+
+
+def session(
+    nodes: list[onnx.NodeProto], *outputs: onnx.ValueInfoProto
+) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    raw = onnx_model(nodes, [f32("x", "N", 2)], outputs).SerializeToString()
+    return onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.fixture
+def sums() -> onnxruntime.InferenceSession:
+    """`twice = x + x`, `square = x * x`."""
+    nodes = [node("Add", ["x", "x"], ["twice"]), node("Mul", ["x", "x"], ["square"])]
+    return session(nodes, f32("twice", "N", 2), f32("square", "N", 2))
+
+
+def feed(values: Any) -> Mapping[str, Any]:
+    return {"x": onnxruntime.OrtValue.ortvalue_from_numpy(np.array(values, np.float32))}
+
+
+class Spy:
+    """Passes a session's calls on, and counts its runs."""
+
+    def __init__(self, inner: onnxruntime.InferenceSession) -> None:
+        self.inner = inner
+        self.io_binding = inner.io_binding
+        self.runs = self.plain_runs = 0
+
+    def run_with_iobinding(self, binding: object, options: object) -> None:
+        self.runs += 1
+        self.inner.run_with_iobinding(binding, options)
+
+    def run(self, *asked: Any) -> Any:
+        self.plain_runs += 1
+        return self.inner.run(*asked)
+
+
+def test_runs_of_several_shapes_are_the_sessions(sums: onnxruntime.InferenceSession) -> None:
+    bound = BoundRuns(sums, "cpu", 0)
+    rng = np.random.default_rng(5)
+    for count in (1, 3, 3, 0, 3, 64, 1, 1):
+        x = rng.standard_normal((count, 2), dtype=np.float32)
+        square, twice = bound.run(feed(x), ["square", "twice"])
+        np.testing.assert_array_equal(twice, x + x)
+        np.testing.assert_array_equal(square, x * x)
+
+
+def test_output_of_a_shape_by_values_is_never_reused() -> None:
+    nonzero = session([node("NonZero", ["x"], ["y"])], value("y", P.INT64, [2, "K"]))
+    spy = Spy(nonzero)
+    bound = BoundRuns(spy, "cpu", 0)
+    counts = []
+    for x in ([[1, 0]], [[1, 1]], [[0, 0]], [[1, 0]]):
+        (y,) = bound.run(feed(x), ["y"])
+        counts.append((y.shape, spy.runs, spy.plain_runs))
+    assert counts == [((2, 1), 1, 0), ((2, 2), 2, 1), ((2, 0), 3, 1), ((2, 1), 4, 1)]
+
+
+def test_run_after_a_failed_one_is_right(sums: onnxruntime.InferenceSession) -> None:
+    bound = BoundRuns(sums, "cpu", 0)
+    for _ in range(2):
+        with pytest.raises(InvalidArgument, match="Got invalid dimensions"):
+            bound.run(feed([[0, 0, 0]]), ["twice"])
+        assert bound.run(feed([[1, 2]]), ["twice"])[0].tolist() == [[2, 4]]
+
+
+def test_stopped_run_is_not_run_again(sums: onnxruntime.InferenceSession) -> None:
+    spy = Spy(sums)
+    bound = BoundRuns(spy, "cpu", 0)
+    bound.run(feed([[1, 2]]), ["twice"])
+    options = onnxruntime.RunOptions()
+    options.terminate = True
+    with pytest.raises(Exception, match="terminate"):
+        bound.run(feed([[1, 2]]), ["twice"], options)
+    assert (spy.runs, spy.plain_runs) == (2, 0)
+    assert bound.run(feed([[3, 4]]), ["twice"])[0].tolist() == [[6, 8]]
