@@ -29,6 +29,10 @@ def tensor(name: str, values: Any, dtype: Any = np.float32) -> Tensor:
     return Tensor.from_numpy(name, np.array(values, dtype))
 
 
+def ids(row: list[int], *more: Tensor) -> PendingRequest:
+    return request(tensor("ids", [row], np.int64), *more)
+
+
 def values(of: Tensor) -> Any:
     return of.to_numpy().tolist()
 
@@ -76,18 +80,15 @@ def stateful(axis: int = 0) -> BatchPlan:
 
 @pytest.mark.parametrize("shape", [(), (2, 3)])
 def test_outputs_that_are_not_by_rows_cannot_be_divided(shape: tuple[int, ...]) -> None:
-    requests = prepared(
-        PLAIN, request(tensor("x", [[1, 2]])), request(tensor("x", [[3, 4], [5, 6]]))
-    )
+    requests = prepared(PLAIN, *(request(tensor("x", [[1, 2]] * rows)) for rows in (1, 2)))
     output = Tensor.from_numpy("y", np.zeros(shape, np.float32))
     with pytest.raises(RunFailed, match="3 rows were run together"):
         PLAIN.split(requests, [output], PLAIN.join(requests))
 
 
 def test_inputs_of_different_numbers_of_rows_are_refused() -> None:
-    plan = BatchPlan(
-        (TensorSpec("a", F32, (-1,)), TensorSpec("b", F32, (-1,))), (), is_batching=True
-    )
+    specs = tuple(TensorSpec(name, F32, (-1,)) for name in "ab")
+    plan = BatchPlan(specs, (), is_batching=True)
     with pytest.raises(InvalidRequest, match=r"'b' has 3 rows \(axis 0\), .* have 2"):
         plan.prepare(request(tensor("a", [1, 2]), tensor("b", [1, 2, 3])))
 
@@ -100,19 +101,13 @@ def test_more_rows_than_may_be_are_refused_with_both_numbers() -> None:
 
 
 def test_shared_inputs_must_be_equal_bit_for_bit_and_are_given_once() -> None:
-    plan = BatchPlan(
-        (TensorSpec("x", F32, (-1, 1)), TensorSpec("rate", Datatype.INT64, ())),
-        (),
-        is_batching=True,
-        shared=frozenset({"rate"}),
-    )
-    requests = prepared(
-        plan,
-        *(
-            request(tensor("x", [[value]]), tensor("rate", rate, np.int64))
-            for value, rate in ((1, 16_000), (2, 16_000), (3, 8_000))
-        ),
-    )
+    specs = (TensorSpec("x", F32, (-1, 1)), TensorSpec("rate", Datatype.INT64, ()))
+    plan = BatchPlan(specs, (), is_batching=True, shared=frozenset({"rate"}))
+    asked = [
+        request(tensor("x", [[value]]), tensor("rate", rate, np.int64))
+        for value, rate in ((1, 16_000), (2, 16_000), (3, 8_000))
+    ]
+    requests = prepared(plan, *asked)
     assert requests[0].key == requests[1].key != requests[2].key
     joined = plan.join(requests[:2])
     assert values(joined[0]) == [[1], [2]]
@@ -122,9 +117,7 @@ def test_shared_inputs_must_be_equal_bit_for_bit_and_are_given_once() -> None:
 def test_lengths_are_padded_to_their_bucket_and_share_a_batch_within_it_alone() -> None:
     plan = ragged(buckets=(2, 4))
     lengths = (1, 2, 3, 4, 5, 9)
-    requests = prepared(
-        plan, *(request(tensor("ids", [[1] * length], np.int64)) for length in lengths)
-    )
+    requests = prepared(plan, *(ids([1] * length) for length in lengths))
     keys = [one.key for one in requests]
     assert keys[0] == keys[1] != keys[2] == keys[3] != keys[4] == keys[5]
     assert plan.join(requests[:1])[0].shape == (1, 2)
@@ -138,16 +131,13 @@ def test_lengths_are_padded_to_their_bucket_and_share_a_batch_within_it_alone() 
 def test_mask_of_another_length_than_its_input_is_refused(mask: Any) -> None:
     plan = ragged(mask="mask")
     with pytest.raises(InvalidRequest, match="must have the length 3"):
-        plan.prepare(request(tensor("ids", [[5, 6, 7]], np.int64), tensor("mask", mask, np.int64)))
+        plan.prepare(ids([5, 6, 7], tensor("mask", mask, np.int64)))
 
 
 def test_bfloat16_is_padded_with_the_number_and_not_with_its_bits() -> None:
-    plan = BatchPlan(
-        (TensorSpec("x", Datatype.BF16, (-1, -1)),),
-        (),
-        is_batching=True,
-        ragged=(RaggedInput("x", pad=-1.0, buckets=(2,)),),
-    )
+    padded = (RaggedInput("x", pad=-1.0, buckets=(2,)),)
+    specs = (TensorSpec("x", Datatype.BF16, (-1, -1)),)
+    plan = BatchPlan(specs, (), is_batching=True, ragged=padded)
     one = request(Tensor("x", Datatype.BF16, (1, 1), b"\x80\x3f"))
     plan.prepare(one)
     assert bytes(plan.join([one])[0].data) == b"\x80\x3f\x80\xbf"
@@ -155,11 +145,7 @@ def test_bfloat16_is_padded_with_the_number_and_not_with_its_bits() -> None:
 
 def test_output_that_has_not_the_padded_length_cannot_be_cut_back() -> None:
     plan = ragged()
-    requests = prepared(
-        plan,
-        request(tensor("ids", [[1, 2, 3]], np.int64)),
-        request(tensor("ids", [[4]], np.int64)),
-    )
+    requests = prepared(plan, ids([1, 2, 3]), ids([4]))
     pooled = tensor("y", [[1, 2], [3, 4]], np.int64)
     with pytest.raises(RunFailed, match="has not the padded length 3"):
         plan.split(requests, [pooled], plan.join(requests))
@@ -272,9 +258,6 @@ def models(draw: st.DrawFn) -> tuple[BatchPlan, list[PendingRequest], list[tuple
     for rows in draw(st.lists(numbers, min_size=1, max_size=5)):
         inputs: list[Tensor] = []
         for at, kind in enumerate(chosen):
-            if kind.role == "shared":
-                inputs.append(shared[at])
-                continue
             match kind.role:
                 case "ragged" | "masked":
                     shape = (rows, draw(st.integers(0, 5)), *kind.rest[1:])
@@ -282,7 +265,8 @@ def models(draw: st.DrawFn) -> tuple[BatchPlan, list[PendingRequest], list[tuple
                     shape = (kind.rest[0], rows, *kind.rest[1:])
                 case _:
                     shape = (rows, *kind.rest)
-            inputs.append(random_tensor(f"i{at}", kind.datatype, shape, random))
+            made = shared.get(at) or random_tensor(f"i{at}", kind.datatype, shape, random)
+            inputs.append(made)
         states = {state.input for state in plan.states}
         public = tuple(one for one in inputs if one.name not in states)
         completed = plan.completed(public)
@@ -294,15 +278,7 @@ def models(draw: st.DrawFn) -> tuple[BatchPlan, list[PendingRequest], list[tuple
 
 def identity(plan: BatchPlan, joined: Sequence[Tensor]) -> list[Tensor]:
     by_name = {one.name: one for one in joined}
-    outputs: list[Tensor] = []
-    for spec in plan.outputs:
-        given_by = by_name[f"i{spec.name[1:]}"]
-        outputs.append(Tensor(spec.name, spec.datatype, given_by.shape, given_by.data))
-    return outputs
-
-
-def mask_rows(mask: Tensor) -> list[int]:
-    return [int(row.sum()) for row in mask.to_numpy()]
+    return [by_name[f"i{spec.name[1:]}"].replace(name=spec.name) for spec in plan.outputs]
 
 
 @given(models())
@@ -320,23 +296,20 @@ def test_identity_model_gives_every_request_its_own_data_back_bit_for_bit(
         for whole, spec in zip(joined, plan.inputs, strict=True):
             checked(whole)
             assert spec.accepts(whole.datatype, whole.shape) is None
+        by_name = {whole.name: whole for whole in joined}
         for rule in plan.ragged:
             if rule.mask:
-                by_name = {whole.name: whole for whole in joined}
-                assert by_name[rule.mask].shape == by_name[rule.name].shape[:2]
-                lengths = [
-                    own.shape[1]
-                    for at in members
-                    for own in inputs[at]
-                    if own.name == rule.name
-                    for _ in range(own.shape[0])
+                mask = by_name[rule.mask]
+                assert mask.shape == by_name[rule.name].shape[:2]
+                given_inputs = [
+                    one for at in members for one in inputs[at] if one.name == rule.name
                 ]
-                assert mask_rows(by_name[rule.mask]) == lengths
+                lengths = [one.shape[1] for one in given_inputs for _ in range(one.shape[0])]
+                assert mask.to_numpy().sum(1).tolist() == lengths
         shares = plan.split(together, identity(plan, joined), joined)
         for at, share in zip(members, shares, strict=True):
             own = {f"o{one.name[1:]}": one for one in inputs[at]}
-            for output in share:
-                expected = own[output.name]
-                assert output.shape == expected.shape
-                assert output.datatype is expected.datatype
-                assert bytes(output.data) == bytes(expected.data)
+            for out in share:
+                expected = own[out.name]
+                assert (out.shape, out.datatype) == (expected.shape, expected.datatype)
+                assert bytes(out.data) == bytes(expected.data)
