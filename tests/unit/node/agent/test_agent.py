@@ -1,191 +1,48 @@
-"""One node's agent without its sidecar and workers: what it publishes, and when."""
+"""What a node's agent says of itself, and the routers that it knows."""
 
 from __future__ import annotations
 
-import asyncio
-import datetime as dt
-import time
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import pytest
-import virtual_time
-from fleet_fakes import NullLog, device_offer, offer
+from fleet_fakes import offer
 
-from capamesh.node.agent.agent import NodeAgent
 from capamesh.node.agent.known_routers import MAX_ADDRESSES, MAX_ROUTERS, KnownRouters
-from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.agent.status import Routers, standing
 from capamesh.node.contract import messages
 from capamesh.protocol.adverts import (
-    KIND_GOODBYE,
-    KIND_ROUTER,
-    NodeAdvert,
     RouterAdvert,
     Sequence,
-    SequenceSource,
-    advert_from_body,
-    open_envelope,
-    router_to_body,
-    seal,
 )
-from capamesh.protocol.data_dir import DataDir
-from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.membership_life import Ended
-from capamesh.protocol.network import Membership, NetworkOwner, Role
-from capamesh.protocol.system import System
-
-NOW = dt.datetime.now(dt.UTC)
-OWNER = NetworkOwner.create("home", NOW)
-
-
-class SteadyRandom:
-    """Draws the middle."""
-
-    def uniform(self, low: float, high: float) -> float:
-        return (low + high) / 2
-
-
-class ARouter:
-    """A router of the network, which a node hears."""
-
-    def __init__(self, agent: NodeAgent) -> None:
-        token = OWNER.invite(
-            Role.ROUTER, expires_at=NOW + dt.timedelta(days=1), bootstrap=(), now=NOW
-        )
-        self._member = Membership.join(Identity.generate(), token, NOW)
-        self._agent = agent
-        self.restart()
-
-    def restart(self) -> None:
-        self._sequences = SequenceSource(time.time_ns())
-
-    def says(self, nodes: int) -> None:
-        peer, sequence = self._member.identity.peer_id, self._sequences.next()
-        body = router_to_body(RouterAdvert(peer, sequence, ("10.0.0.1:7100",), "", "0.1", nodes))
-        now_ms = time.time_ns() // 10**6
-        self._agent._heard("demand", seal(KIND_ROUTER, body, self._member, sequence, now_ms), peer)
-
-
-class Published:
-    """What an agent publishes, with the second in which it does."""
-
-    def __init__(self, agent: NodeAgent) -> None:
-        self._agent = agent
-        self.adverts: list[tuple[float, NodeAdvert]] = []
-        self.goodbyes = 0
-
-    def take(self, topic: str, raw: bytes) -> bool:
-        assert topic.endswith("/adverts")
-        envelope = open_envelope(raw, self._agent._trust, time.time_ns() // 10**6)
-        if envelope.kind == KIND_GOODBYE:
-            self.goodbyes += 1
-            return True
-        said = advert_from_body(envelope.body, envelope.sender.peer_id, envelope.sequence)
-        self.adverts.append((asyncio.get_running_loop().time(), said))
-        return True
-
-    @property
-    def times_s(self) -> list[float]:
-        return [round(at_s, 2) for at_s, _ in self.adverts]
-
-    @property
-    def reported_s(self) -> list[int]:
-        return [said.interval_s for _, said in self.adverts]
-
-
-Scenario = Callable[[NodeAgent, Published], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture
-def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], Published]:
-    """Return what runs a scenario beside an announcing agent, in virtual time."""
-    monkeypatch.setattr(DataDir, "lock", lambda _: None)  # held to the process's end
-    monkeypatch.setattr("capamesh.node.agent.agent.System", lambda: System(rng=SteadyRandom()))
-    token = OWNER.invite(Role.NODE, expires_at=NOW + dt.timedelta(days=1), bootstrap=(), now=NOW)
-    (tmp_path / "models").mkdir()
-    settings = NodeSettings(tmp_path / "data", tmp_path / "models", token.encode())
-
-    async def scene(scenario: Scenario) -> Published:
-        agent = NodeAgent(settings, NullLog())
-        published = Published(agent)
-        monkeypatch.setattr(agent._mesh, "publish", published.take)
-        announcing = asyncio.create_task(agent._announcer.run())
-        await asyncio.sleep(0)
-        await scenario(agent, published)
-        announcing.cancel()
-        with suppress(asyncio.CancelledError):
-            await announcing
-        return published
-
-    return lambda scenario: virtual_time.run(scene(scenario))
-
-
-async def settle_at_100_s(agent: NodeAgent) -> ARouter:
-    """Let a node hear long enough of a router with 1,000 nodes; it advertises at 135 s and 235 s."""
-    router = ARouter(agent)
-    for _ in range(14):
-        await asyncio.sleep(10)
-        router.says(1_000)
-    return router
-
-
-def test_change_is_said_at_once_and_again_after_3_s(
-    play: Callable[[Scenario], Published],
-) -> None:
-    async def scenario(agent: NodeAgent, published: Published) -> None:
-        await settle_at_100_s(agent)
-        published.adverts.clear()
-        for _ in range(2):
-            agent._workers[0].heard(device_offer("a:1"))
-        await asyncio.sleep(50)
-
-    published = play(scenario)
-    assert published.times_s == [140.05, 143.05]
-    assert [len(said.models) for _, said in published.adverts] == [1, 1]
-
-
-def test_node_that_drains_says_so_twice_and_goodbye(play: Callable[[Scenario], Published]) -> None:
-    async def scenario(agent: NodeAgent, published: Published) -> None:
-        await settle_at_100_s(agent)
-        published.adverts.clear()
-        draining = asyncio.create_task(agent._drain())
-        await asyncio.sleep(20)
-        agent._all_drained.set()
-        await draining
-        agent._announcer.publish(KIND_GOODBYE)
-
-    published = play(scenario)
-    assert published.times_s == [140, 143]
-    assert all(said.is_draining for _, said in published.adverts)
-    assert published.goodbyes == 1
-
 
 UNTIL = datetime(2026, 3, 1, 20, 30, tzinfo=UTC)
+DRAINED = "by the network's owner, until 2026-03-01 20:30 UTC"
+NO_MODEL = "no model is ready: there are none"
+NO_LINK = "no router has a link to it (1 met in the mesh)"
 
 
-def test_drained_node_says_until_when_and_one_that_cannot_serve_says_that_first() -> None:
-    ready = [offer()]
-    assert standing("serving", None, ready, Routers(1, 1, ()), None) == ("ready", "")
-    assert standing("serving", None, ready, Routers(1, 1, ()), UNTIL) == (
-        "draining",
-        "by the network's owner, until 2026-03-01 20:30 UTC",
-    )
-    assert standing("serving", None, [], Routers(1, 1, ()), UNTIL)[0] == "waiting"
-    assert standing("serving", None, ready, Routers(0, 1, ()), UNTIL)[0] == "waiting"
-    assert standing("draining", None, ready, Routers(1, 1, ()), UNTIL) == (
-        "draining",
-        "",
-    )
-    ended = Ended("revoked", "by list 2")
-    assert standing("serving", ended, ready, Routers(1, 1, ()), UNTIL) == (
-        "revoked",
-        "by list 2",
-    )
+@pytest.mark.parametrize(
+    ("life", "ended", "models", "links", "until", "expected"),
+    [
+        ("serving", None, 1, 1, None, ("ready", "")),
+        ("serving", None, 1, 1, UNTIL, ("draining", DRAINED)),
+        ("draining", None, 1, 1, UNTIL, ("draining", "")),
+        ("serving", Ended("revoked", "by list 2"), 1, 1, UNTIL, ("revoked", "by list 2")),
+        ("serving", None, 0, 1, UNTIL, ("waiting", NO_MODEL)),
+        ("serving", None, 1, 0, UNTIL, ("waiting", NO_LINK)),
+    ],
+)
+def test_drained_node_says_until_when_and_one_that_cannot_serve_says_that_first(
+    life: str,
+    ended: Ended | None,
+    models: int,
+    links: int,
+    until: datetime | None,
+    expected: tuple[str, str],
+) -> None:
+    assert standing(life, ended, [offer()] * models, Routers(links, 1, ()), until) == expected
 
 
 PEER = "12D3KooWNorcHZHZSYheRM7kF1KVrQkqNEvpm7DhDokG9RWbgrEY"

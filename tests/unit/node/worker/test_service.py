@@ -1,3 +1,5 @@
+"""A worker's service: calls on links that a test plays, over a registry with one model."""
+
 from __future__ import annotations
 
 import asyncio
@@ -60,7 +62,6 @@ pytestmark = pytest.mark.pure
 
 NOW = dt.datetime.now(dt.UTC)
 OWNER = NetworkOwner.create("test", NOW)
-WATCHDOG_S = 60.0
 LOAD = ControlCall(ControlAction.LOAD, ModelName("m"), ModelVersion("3"))
 UNLOAD = ControlCall(ControlAction.UNLOAD, ModelName("m"), ModelVersion(""))
 
@@ -68,8 +69,8 @@ UNLOAD = ControlCall(ControlAction.UNLOAD, ModelName("m"), ModelVersion(""))
 class FakeLink:
     """A router's link as the service sees it. As the core does, it forgets a stream once answered."""
 
-    def __init__(self) -> None:
-        self.member = None
+    def __init__(self, peer: str = "") -> None:
+        self.member = Member(PeerId(peer), Role.ROUTER, "0" * 40, NOW, NOW) if peer else None
         self.is_quiet = True
         self.answers: dict[int, InferAnswer | CapameshError | None] = {}
         """None: a change that was made."""
@@ -80,35 +81,32 @@ class FakeLink:
         self._answered = asyncio.Event()
 
     def respond(self, stream: int, meta: bytes, body: Sequence[bytes]) -> bool:
-        assert stream not in self.answers
         is_done = meta == encode_done()
         whole = memoryview(b"".join(body))
-        self.answers[stream] = None if is_done else decode_answer(meta, whole, Limits())
-        self._answered.set()
-        return True
+        return self._answer(stream, None if is_done else decode_answer(meta, whole, Limits()))
 
     def fail(self, stream: int, error: CapameshError) -> bool:
+        return self._answer(stream, error)
+
+    def _answer(self, stream: int, answer: InferAnswer | CapameshError | None) -> bool:
         assert stream not in self.answers
-        self.answers[stream] = error
+        self.answers[stream] = answer
         self._answered.set()
         return True
 
-    async def answer(self, stream: int = 1) -> InferAnswer | CapameshError | None:
-        """Wait for the answer on `stream`."""
+    async def refused(self, stream: int = 1) -> CapameshError:
+        """Wait for the error on `stream`."""
         async with asyncio.timeout(LIMIT_S):
             while stream not in self.answers:
                 self._answered.clear()
                 await self._answered.wait()
-        return self.answers[stream]
-
-    def refusal(self, stream: int = 1) -> CapameshError:
         answer = self.answers[stream]
         assert isinstance(answer, CapameshError)
         return answer
 
     def infer(self, stream: int = 1) -> InferAnswer:
         answer = self.answers[stream]
-        assert isinstance(answer, InferAnswer)
+        assert isinstance(answer, InferAnswer), answer
         return answer
 
 
@@ -117,11 +115,9 @@ class Rig:
 
     def __init__(self, bulk_refused_s: float = 0.0, **batcher: Any) -> None:
         self.clock = FakeClock(50.0)
-        self.stuck: list[str] = []
         self.models = ModelRegistry()
         self.models.say((ModelName("loading"), ModelVersion("3")), ModelState.LOADING)
-        self.hosted, self.model = self.host("m", "3", **batcher)
-        self.log = NullLog()
+        self.model, self.runner = self.host("m", "3", **batcher)
         self.asked: list[tuple[ControlCall, Changed]] = []
         self.control_error: CapameshError | None = None
         self.service = WorkerService(
@@ -131,12 +127,12 @@ class Rig:
             clock=self.clock,
             later=lambda *_: None,
             limits=Limits(),
-            log=self.log,
+            log=NullLog(),
             bulk_refused_s=bulk_refused_s,
         )
         self.link = self.add_link()
 
-    def host(self, name: str, version: str, **batcher: Any) -> tuple[HostedModel, FakeModel]:
+    def host(self, name: str, version: str, **batcher: Any) -> tuple[FakeModel, ModelRunner]:
         model = FakeModel()
         made = engine_of(model, **{"profile": LONG, **batcher})
         runner = ModelRunner(
@@ -147,35 +143,28 @@ class Rig:
             switch=FakeSwitch,
             marks=InFlightJournal(None),
             number=1,
-            watchdog_s=WATCHDOG_S,
-            on_stuck=self.stuck.append,
+            watchdog_s=60.0,
+            on_stuck=pytest.fail,
         )
         measured = Measured(None, 12_345, is_batching=True)
-        hosted = HostedModel(
-            source_of(name, version), LoadResult(model, made.plan, measured), runner
-        )
-        self.models.ready(hosted)
-        return hosted, model
+        result = LoadResult(model, made.plan, measured)
+        self.models.ready(HostedModel(source_of(name, version), result, runner))
+        return model, runner
 
     def _control(self, asked: ControlCall, done: Changed) -> None:
         if self.control_error is not None:
             raise self.control_error
         self.asked.append((asked, done))
 
-    def add_link(self) -> FakeLink:
-        link = FakeLink()
+    def add_link(self, peer: str = "") -> FakeLink:
+        link = FakeLink(peer)
         self.service.link_up(link)
         return link
 
     def ask(
-        self,
-        stream: int = 1,
-        asked: InferCall | None = None,
-        budget_ms: int | None = None,
-        *,
-        link: FakeLink | None = None,
+        self, stream: int = 1, asked: InferCall | None = None, *, link: FakeLink | None = None
     ) -> None:
-        meta, body = encode_call(asked or call(), budget_ms)
+        meta, body = encode_call(asked or call(), None)
         self.receive(stream, meta, b"".join(body), link)
 
     def receive(
@@ -200,25 +189,26 @@ class Rig:
 
     async def idle(self) -> None:
         """Let everything run to its end."""
+        self.open_gates()
         for hosted in self.models:
-            assert isinstance(hosted.prepared.loaded, FakeModel)
-            hosted.prepared.loaded.gate.set()
             async with asyncio.timeout(LIMIT_S):
                 await hosted.runner.wait_idle()
         assert repr(self.service).endswith(", 0 requests)")
 
-    async def answer(
-        self, stream: int = 1, asked: InferCall | None = None, budget_ms: int | None = None
-    ) -> InferAnswer:
+    async def answer(self, stream: int = 1, asked: InferCall | None = None) -> InferAnswer:
         """Ask, let everything run to its end, and return the answer, which is no error."""
-        self.ask(stream, asked, budget_ms)
+        self.ask(stream, asked)
         await self.idle()
         return self.link.infer(stream)
 
-    def close(self) -> None:
+    def open_gates(self) -> None:
         for hosted in self.models:
             assert isinstance(hosted.prepared.loaded, FakeModel)
             hosted.prepared.loaded.gate.set()
+
+    def close(self) -> None:
+        self.open_gates()
+        for hosted in self.models:
             hosted.runner.close()
             for thread in hosted.runner._threads:
                 thread.join(LIMIT_S)
@@ -250,11 +240,6 @@ async def rig(make: Make) -> Rig:
 # calls
 
 
-def x(*rows: list[float], **more: Any) -> InferCall:
-    """Return a call of these rows."""
-    return call().replace(inputs=(fp32("x", *rows),), **more)
-
-
 async def test_call_is_answered_with_outputs_times_and_load(rig: Rig) -> None:
     assert rig.service.is_quiet
     link = await rig.hold()
@@ -263,26 +248,16 @@ async def test_call_is_answered_with_outputs_times_and_load(rig: Rig) -> None:
     rig.clock.now_s = 50.25
     rig.service.free_bytes = 77
     await rig.idle()
-    answer = rig.link.infer()
-    assert answer.version == "3"
-    assert answer.outputs == (fp32("y", [2.0, 4.0]),)
-    assert (answer.queue_us, answer.run_us) == (250_000, 0)
-    assert (
-        answer.load
-        == LoadReport(
-            in_flight=0,
-            queued=0,
-            limit=64,
-            queue_us=0,
-            run_us=answer.load.run_us,
-            free_bytes=77,
-            latency_us=250_000,
-            device_in_flight=0,
-            online_queue_us=0,  # the run before it ended at the same time, and nobody had waited for that
-            limit_rows=64,
-        )
+    # nobody waits on the queue: the run before it ended at the same time, and nobody had waited for that
+    load = LoadReport(
+        limit=64,
+        limit_rows=64,
+        run_us=8_122_500,  # 10 s as profiled, then a run of 0.25 and one of 0
+        free_bytes=77,
+        latency_us=250_000,
     )
-    assert answer.load.run_us == 8_122_500  # 10 s as profiled, then a run of 0.25 and one of 0
+    outputs = (fp32("y", [2.0, 4.0]),)
+    assert rig.link.infer() == InferAnswer(ModelVersion("3"), outputs, 250_000, 0, load)
     before = link.infer(99).load  # each batch tells the load after it
     assert (before.in_flight, before.device_in_flight) == (1, 1)
     assert rig.service.is_quiet
@@ -298,7 +273,7 @@ async def test_calls_of_one_read_have_come_at_one_time_and_run_together(make: Ma
 
     rig.model.act = act
     for stream in (1, 2, 3):
-        rig.ask(stream, x([stream, 0]))
+        rig.ask(stream, call().replace(inputs=(fp32("x", [stream, 0]),)))
         rig.clock.now_s += 1
     await rig.idle()
     for stream in (1, 2, 3):
@@ -306,14 +281,13 @@ async def test_calls_of_one_read_have_come_at_one_time_and_run_together(make: Ma
         assert answer.outputs == (fp32("y", [2 * stream, 0]),)
         assert (answer.queue_us, answer.run_us) == (3_000_000, 125_000)
         assert (answer.load.in_flight, answer.load.device_in_flight) == (0, 0)
-    assert rig.model.ran == [[1, 2, 3]]
-    assert rig.hosted.runner._threads == []
+    assert (rig.model.ran, rig.runner._threads) == ([[1, 2, 3]], [])
 
 
 async def test_worker_takes_no_bulk_call_for_as_long_as_it_was_told(make: Make) -> None:
     rig = make(bulk_refused_s=30.0)
     rig.ask(1, call().replace(is_bulk=True))
-    refusal = rig.link.refusal(1)
+    refusal = await rig.link.refused()
     assert isinstance(refusal, Overloaded)
     assert refusal.retry_after_s == 30.0
     assert refusal.message == (
@@ -326,25 +300,14 @@ async def test_worker_takes_no_bulk_call_for_as_long_as_it_was_told(make: Make) 
 
 async def test_priority_bulk_sequence_and_the_mark_to_run_alone_reach_the_engine(rig: Rig) -> None:
     await rig.hold()
-    for stream, priority, is_bulk in ((1, 200, False), (2, 0, True), (3, 7, False)):
+    asked = [(200, False, False), (0, True, False), (7, True, True)]
+    for stream, (priority, is_bulk, is_alone) in enumerate(asked):
         mark = SequenceMark(stream, is_start=True)
-        inputs = (fp32("x", [stream, 0]),)
-        rig.ask(
-            stream, InferCall(ModelName("m"), ModelVersion(""), inputs, (), priority, is_bulk, mark)
-        )
-    requests = [request for _, request in rig.service._requests.values()]
-    assert [(request.priority, request.is_bulk, request.sequence) for request in requests[1:]] == [
-        (200, False, SequenceMark(1, is_start=True)),
-        (0, True, SequenceMark(2, is_start=True)),
-        (7, False, SequenceMark(3, is_start=True)),
-    ]
-    await rig.idle()
-    assert rig.model.ran == [[1], [2, 3, 1]]  # the bulk one was owed its share
-    del rig.model.ran[:]
-    await rig.hold(98)
-    for stream in (1, 2, 3):
-        rig.link.answers.pop(stream)
-        rig.ask(stream, call().replace(is_bulk=True, is_alone=stream == 2))
+        fields = {"priority": priority, "is_bulk": is_bulk, "is_alone": is_alone}
+        rig.ask(stream, call().replace(sequence=mark, **fields))
+    requests = [request for _, request in rig.service._requests.values()][1:]
+    assert [(each.priority, each.is_bulk, each.is_alone) for each in requests] == asked
+    assert [each.sequence.id for each in requests] == [0, 1, 2]
     await rig.idle()
     assert sorted(map(len, rig.model.ran)) == [1, 1, 2]
 
@@ -355,37 +318,37 @@ async def test_priority_bulk_sequence_and_the_mark_to_run_alone_reach_the_engine
         (call("x"), ModelUnavailable, "model 'x' version 'any' is not hosted on this node"),
         (call("loading"), ModelUnavailable, "'any' is not ready on this node, which has m/3"),
         (call("m", "", "z"), InvalidRequest, "the model takes x alone"),
+        (b"", InvalidRequest, ""),
+        (b"\xc1", InvalidRequest, ""),
+        (b"\x80", InvalidRequest, ""),
+        (b"\x81\xa1m" + b"\x91" * 1000, InvalidRequest, ""),
     ],
 )
 async def test_call_that_cannot_be_run_is_refused_at_once(
-    rig: Rig, asked: InferCall, kind: type[CapameshError], message: str
+    rig: Rig, asked: InferCall | bytes, kind: type[CapameshError], message: str
 ) -> None:
-    rig.ask(1, asked)
-    refusal = rig.link.refusal()
+    if isinstance(asked, bytes):
+        rig.receive(1, asked)
+    else:
+        rig.ask(1, asked)
+    refusal = rig.link.answers[1]
     assert type(refusal) is kind
     assert message in refusal.message
     await rig.idle()
     assert rig.model.ran == []
 
 
-@pytest.mark.parametrize("meta", [b"", b"\xc1", b"\x80", b"\x81\xa1m" + b"\x91" * 1000])
-async def test_junk_is_an_invalid_request(rig: Rig, meta: bytes) -> None:
-    rig.receive(1, meta)
-    assert type(rig.link.refusal()) is InvalidRequest
-
-
 def fail(error: BaseException) -> Any:
     raise error
+
+
+MANY_TEXTS = Tensor("y", Datatype.BYTES, (2**20 + 1,), bytes(4 * (2**20 + 1)))
 
 
 @pytest.mark.parametrize(
     ("act", "kind", "message"),
     [
-        (
-            lambda _: [Tensor("y", Datatype.BYTES, (2**20 + 1,), bytes(4 * (2**20 + 1)))],
-            TooLarge,
-            "'y'",
-        ),
+        (lambda _: [MANY_TEXTS], TooLarge, "'y'"),
         (lambda _: [Tensor("y", Datatype.FP32, (0, 20_000, 20_000), b"")], TooLarge, "'y'"),
         (lambda _: [object()], RunFailed, "the answer has no wire form"),
         (lambda _: fail(ValueError("odd")), RunFailed, "ValueError: odd"),
@@ -398,7 +361,7 @@ async def test_run_without_an_answer_is_reported_and_the_next_one_runs(
 ) -> None:
     rig.model.act = act
     rig.ask(1)
-    refusal = await rig.link.answer()
+    refusal = await rig.link.refused()
     assert type(refusal) is kind
     assert message in refusal.message
     rig.model.act = lambda _: None
@@ -409,7 +372,7 @@ async def test_request_that_breaks_harms_no_link(rig: Rig, monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr(rig.model, "validate", lambda *_: fail(MemoryError("no room")))
         rig.ask(1)
-    refusal = rig.link.refusal()
+    refusal = await rig.link.refused()
     assert type(refusal) is RunFailed
     assert refusal.message == "the request could not be taken in: MemoryError('no room')"
     await rig.answer(2)
@@ -420,12 +383,11 @@ async def test_request_that_breaks_harms_no_link(rig: Rig, monkeypatch: pytest.M
 
 async def test_probe_tells_of_one_model_or_of_all(rig: Rig) -> None:
     rig.service.free_bytes = 1_000
-    _, other = rig.host("n", "1")
+    other, _ = rig.host("n", "1")
     other.gate.clear()
     await rig.hold()
-    rig.ask(1)
-    rig.ask(2)
-    rig.ask(3, call("n"))
+    for stream, model in ((1, "m"), (2, "m"), (3, "n")):
+        rig.ask(stream, call(model))
     await asyncio.to_thread(other.wait_started)
     of_m = rig.probe("m")
     assert (of_m.in_flight, of_m.queued, of_m.limit) == (3, 2, 64)
@@ -450,10 +412,9 @@ async def test_change_is_passed_on_and_answered_when_it_is_done(rig: Rig) -> Non
     assert rig.link.answers == {2: None}
     error = ModelUnavailable("not in this node's folder")
     rig.asked[0][1](error)
-    assert rig.link.refusal(1) is error
     rig.control_error = InvalidRequest("the operator does not let routers")
     rig.receive(3, encode_control(LOAD))
-    assert rig.link.refusal(3) is rig.control_error
+    assert rig.link.answers == {1: error, 2: None, 3: rig.control_error}
     assert rig.model.ran == []
 
 
@@ -473,11 +434,9 @@ async def test_everything_under_way_is_answered_before_a_process_ends(rig: Rig) 
     rig.ask(1)
     rig.ask(2)
     rig.service.fail_all("it is stuck")
-    running, waiting = link.answers[1], rig.link.answers[2]
-    assert isinstance(running, RunFailed)
-    assert isinstance(waiting, ModelUnavailable)
-    assert running.message == waiting.message == "it is stuck"
-    assert list(rig.link.answers) == [1, 2]
+    answers = [link.answers[1], *rig.link.answers.values()]
+    assert [type(each) for each in answers] == [RunFailed, ModelUnavailable, ModelUnavailable]
+    assert {each.message for each in answers} == {"it is stuck"}
     await rig.idle()
     assert rig.model.ran == [[1]]
 
@@ -486,36 +445,37 @@ async def test_recheck_ends_the_links_of_those_who_are_no_members_any_more(rig: 
     other = rig.add_link()
     other.recheck = lambda: fail(NotMember("revoked peer"))
     rig.service.recheck_members()
-    assert rig.link.closed == []
-    assert other.closed == ["not_member: revoked peer"]
+    assert (rig.link.closed, other.closed) == ([], ["not_member: revoked peer"])
     rig.service.close("the node is stopping")
     assert rig.link.closed == ["the node is stopping"]
 
 
-@pytest.mark.parametrize("role", [Role.ROUTER, Role.NODE])
-async def test_members_that_are_no_routers_may_not_ask(rig: Rig, role: Role) -> None:
+@pytest.mark.parametrize(
+    ("role", "place", "refusal"),
+    [
+        (Role.ROUTER, 0, ""),
+        (Role.ROUTER, 1, "not the one of the TLS connection"),
+        (Role.NODE, 0, "role"),
+    ],
+)
+async def test_members_that_are_no_routers_may_not_ask(
+    rig: Rig, role: Role, place: int, refusal: str
+) -> None:
     token = OWNER.invite(role, expires_at=NOW + dt.timedelta(days=1), bootstrap=(), now=NOW)
     member = Membership.join(Identity.generate(), token, NOW)
     hello = Hello(member.network_id, member.chain, "test", 1, 1)
-    if role is Role.ROUTER:
-        assert rig.service.verify(hello, member.chain[0]).peer_id == member.identity.peer_id
-        with pytest.raises(NotMember, match="not the one of the TLS connection"):
-            rig.service.verify(hello, member.chain[1])
-    else:
-        with pytest.raises(NotMember, match="role"):
-            rig.service.verify(hello, member.chain[0])
+    if not refusal:
+        assert rig.service.verify(hello, member.chain[place]).peer_id == member.identity.peer_id
+        return
+    with pytest.raises(NotMember, match=refusal):
+        rig.service.verify(hello, member.chain[place])
 
 
 async def test_links_of_one_router_are_limited(rig: Rig) -> None:
-    def of(peer: str) -> FakeLink:
-        link = FakeLink()
-        link.member = Member(PeerId(peer), Role.ROUTER, "0" * 40, NOW, NOW)
-        rig.service.link_up(link)
-        return link
-
-    kept = [of("busy") for _ in range(MAX_LINKS_OF_PEER)]
+    kept = [rig.add_link("busy") for _ in range(MAX_LINKS_OF_PEER)]
     assert [link.closed for link in kept] == [[]] * MAX_LINKS_OF_PEER
-    assert of("busy").closed == ["16 links of this peer are open, the limit; close one first"]
-    assert of("other").closed == []
+    refusal = "16 links of this peer are open, the limit; close one first"
+    assert rig.add_link("busy").closed == [refusal]
+    assert rig.add_link("other").closed == []
     rig.service.link_down(kept[0], "gone")
-    assert of("busy").closed == []
+    assert rig.add_link("busy").closed == []
