@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,67 +16,40 @@ GIB = 2**30
 
 
 @dataclass
-class Memory:
-    total: int
-    free: int
-
-
-@dataclass
 class Card:
     name: str | bytes
     uuid: str
-    memory: Memory
-    is_lost: bool = False
+    total: int
+    free: int
 
 
 class NVMLError(Exception):
     """As pynvml raises for everything."""
 
 
-@dataclass
-class Driver:
-    """Stands in for pynvml."""
+def driver(*cards: Card | None) -> SimpleNamespace:
+    """Return what stands in for pynvml; None is a card that is lost."""
 
-    cards: list[Card]
-    is_there: bool = True
-    calls: list[str] = field(default_factory=list)
-    NVMLError: type[Exception] = NVMLError
-
-    def nvmlInit(self) -> None:  # noqa: N802  # pynvml's name
-        self.calls.append("init")
-        if not self.is_there:
-            raise NVMLError("NVML Shared Library Not Found")
-
-    def nvmlShutdown(self) -> None:  # noqa: N802  # pynvml's name
-        self.calls.append("shutdown")
-        if not self.is_there:
-            raise NVMLError("Uninitialized")
-
-    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802  # pynvml's name
-        if not self.is_there:
-            raise NVMLError("Driver Not Loaded")
-        return "580.65.06"
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802  # pynvml's name
-        return len(self.cards)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> Card:  # noqa: N802  # pynvml's name
-        if self.cards[index].is_lost:
+    def handle(index: int) -> Card:
+        card = cards[index]
+        if card is None:
             raise NVMLError("GPU is lost")
-        return self.cards[index]
+        return card
 
-    def nvmlDeviceGetName(self, handle: Card) -> str | bytes:  # noqa: N802  # pynvml's name
-        return handle.name
+    return SimpleNamespace(
+        NVMLError=NVMLError,
+        nvmlInit=lambda: None,
+        nvmlSystemGetDriverVersion=lambda: "580.65.06",
+        nvmlDeviceGetCount=lambda: len(cards),
+        nvmlDeviceGetHandleByIndex=handle,
+        nvmlDeviceGetName=lambda card: card.name,
+        nvmlDeviceGetUUID=lambda card: card.uuid,
+        nvmlDeviceGetMemoryInfo=lambda card: card,
+    )
 
-    def nvmlDeviceGetUUID(self, handle: Card) -> str:  # noqa: N802  # pynvml's name
-        return handle.uuid
 
-    def nvmlDeviceGetMemoryInfo(self, handle: Card) -> Memory:  # noqa: N802  # pynvml's name
-        return handle.memory
-
-
-H100 = Card("NVIDIA H100", "GPU-aaaa-1", Memory(80 * GIB, 79 * GIB))
-L4 = Card(b"NVIDIA L4", "GPU-bbbb-2", Memory(24 * GIB, 20 * GIB))
+H100 = Card("NVIDIA H100", "GPU-aaaa-1", 80 * GIB, 79 * GIB)
+L4 = Card(b"NVIDIA L4", "GPU-bbbb-2", 24 * GIB, 20 * GIB)
 
 MEMINFO = "MemTotal:       16777216 kB\nMemFree:  1 kB\nMemAvailable:    8388608 kB\nHugePages: 0\n"
 
@@ -99,7 +73,7 @@ def put(path: Path, text: str) -> None:
 
 
 def test_every_gpu_of_the_driver_is_a_device_and_they_share_the_cores(root: Path) -> None:
-    assert read_devices(GpuReader(Driver([H100, L4])), root=root) == (
+    assert read_devices(GpuReader(driver(H100, L4)), root=root) == (
         DeviceInfo(0, "cuda", "NVIDIA H100", 80 * GIB, 79 * GIB, 4, "GPU-aaaa-1", "580.65.06"),
         DeviceInfo(1, "cuda", "NVIDIA L4", 24 * GIB, 20 * GIB, 4, "GPU-bbbb-2", "580.65.06"),
     )
@@ -118,14 +92,13 @@ def test_every_gpu_of_the_driver_is_a_device_and_they_share_the_cores(root: Path
 def test_cuda_visible_devices_is_read_as_cuda_reads_it(
     root: Path, visible: str | None, expected: list[str]
 ) -> None:
-    devices = read_devices(GpuReader(Driver([H100, L4])), visible_gpus=visible, root=root)
+    devices = read_devices(GpuReader(driver(H100, L4)), visible_gpus=visible, root=root)
     assert [device.uuid for device in devices] == expected
     assert devices[0].kind == ("cuda" if expected[0] else "cpu")
 
 
 def test_lost_gpu_does_not_hide_the_others() -> None:
-    lost = Card("NVIDIA L4", "GPU-x", Memory(1, 1), is_lost=True)
-    gpus = GpuReader(Driver([lost, H100])).read()
+    gpus = GpuReader(driver(None, H100)).read()
     assert gpus == (Gpu(1, "GPU-aaaa-1", "NVIDIA H100", 80 * GIB, 79 * GIB, "580.65.06"),)
 
 

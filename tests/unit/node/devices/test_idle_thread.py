@@ -27,14 +27,6 @@ def test_thread_gives_way_and_no_other_does() -> None:
     assert os.sched_getscheduler(threading.get_native_id()) == os.SCHED_OTHER
 
 
-def test_thread_that_may_not_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
-    assert not give_way()
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
 def test_nice_thread_leaves_the_priority_of_all_others() -> None:
     def nice(by: int) -> int:

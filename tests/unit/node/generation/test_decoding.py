@@ -146,18 +146,6 @@ def test_end_within_a_draft_ends_the_answer() -> None:
     assert desk.engine.load().tokens_in_flight == 0
 
 
-def test_tokens_that_were_not_drawn_leave_no_trace() -> None:
-    desk = desk_of(4)
-    request = GenerationRequest((3, 0, 1, 2, 3, 9, 3, 0, 1, 2), 6, GREEDY)
-    (sequence,) = desk.submit(request)
-    desk.run_until(lambda: desk.engine.load().drafted_tokens > 0)
-    assert desk.engine.load().accepted_tokens == 0
-    assert isinstance(desk.slots, FakeSlots)
-    assert desk.slots.tokens(0) == [*request.prompt, 3]
-    desk.run()
-    assert desk.ids(sequence) == [3, 0, 1, 2, 3, 0]
-
-
 def test_no_token_is_guessed_under_a_grammar_or_without_scores_of_each() -> None:
     desk = desk_of(4)
     request = GenerationRequest(CIRCLE, 8, GREEDY)
@@ -203,16 +191,6 @@ def test_text_that_cannot_become_a_stop_is_not_held_back() -> None:
     assert stops.push("/b") == ("</b", False)
     assert stops.push("</e") == ("", False)
     assert stops.push("nd> more") == ("", True)
-
-
-def test_tokens_that_followed_the_last_ones_are_guessed() -> None:
-    lookup = Lookup([1, 2, 3, 4, 5, 6, 7, 8, 9], 40)
-    out = [1, 2, 3, 4, 5, 6, 7]
-    for fed in range(4):
-        assert lookup.draft(out[: fed + 1], fed, 4) == []
-    assert lookup.draft(out[:5], 4, 4) == [6, 7, 8, 9]
-    assert lookup.draft(out[:6], 5, 2) == [7, 8]
-    assert lookup.draft(out, 6, 9) == [8, 9, 1, 2, 3, 4, 5, 6, 7]
 
 
 def test_guesses_are_those_of_a_plain_search() -> None:

@@ -58,21 +58,6 @@ def test_scores_are_found_behind_the_very_prompt_that_they_were_kept_with(length
     assert prefixes.match("", TOKENS[: length + 4], 0).scores is None
 
 
-def test_scores_go_before_the_prompt_and_are_not_kept_where_they_would_take_its_room() -> None:
-    prefixes = Prefixes(3 * BLOCK_BYTES, 24)
-    prefixes.save("", TOKENS[:32], filled(TOKENS[:32]), 0, scores_of(1))
-    assert (prefixes.match("", TOKENS[:32], 0).scores, len(prefixes)) == (None, 2)
-    prefixes = Prefixes(20 * BLOCK_BYTES, 24)
-    prefixes.save("", TOKENS[:32], filled(TOKENS[:32]), 0, scores_of(1))
-    assert prefixes.match("", TOKENS[:32], 0).scores is not None
-    for first in range(1000, 1018):
-        other = [first, *TOKENS[1:16]]
-        prefixes.save("", other, filled(other), 0)
-    assert prefixes.size_bytes <= 20 * BLOCK_BYTES
-    assert prefixes.match("", TOKENS[:32], 0).scores is None
-    assert kept(prefixes, TOKENS[:32]) == TOKENS[:32]
-
-
 def test_bytes_are_bounded_and_the_least_used_goes_first_its_end_before_its_beginning() -> None:
     prefixes = Prefixes(4 * BLOCK_BYTES, 24)
     prompts = [[first, *TOKENS[1:32]] for first in range(3)]

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from fleet_fakes import SPEC
+from model_files import f32, onnx_model, write_onnx
 from onnx import helper
 from text_models import write_encoder
 from tiny_llama import CONTEXT, write_decoder_folder
@@ -36,7 +37,7 @@ from capamesh.node.repository.rules import (
     Rules,
     WarmUp,
 )
-from capamesh.node.runtime.api import LoadedModel, StopSwitch
+from capamesh.node.runtime.api import LoadedModel
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.node.runtime.text_generation.loaded_decoder import LoadedDecoder
 from capamesh.node.scheduling import BatchPlan, PendingRequest
@@ -52,11 +53,7 @@ CIRCUMSTANCES = {"device": "cpu", "threads": "1"}
 Build = tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto], list[onnx.NodeProto]]
 
 
-def f32(name: str, *shape: int | str) -> onnx.ValueInfoProto:
-    return value(name, P.FLOAT, shape)
-
-
-def constant(name: str, *values: float, datatype: int = P.FLOAT) -> onnx.NodeProto:
+def constant(name: str, *values: float, datatype: int = P.INT64) -> onnx.NodeProto:
     tensor = helper.make_tensor(name, datatype, [len(values)], values)
     return node("Constant", [], [name], value=tensor)
 
@@ -67,24 +64,24 @@ def x_to_y(*nodes: onnx.NodeProto) -> Build:
 
 
 DOUBLE = x_to_y(node("Add", ["x", "x"], ["y"]))
-AXIS_0 = constant("axes", 0, datatype=P.INT64)
+AXIS_0 = constant("axes", 0)
 ROWS_INFLUENCE_EACH_OTHER = {
-    "softmax over the batch": x_to_y(node("Softmax", ["x"], ["y"], axis=0)),
-    "minus the batch's mean": x_to_y(
-        AXIS_0, node("ReduceMean", ["x", "axes"], ["mean"]), node("Sub", ["x", "mean"], ["y"])
-    ),
-    "sum of the rows before": x_to_y(
-        constant("axis", 0, datatype=P.INT64),
+    "softmax over the batch": [node("Softmax", ["x"], ["y"], axis=0)],
+    "minus the batch's mean": [
+        AXIS_0,
+        node("ReduceMean", ["x", "axes"], ["mean"]),
+        node("Sub", ["x", "mean"], ["y"]),
+    ],
+    "sum of the rows before": [
+        constant("axis", 0),
         node("Squeeze", ["axis"], ["scalar"]),
         node("CumSum", ["x", "scalar"], ["y"]),
-    ),
-    "rows in reverse": x_to_y(
-        constant("starts", -1, datatype=P.INT64),
-        constant("ends", -(2**31), datatype=P.INT64),
+    ],
+    "rows in reverse": [
         AXIS_0,
-        constant("steps", -1, datatype=P.INT64),
-        node("Slice", ["x", "starts", "ends", "axes", "steps"], ["y"]),
-    ),
+        *(constant(name, at) for name, at in (("start", -1), ("end", -(2**31)), ("step", -1))),
+        node("Slice", ["x", "start", "end", "axes", "step"], ["y"]),
+    ],
 }
 CELL: Build = (
     [f32("x", "N", 2), f32("h", "N", 2)],
@@ -94,7 +91,7 @@ CELL: Build = (
 ONLY_SEVEN: Build = (
     [f32("x", "N", "L")],
     [f32("y", "N", 7)],
-    [constant("shape", 0, 7, datatype=P.INT64), node("Reshape", ["x", "shape"], ["y"])],
+    [constant("shape", 0, 7), node("Reshape", ["x", "shape"], ["y"])],
 )
 """Runs with rows of 7 alone, though it does not say so."""
 PADDED: Build = (
@@ -102,7 +99,7 @@ PADDED: Build = (
     [value("y", P.INT64, ["N", "L"]), value("sum", P.INT64, ["N", 1])],
     [
         node("Mul", ["ids", "mask"], ["y"]),
-        constant("axes", 1, datatype=P.INT64),
+        constant("axes", 1),
         node("ReduceSum", ["y", "axes"], ["sum"]),
     ],
 )
@@ -119,11 +116,7 @@ class Shop:
     def put(self, build: Build, **files: str | bytes) -> ModelSource:
         """Write a model; `files` by name, with `_` for the dot."""
         inputs, outputs, nodes = build
-        graph = helper.make_graph(nodes, "g", inputs, outputs)
-        model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
-        path = self.folder / "m" / "1" / "model.onnx"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(model.SerializeToString())
+        write_onnx(self.folder / "m/1/model.onnx", onnx_model(nodes, inputs, outputs))
         for name, content in files.items():
             raw = content.encode() if isinstance(content, str) else content
             (self.folder / "m" / name.replace("_", ".")).write_bytes(raw)
@@ -198,54 +191,41 @@ def test_model_whose_rows_are_their_own_is_batched(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(
-    "build", ROWS_INFLUENCE_EACH_OTHER.values(), ids=ROWS_INFLUENCE_EACH_OTHER.keys()
+    "nodes", ROWS_INFLUENCE_EACH_OTHER.values(), ids=ROWS_INFLUENCE_EACH_OTHER.keys()
 )
-def test_model_whose_rows_mix_runs_requests_alone(shop: Shop, build: Build) -> None:
-    prepared = shop.prepare(build)
+def test_model_whose_rows_mix_runs_requests_alone(shop: Shop, nodes: list[onnx.NodeProto]) -> None:
+    prepared = shop.prepare(x_to_y(*nodes))
     note = "output 'y' of a request differs when it runs in a batch: requests run alone"
     assert prepared.notes == (note,)
     assert (prepared.plan.is_batching, prepared.plan.batch_rows) == (False, 1)
     assert [point.rows for point in prepared.measured.profile.points] == [1]
 
 
+X = f32("x", "N", 2)
+SUM_OF_ROWS = [AXIS_0, node("ReduceSum", ["x", "axes"], ["y"])]
+FLAT_SUM = [AXIS_0, node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)]
+DIFFERS = "output 'y' of a request differs when it runs in a batch"
+
+
 @pytest.mark.parametrize(
-    ("inputs", "nodes"),
+    ("inputs", "nodes", "shape", "why"),
     [
-        ([f32("x", "N", 2), f32("z", 1, 2)], [node("Add", ["x", "z"], ["y"])]),
-        ([], [constant("y", 1, 2)]),
+        ([X, f32("z", 1, 2)], [node("Add", ["x", "z"], ["y"])], None, ""),
+        ([], [constant("y", 1, 2, datatype=P.FLOAT)], None, ""),
+        ([X], FLAT_SUM, [2], DIFFERS),  # as many as the rows, by chance
+        ([X], SUM_OF_ROWS, [1, 2], "a batch of 2 does not run"),
     ],
-    ids=["one of two fixed", "none"],
+    ids=["one of two fixed", "no input", "no batch axis", "fixed"],
 )
-def test_model_without_an_open_first_axis_runs_requests_alone(
-    shop: Shop, inputs: list[onnx.ValueInfoProto], nodes: list[onnx.NodeProto]
+def test_model_whose_tensors_have_no_axis_of_rows_runs_requests_alone(
+    shop: Shop, inputs: Any, nodes: list[onnx.NodeProto], shape: list[int] | None, why: str
 ) -> None:
-    prepared = shop.prepare((inputs, [value("y", P.FLOAT, None)], nodes))
+    prepared = shop.prepare((inputs, [value("y", P.FLOAT, shape)], nodes))
     assert (prepared.plan.is_batching, prepared.plan.batch_rows) == (False, 1)
     assert prepared.plan.shared == frozenset()
-    assert prepared.notes == ()
     assert prepared.measured.profile is not None
-
-
-@pytest.mark.parametrize(
-    ("nodes", "shape", "why"),
-    [
-        (
-            [AXIS_0, node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)],
-            [2],  # as many as the rows, by chance
-            "output 'y' of a request differs when it runs in a batch",
-        ),
-        ([AXIS_0, node("ReduceSum", ["x", "axes"], ["y"])], [1, 2], "a batch of 2 does not run"),
-    ],
-    ids=["no batch axis", "fixed"],
-)
-def test_model_whose_outputs_cannot_be_divided_runs_requests_alone(
-    shop: Shop, nodes: list[onnx.NodeProto], shape: list[int], why: str
-) -> None:
-    prepared = shop.prepare(([f32("x", "N", 2)], [f32("y", *shape)], nodes))
-    assert not prepared.plan.is_batching
-    (note,) = prepared.notes
-    assert note.startswith(why)
-    assert note.endswith("requests run alone")
+    assert [note.startswith(why) for note in prepared.notes] == [True] * bool(why)
+    assert all(note.endswith("requests run alone") for note in prepared.notes)
 
 
 def test_scalar_is_shared_by_a_batch(shop: Shop) -> None:
@@ -257,7 +237,7 @@ def test_scalar_is_shared_by_a_batch(shop: Shop) -> None:
     prepared = shop.prepare(scaled)
     assert prepared.plan.is_batching
     assert prepared.plan.shared == {"scale"}
-    three = Tensor.from_numpy("scale", np.array(3, np.float32))
+    three = tensor("scale", 3)
     assert together(prepared, [tensor("x", [[1, 2]]), three], [tensor("x", [[3, 4]]), three]) == [
         [[[3, 6]]],
         [[[9, 12]]],
@@ -320,23 +300,16 @@ def test_model_in_a_loop_has_all_its_tensors_from_callers_and_batches(shop: Shop
 # warm-up
 
 
-def npy(array: Any, *, like: Any = None) -> bytes:
-    """Return `array` as numpy saves it, or with the header of another."""
+@pytest.mark.parametrize("width", [7, 3])
+def test_warm_up_file_is_run(shop: Shop, width: int) -> None:
     stream = io.BytesIO()
-    np.save(stream, array if like is None else like)
-    if like is None:
-        return stream.getvalue()
-    return stream.getvalue()[: -like.nbytes] + array.tobytes()
-
-
-SEVEN = '[[warm_up]]\nfiles = {x = "in.npy"}\n'
-
-
-def test_warm_up_file_is_run(tmp_path: Path) -> None:
-    right, wrong = (npy(np.ones((1, width), np.float32)) for width in (7, 3))
-    Shop(tmp_path / "a").prepare(ONLY_SEVEN, SEVEN, in_npy=right)
-    refusal = Shop(tmp_path / "b").refusal(ONLY_SEVEN, SEVEN, in_npy=wrong)
-    assert refusal.startswith("warm-up 1 does not run: ")
+    np.save(stream, np.ones((1, width), np.float32))
+    files = '[[warm_up]]\nfiles = {x = "in.npy"}\n', stream.getvalue()
+    if width == 7:
+        shop.prepare(ONLY_SEVEN, files[0], in_npy=files[1])
+    else:
+        refusal = shop.refusal(ONLY_SEVEN, files[0], in_npy=files[1])
+        assert refusal.startswith("warm-up 1 does not run: ")
 
 
 def test_warm_up_s_shapes_are_what_an_open_axis_is_measured_with(shop: Shop) -> None:
@@ -357,48 +330,35 @@ TO_FP64: Build = (
     [value("h_next", P.DOUBLE, ["N", 2])],
     [node("Cast", ["h"], ["h_next"], to=P.DOUBLE)],
 )
+FIXED: Build = ([f32("x", 1, 2)], [f32("y", 1, 2)], DOUBLE[2])
+NO_INPUT: Build = ([], [f32("y", 2)], [constant("y", 1, 2, datatype=P.FLOAT)])
+MIXED = x_to_y(*ROWS_INFLUENCE_EACH_OTHER["softmax over the batch"])
+BATCHED = "[batching]\nenabled = true"
+ASKED = "batching is asked for, but "
 TWICE = "[[warm_up]]\n[[warm_up]]\nshapes = "
-ALONE_TEXT = "set batching.enabled = false"
+WINDOW = "[window]\nsamples = 2\ninput = "
 
 
 @pytest.mark.parametrize(
     ("build", "toml", "why"),
     [
+        (FIXED, BATCHED, ASKED + "input 'x' of shape [1, 2] has a fixed first axis: set batching"),
         (
-            ([f32("x", 1, 2)], [f32("y", 1, 2)], DOUBLE[2]),
-            "[batching]\nenabled = true",
-            "batching is asked for, but input 'x' of shape [1, 2] has a fixed first axis: "
-            + ALONE_TEXT,
+            NO_INPUT,
+            BATCHED,
+            ASKED + "no input has an open first axis: set batching.enabled = false",
         ),
-        (
-            ([], [f32("y", 2)], [constant("y", 1, 2)]),
-            "[batching]\nenabled = true",
-            "batching is asked for, but no input has an open first axis: " + ALONE_TEXT,
-        ),
-        (
-            ROWS_INFLUENCE_EACH_OTHER["softmax over the batch"],
-            "[batching]\nenabled = true",
-            "batching is asked for, but output 'y' of a request differs when it runs in a batch: requests"
-            " run alone: " + ALONE_TEXT,
-        ),
+        (MIXED, BATCHED, ASKED + DIFFERS + ": requests run alone: set batching.enabled = false"),
         (PADDED, RAGGED.replace('"ids"', '"nobody"'), f"batching.ragged: {NOBODY}ids, mask"),
         (PADDED, RAGGED + "axis = 2", "batching.ragged: axis 2 of input 'ids' [-1, -1]"),
-        (
-            PADDED,
-            RAGGED + "pad = 0.5",
-            "batching.ragged: pad 0.5 is no INT64, as input 'ids' is",
-        ),
-        (DOUBLE, '[window]\nsamples = 2\ninput = "nobody"', f"window: {NOBODY}x"),
-        (DOUBLE, '[window]\nsamples = 2\ninput = "x"\ncontext = 1', "window: input 'x' has shape"),
+        (PADDED, RAGGED + "pad = 0.5", "batching.ragged: pad 0.5 is no INT64, as input 'ids' is"),
+        (DOUBLE, WINDOW + '"nobody"', f"window: {NOBODY}x"),
+        (DOUBLE, WINDOW + '"x"\ncontext = 1', "window: input 'x' has shape"),
         (CELL, STATE.replace('"h"', '"nobody"'), f"sequence.state: {NOBODY}x, h"),
         (CELL, STATE + "shape = [1, 3]", "sequence.state: the shape [1, 3] of 'h' does not fit"),
         (TO_FP64, STATE, "sequence.state: input 'h' is FP32 and output 'h_next' FP64"),
         (CELL, LOOP.replace("{h =", "{nobody ="), f"loop.feedback: {NOBODY}x, h"),
-        (
-            CELL,
-            LOOP + 'stop = "x"',
-            "loop.stop: output 'x' is not one of the model's: y, h_next",
-        ),
+        (CELL, LOOP + 'stop = "x"', "loop.stop: output 'x' is not one of the model's: y, h_next"),
         (DOUBLE, TWICE + "{nobody = [1, 2]}", "warm-up 2 does not run: the model has no input"),
         (DOUBLE, TWICE + "{x = [1, 3]}", "warm-up 2 does not run: tensor 'x' has shape [1, 3]"),
         (DOUBLE, 'task = "text-embedding"', "text.ids: input 'input_ids'"),
@@ -435,19 +395,15 @@ def text_model(shop: Shop) -> LoadResult:
 def test_texts_of_several_requests_share_a_run_and_become_a_vector_each(shop: Shop) -> None:
     prepared = text_model(shop)
     assert prepared.plan.is_batching
-    texts = [["cat sat"], ["dog", "a good cat sat"]]
-    asked = [
-        prepared.task.request((Tensor.from_numpy("text", np.array(each, object)),), ("embedding",))
-        for each in texts
-    ]
+    *asked, alone = (
+        prepared.task.request((tensor("text", each, object),), ("embedding",))
+        for each in (["cat sat"], ["dog", "a good cat sat"], ["dog"])
+    )
     shares = together(prepared, *(request.inputs() for request in asked))
     answers = []
     for request, (hidden,) in zip(asked, shares, strict=True):
         (vectors,) = request.answer([tensor("hidden", hidden)])
         answers.append(vectors.to_numpy())
-    alone = prepared.task.request(
-        (Tensor.from_numpy("text", np.array(["dog"], object)),), ("embedding",)
-    )
     (whole,) = alone.answer(prepared.loaded.run(prepared.plan.completed(alone.inputs())))
     np.testing.assert_allclose(answers[1][0], whole.to_numpy()[0], rtol=1e-6)
     assert [len(answer) for answer in answers] == [1, 2]
@@ -459,9 +415,8 @@ def test_model_without_its_tasks_package_is_tensors(
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     prepared = text_model(shop)
     assert prepared.task is None
-    assert prepared.notes[-1].startswith(
-        "its task is left out, which needs the package 'tokenizers'"
-    )
+    note = "its task is left out, which needs the package 'tokenizers'"
+    assert prepared.notes[-1].startswith(note)
 
 
 # measuring
@@ -470,26 +425,23 @@ def test_model_without_its_tasks_package_is_tensors(
 class Timed(FakeModel):
     """A model whose every run takes the time that a test says."""
 
-    def __init__(
-        self,
-        clock: FakeClock,
-        seconds: Callable[[int], float] = lambda rows: 0.001 + 0.0001 * rows,
-        inputs: tuple[TensorSpec, ...] = SPEC,
-        *,
-        max_rows: int = 2**30,
-        max_width: int = 2**30,
-        adds_rows: bool = False,
-    ) -> None:
-        """`adds_rows`: its rows mix, for each is larger by their number."""
-        super().__init__(inputs)
-        self.clock, self.seconds = clock, seconds
-        self.max_rows, self.max_width, self.adds_rows = max_rows, max_width, adds_rows
+    seconds: Callable[[int], float]
+    max_rows = max_width = 2**30
+    adds_rows = False
+    """Its rows mix, for each is larger by their number."""
+    error: Exception | None = None
+    grows: Callable[[tuple[int, ...]], object]
+    """Is told the shape of a run whose memory is measured."""
+
+    def __init__(self, clock: FakeClock, **how: Any) -> None:
+        super().__init__(how.pop("inputs", SPEC))
+        self.clock = clock
+        self.seconds = lambda rows: 0.001 + 0.0001 * rows
+        self.grows = lambda _: None
         self.shapes: list[tuple[int, ...]] = []
-        self.error: Exception | None = None
-        self.grows: Callable[[tuple[int, ...]], object] = lambda _: None
-        """Is told the shape of a run whose memory is measured."""
         self.from_rest: list[tuple[int, ...]] = []
         self._is_at_rest = False
+        vars(self).update(how)
 
     @property
     def rows(self) -> list[int]:
@@ -506,12 +458,7 @@ class Timed(FakeModel):
         self._is_at_rest = True
 
     @override
-    def run(
-        self,
-        inputs: Sequence[Tensor],
-        outputs: Sequence[str] = (),
-        stop: StopSwitch | None = None,
-    ) -> list[Tensor]:
+    def run(self, inputs: Sequence[Tensor], *_: object) -> list[Tensor]:
         shape = inputs[0].shape
         if self._is_at_rest:
             self._is_at_rest = False
@@ -580,8 +527,8 @@ class Bench:
             self.used -= self.peak
         self.used += size_bytes
 
-    def timed(self, *seconds: Callable[[int], float], **how: Any) -> Timed:
-        return Timed(self.clock, *seconds, **how)
+    def timed(self, seconds: Callable[[int], float] | None = None, **how: Any) -> Timed:
+        return Timed(self.clock, **how, **({"seconds": seconds} if seconds else {}))
 
     @property
     def preparation(self) -> Preparation:
@@ -827,10 +774,7 @@ def test_model_keeps_all_threads_where_its_rows_mix_on_one_alone(bench: Bench) -
 def test_memory_of_a_run_is_measured_from_rest(bench: Bench) -> None:
     model = bench.timed(slow())
 
-    def grow(shape: tuple[int, ...]) -> None:
-        bench.used = 5_700 + 1_000 * shape[0]
-
-    model.grows = grow
+    model.grows = lambda shape: setattr(bench, "used", 5_700 + 1_000 * shape[0])
     need = bench.prepare(model).measured.need
     assert model.from_rest == [(32, 2), (1, 2)]  # 64 would take more than half a second
     assert need == RunNeed(elements=2, linear_bytes=pytest.approx(500.0))

@@ -94,19 +94,3 @@ def test_counts_never_go_down(steps: list[int | str | None]) -> None:
         now = figures.rows if figures else 0
         assert now >= before
         before = now
-
-
-histograms = st.builds(
-    Histogram,
-    counts=st.dictionaries(st.sampled_from([1.0, 2.0, 4.0, INF]), st.integers(0, 9)),
-    sum=st.integers(0, 100).map(float),
-)
-
-
-@given(histograms, histograms, histograms)
-def test_putting_histograms_together_commutes_and_associates(
-    a: Histogram, b: Histogram, c: Histogram
-) -> None:
-    assert a + b == b + a
-    assert (a + b) + c == a + (b + c)
-    assert (a + b).count == a.count + b.count
