@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from capamesh.node.worker.classification import Classification
-from capamesh.protocol.errors import CapameshError, InvalidRequest, TooLarge
+from capamesh.protocol.errors import InvalidRequest, TooLarge
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.tensors import (
@@ -45,11 +45,6 @@ def texts(result: Any) -> list[bytes]:
     return [text for tensor in result for text in split_elements(tensor.data, tensor.shape[-1])]
 
 
-def refusal(result: Any) -> str:
-    assert isinstance(result, TooLarge)
-    return result.message
-
-
 def test_outputs_are_classified_by_their_names_in_whatever_order_they_come() -> None:
     wanted = classification(y=1, z=0)
     assert wanted.of([Z, Y])[0] is Z
@@ -67,17 +62,14 @@ def test_output_without_scores_is_refused_before_the_run() -> None:
 def test_outputs_share_the_bounds_of_a_request() -> None:
     specs = [TensorSpec(name, Datatype.UINT8, (-1, -1)) for name in "abc"]
 
-    def given(rows: int, columns: int) -> list[Tensor]:
-        size = rows * columns
-        return [Tensor(spec.name, Datatype.UINT8, (rows, columns), bytes(size)) for spec in specs]
+    def result(columns: int, *classes: int) -> Any:
+        wanted = classification(*specs, **dict(zip("abc", classes, strict=True)))
+        row = (1, columns)
+        return wanted.of([Tensor(name, Datatype.UINT8, row, bytes(columns)) for name in "abc"])
 
-    some = MAX_SCORES // 3
-    assert not isinstance(classification(*specs, a=1, b=1, c=1).of(given(1, some)), CapameshError)
-    wide = classification(*specs, a=1, b=1, c=1).of(given(1, some + 1))
-    assert refusal(wide).startswith(f"the outputs to classify have {3 * (some + 1)} scores")
-    few = MAX_CLASSES // 3
-    assert not isinstance(
-        classification(*specs, a=few, b=few, c=few).of(given(1, 3000)), CapameshError
-    )
-    many = classification(*specs, a=few, b=few, c=few + 3).of(given(1, 3000))
-    assert refusal(many).startswith(f"the answer would have more than {MAX_CLASSES} classes")
+    some, few = MAX_SCORES // 3, MAX_CLASSES // 3
+    assert len(result(some, 1, 1, 1)) == len(result(3000, few, few, few)) == 3
+    wide, many = result(some + 1, 1, 1, 1), result(3000, few, few, few + 3)
+    assert type(wide) is type(many) is TooLarge
+    assert wide.message.startswith(f"the outputs to classify have {3 * (some + 1)} scores")
+    assert many.message.startswith(f"the answer would have more than {MAX_CLASSES} classes")

@@ -14,19 +14,17 @@ GIB = 1024 * MIB
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone counts RLIMIT_DATA so")
 
 
-def cpu(total: int, free: int) -> int:
-    return budget_bytes(is_gpu=False, total_bytes=total, free_bytes=free)
-
-
-def test_tenth_of_the_machine_or_what_its_agent_needs_is_left() -> None:
-    assert (
-        cpu(20 * GIB, 17 * GIB) == 12 * GIB
-    )  # and a fifth of the rest for all but models and runs
-    assert cpu(1000 * MIB, 928 * MIB) == 640 * MIB
-
-
-def test_half_of_little_free_memory_may_be_used() -> None:
-    assert cpu(20 * GIB, GIB) == int(GIB / 2 / 1.25)
+@pytest.mark.parametrize(
+    ("total", "free", "limit"),
+    [
+        (20 * GIB, 17 * GIB, 12 * GIB),  # a tenth and a fifth of the rest are left
+        (1000 * MIB, 928 * MIB, 640 * MIB),  # what its agent needs
+        (20 * GIB, GIB, int(GIB / 2 / 1.25)),  # half of little free memory
+        (0, 0, 0),  # it is not known
+    ],
+)
+def test_part_of_the_machine_is_for_models_and_runs(total: int, free: int, limit: int) -> None:
+    assert budget_bytes(is_gpu=False, total_bytes=total, free_bytes=free) == limit
 
 
 def test_link_s_messages_may_take_a_quarter_of_it() -> None:
@@ -39,48 +37,35 @@ def test_most_of_a_gpu_is_for_models_and_runs() -> None:
     assert budget_bytes(is_gpu=True, total_bytes=80 * GIB, free_bytes=79 * GIB) == 72 * GIB
 
 
-def test_unknown_memory_is_no_limit() -> None:
-    assert cpu(0, 0) == 0
-    assert hold_to(0) == 0
-
-
 def test_system_that_does_not_say_what_a_process_has_gets_no_limit(tmp_path: Path) -> None:
-    assert hold_to(GIB, proc=tmp_path) == 0
+    assert hold_to(0) == hold_to(GIB, proc=tmp_path) == 0
 
 
-def python(code: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=240
-    )
-    return done.stdout.strip()
-
-
-@LINUX_ONLY
-def test_process_that_is_held_gets_no_more_memory_and_goes_on() -> None:
-    assert (
-        python(
-            "from capamesh.node.worker.memory_limit import MIB, hold_to\n"
-            "limit = hold_to(100 * MIB)\n"
-            "assert limit > 356 * MIB\n"
-            "kept = bytearray(200 * MIB)\n"
-            "try:\n"
-            "    bytearray(200 * MIB)\n"
-            "except MemoryError:\n"
-            "    print('refused', len(bytearray(20 * MIB)) // MIB)\n"
-        )
-        == "refused 20"
-    )
+HELD = """
+from capamesh.node.worker.memory_limit import MIB, hold_to
+assert hold_to(100 * MIB) > 356 * MIB
+kept = bytearray(200 * MIB)
+try:
+    bytearray(200 * MIB)
+except MemoryError:
+    print("refused", len(bytearray(20 * MIB)) // MIB)
+"""
+LOWER = """
+import resource
+from capamesh.node.worker.memory_limit import MIB, hold_to
+resource.setrlimit(resource.RLIMIT_DATA, (300 * MIB, 400 * MIB))
+print(hold_to(900 * MIB) // MIB)
+print(resource.getrlimit(resource.RLIMIT_DATA) == (300 * MIB, 400 * MIB))
+"""
 
 
 @LINUX_ONLY
-def test_limit_that_is_there_and_lower_stays() -> None:
-    assert (
-        python(
-            "import resource\n"
-            "from capamesh.node.worker.memory_limit import MIB, hold_to\n"
-            "resource.setrlimit(resource.RLIMIT_DATA, (300 * MIB, 400 * MIB))\n"
-            "print(hold_to(900 * MIB) // MIB)\n"
-            "print(resource.getrlimit(resource.RLIMIT_DATA) == (300 * MIB, 400 * MIB))\n"
-        )
-        == "300\nTrue"
-    )
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [(HELD, "refused 20"), (LOWER, "300\nTrue")],
+    ids=["it gets no more memory and goes on", "a limit that is there and lower stays"],
+)
+def test_process_is_held_to_the_lower_limit(code: str, says: str) -> None:
+    python = [sys.executable, "-c", code]
+    done = subprocess.run(python, check=True, capture_output=True, text=True, timeout=240)
+    assert done.stdout.strip() == says

@@ -30,6 +30,7 @@ from capamesh.protocol.tasks import Task
 from capamesh.protocol.tensors import Datatype, Tensor, join_elements
 
 X = Tensor.from_numpy("x", np.ones((1, 2), np.float32))
+LARGE = Tensor.from_numpy("y", np.zeros(LARGE_BYTES // 4 + 1, np.float32))
 RAW = Tensor("file", Datatype.BYTES, (1,), join_elements([b"abc"]))
 
 
@@ -72,7 +73,6 @@ class Rig:
     """The calls of a worker with one model, and what was queued and answered."""
 
     def __init__(self) -> None:
-        self.clock = FakeClock(50.0)
         self.task = FakeTask()
         self.hosted: Any = SimpleNamespace(source=SimpleNamespace(name="m"), version="1")
         self.found: Any = self.hosted
@@ -85,7 +85,7 @@ class Rig:
             models,
             lambda *queued: self.queued.append(queued),
             lambda key, error, _: self.failed.append((key, error)),
-            clock=self.clock,
+            clock=FakeClock(50.0),
         )
 
     def ask(
@@ -93,9 +93,11 @@ class Rig:
     ) -> Any:
         call = InferCall(ModelName("m"), ModelVersion("1"), (RAW,), ("y", "tokens"), **more)
         key: Any = (self.links[link], stream)
-        done = lambda pending, result: self.done.append((pending, result))  # noqa: E731
-        self.calls.begin(key, self.hosted, self.task, call, 40.0, deadline_s, done)
+        self.calls.begin(key, self.hosted, self.task, call, 40.0, deadline_s, self._done)
         return key
+
+    def _done(self, *answered: Any) -> None:
+        self.done.append(answered)
 
     async def settle(self, until: Any) -> None:
         async with asyncio.timeout(LIMIT_S):
@@ -129,20 +131,13 @@ async def test_call_is_queued_with_the_models_own_inputs_and_outputs(rig: Rig) -
 async def test_large_outputs_become_an_answer_in_a_thread(rig: Rig) -> None:
     rig.ask()
     await rig.settle(lambda: rig.queued)
-    large = Tensor.from_numpy("y", np.zeros(LARGE_BYTES // 4 + 1, np.float32))
-    rig.queued[0][-1]("pending", [large])
+    rig.queued[0][-1]("pending", [LARGE])
     assert len(rig.calls) == 1
     await rig.settle(lambda: rig.done)
-    assert rig.done == [("pending", [large])]
-    assert rig.task.threads[1] is not threading.current_thread()
-
-
-async def test_error_of_the_run_is_answered_as_it_is(rig: Rig) -> None:
-    rig.ask()
-    await rig.settle(lambda: rig.queued)
     error = RunFailed("no")
     rig.queued[0][-1]("pending", error)
-    assert rig.done == [("pending", error)]
+    assert rig.done == [("pending", [LARGE]), ("pending", error)]
+    assert rig.task.threads[1] is not threading.current_thread()
 
 
 @pytest.mark.parametrize(
@@ -233,8 +228,7 @@ async def test_end_of_the_process_is_told_to_all(rig: Rig) -> None:
     rig.task.gate.set()
     ran = rig.ask(2)
     await rig.settle(lambda: rig.queued)
-    large = Tensor.from_numpy("y", np.zeros(LARGE_BYTES // 4 + 1, np.float32))
-    rig.queued[0][-1]("pending", [large])
+    rig.queued[0][-1]("pending", [LARGE])
     rig.calls.fail_all("stuck")
     assert [(key, type(error)) for key, error in rig.failed[1:]] == [(ran, RunFailed)]
     assert not rig.done
