@@ -21,14 +21,20 @@ from capamesh.node.generation import (
     GenerationRequest,
     GenerationSettings,
     SamplingParameters,
+    TokenLogprob,
+    TokenPart,
+    Usage,
 )
 from capamesh.node.generation.slots import Logits
 from capamesh.node.runtime.text_generation.text_model import ReadCall
+from capamesh.node.runtime.text_generation.tool_formats import HERMES
+from capamesh.node.runtime.text_generation.tool_reader import ToolCallReader
 from capamesh.node.scheduling import (
     PendingRequest,
     Result,
     generation_runner,
 )
+from capamesh.node.scheduling.generation_answer import GenerationAnswer
 from capamesh.node.scheduling.generation_runner import GenerationRunner
 from capamesh.node.scheduling.generation_scheduler import GenerationScheduler
 from capamesh.node.scheduling.run_health import FAILED_REQUESTS
@@ -111,15 +117,10 @@ class Desk:
         self.now_s: float | None = None
         self.stuck: list[str] = []
         meter = Meter()
+        watch = {"watchdog_s": 60.0, "on_stuck": self.stuck.append}
+        common: Any = {"clock": self.clock, "marks": marks, "number": number, **watch}
         self.scheduler = GenerationScheduler(
-            self.text,
-            meter=meter,
-            most_in_flight=most_in_flight,
-            clock=self.clock,
-            marks=marks,
-            number=number,
-            watchdog_s=60.0,
-            on_stuck=self.stuck.append,
+            self.text, meter=meter, most_in_flight=most_in_flight, **common
         )
         watched = WatchedSlots(self.slots, meter, marks, number, self.clock)
         self.generation = GenerationRunner(
@@ -127,15 +128,7 @@ class Desk:
         )
         self.scheduler.begin(self.generation)
         self.runner = ModelRunner(
-            None,
-            self.scheduler,
-            may_run_here=False,
-            clock=self.clock,
-            switch=FakeSwitch,
-            marks=marks,
-            number=number,
-            watchdog_s=60.0,
-            on_stuck=self.stuck.append,
+            None, self.scheduler, may_run_here=False, switch=FakeSwitch, **common
         )
 
     def clock(self) -> float:
@@ -159,7 +152,6 @@ class Asked:
         desk: Desk,
         *,
         is_parted: bool,
-        deadline_s: float | None = None,
         sequence: SequenceMark | None = None,
         is_bulk: bool = False,
         **fields: Any,
@@ -174,7 +166,6 @@ class Asked:
             (),
             lambda _, result: self.end.set_result(result),
             arrived_s=desk.clock(),
-            deadline_s=deadline_s,
             sequence=sequence,
             is_bulk=is_bulk,
             on_part=self._part if is_parted else None,
@@ -194,8 +185,11 @@ class Asked:
         assert isinstance(found, CapameshError)
         return found
 
+    async def ids(self, choice: int = 0) -> list[int]:
+        """Return all tokens of a choice, those of parts first."""
+        return [token for each in await self.pieces() if each["c"] == choice for token in each["t"]]
+
     async def pieces(self) -> list[dict[str, Any]]:
-        """Return all pieces, those of parts first."""
         found = await asyncio.wait_for(self.end, LIMIT_S)
         assert not isinstance(found, CapameshError), found
         return [each for part in (*self.parts, pieces_of(found)) for each in part]
@@ -204,10 +198,6 @@ class Asked:
 def pieces_of(outputs: Sequence[Tensor]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(split_elements(outputs[0].data, 1)[0])
     return found
-
-
-def ids_of(pieces: list[dict[str, Any]], choice: int = 0) -> list[int]:
-    return [token for each in pieces if each["c"] == choice for token in each["t"]]
 
 
 def alone(prompt: Sequence[int], most: int, n: int = 1, choice: int = 0) -> list[int]:
@@ -236,8 +226,7 @@ async def test_whole_answer_has_all_pieces_merged(desk: Desk) -> None:
     first, second = await asked.pieces()
     for choice, each in enumerate((first, second)):
         assert each["t"] == alone([1, 2, 3], 5, 2, choice)
-        assert each["f"] == "length"
-        assert len(each["x"]) == 5
+        assert (each["f"], len(each["x"])) == ("length", 5)
     assert (first["s"], second["u"]) == (7, [3, 0, 10])
     assert desk.scheduler.meter.requests == {"ok": 1}
     assert desk.page.marked() == []
@@ -256,9 +245,9 @@ async def test_parts_are_merged_while_the_reader_takes_none(desk: Desk) -> None:
     assert len(asked.parts) == 2
     desk.runner.resume(asked.request)
     await until(lambda: len(asked.parts) == 3)
-    assert [len(ids_of(part)) for part in asked.parts] == [1, 1, 3]
+    assert [len(part[0]["t"]) for part in asked.parts] == [1, 1, 3]
     desk.slots.gate.release(10)
-    assert ids_of(await asked.pieces()) == alone([1, 2, 3], 8)
+    assert await asked.ids() == alone([1, 2, 3], 8)
 
 
 async def test_withdrawn_request_frees_its_slot_after_the_step(desk: Desk) -> None:
@@ -284,7 +273,7 @@ async def test_refusals_are_told_and_leave_nothing(desk: Desk) -> None:
     with pytest.raises(InvalidRequest, match="keeps no sequences"):
         desk.ask(prompt=[1], max_tokens=1, sequence=SequenceMark(1, True, False))
     assert desk.scheduler.is_idle
-    assert ids_of(await desk.ask(prompt=[1, 2], max_tokens=3).pieces()) == alone([1, 2], 3)
+    assert await desk.ask(prompt=[1, 2], max_tokens=3).ids() == alone([1, 2], 3)
 
 
 async def test_client_that_has_all_places_gives_one_to_another(tmp_path: Path) -> None:
@@ -358,7 +347,7 @@ async def test_reader_of_an_answer_that_goes_on_hears_that_it_is_under_way(desk:
     gone_on.holds = False
     desk.runner.resume(gone_on.request)
     desk.slots.gate.release(30)
-    assert ids_of(await gone_on.pieces()) == ids[4:]
+    assert await gone_on.ids() == ids[4:]
 
 
 async def test_bulk_requests_give_a_slot_to_people_and_are_told_of_in_no_wait(desk: Desk) -> None:
@@ -374,13 +363,13 @@ async def test_bulk_requests_give_a_slot_to_people_and_are_told_of_in_no_wait(de
     person = desk.ask(prompt=[9, 9], max_tokens=3)
     await desk.read()
     desk.slots.gate.release(4)  # of the bulk's answers none is near its end
-    assert ids_of(await person.pieces()) == alone([9, 9], 3)
+    assert await person.ids() == alone([9, 9], 3)
     assert not any(each.end.done() for each in bulk)
     assert desk.scheduler.figures()["preemptions"] == 1
     assert desk.scheduler.load_report(free_bytes=0, device_in_flight=0).latency_us > 0
     desk.slots.gate.release(1000)
     for first, each in enumerate(bulk):
-        assert ids_of(await each.pieces()) == alone([first, 2], 20)
+        assert await each.ids() == alone([first, 2], 20)
 
 
 async def test_steps_that_fail_again_and_again_are_said_of_the_model(desk: Desk) -> None:
@@ -411,8 +400,8 @@ async def test_request_withdrawn_before_it_was_looked_at_never_begins_and_the_in
     assert isinstance(await waiting[1].error(), Overloaded)
     desk.slots.is_open = True
     desk.slots.gate.release(1000)
-    assert ids_of(await first.pieces()) == alone([1, 2, 3, 4], 6)
-    assert ids_of(await waiting[0].pieces()) == alone([1, 2], 3)
+    assert await first.ids() == alone([1, 2, 3, 4], 6)
+    assert await waiting[0].ids() == alone([1, 2], 3)
     assert desk.slots.extended == [4, 2]
 
 
@@ -439,7 +428,51 @@ async def test_closing_ends_all_requests_with_the_reason(desk: Desk) -> None:
     await until(lambda: bool(desk.generation._closed))
     desk.slots.gate.release(100)
     await closing
-    for each in asked:
-        error = await each.error()
+    for error in [await each.error() for each in asked]:
         assert isinstance(error, ModelUnavailable)
         assert "unloaded" in error.message
+
+
+# what an answer says
+
+
+def answer_of(readers: dict[int, ToolCallReader], echo: str = "", n: int = 1) -> GenerationAnswer:
+    request = GenerationRequest((1, 2), 9, choices=n)
+    call = ReadCall((request,), LetterText, None, echo, 7, readers)
+    return GenerationAnswer(call, lambda token: f"<{token}>")
+
+
+def test_parts_that_were_not_sent_are_merged_by_choice_behind_what_is_echoed() -> None:
+    answer = answer_of({}, "é", 2)
+    answer.take(1, TokenPart((5,), "a"))
+    answer.take(1, TokenPart((7, 8), "c"))
+    echoed = [{"c": 0, "t": [], "x": "é", "s": 7}, {"c": 1, "t": [], "x": "é"}]
+    assert pieces_of([answer.sent()]) == [*echoed, {"c": 1, "t": [5, 7, 8], "x": "ac"}]
+    assert not answer.has_unsent
+    unlikely = TokenLogprob(6, -0.5, ((6, -0.5), (5, -math.inf)))
+    answer.take(0, TokenPart((6,), "b", logprobs=(unlikely,)))
+    (piece,) = pieces_of([answer.sent()])
+    assert piece.pop("p") == [[[6, "<6>", -0.5], [6, "<6>", -0.5], [5, "<5>", -9999.0]]]
+    assert piece == {"c": 0, "t": [6], "x": "b"}
+    answer.take(0, TokenPart((), "", finish="stop", usage=Usage(2, 1, 1)))
+    answer.take(1, TokenPart((), "e", finish="length", usage=Usage(2, 0, 3)))
+    assert answer.is_over
+    assert pieces_of([answer.sent()])[-1]["u"] == [2, 1, 4]
+
+
+def test_calls_of_tools_are_merged_by_call_and_end_the_choice() -> None:
+    answer = answer_of({0: ToolCallReader(HERMES, ("f", "g"))})
+    said = ("So <tool", '_call>{"name": "f", "arguments": {"a"', ": 1}", "} <")
+    for token, text in enumerate(said):
+        answer.take(0, TokenPart((token,), text))
+    (piece,) = pieces_of([answer.sent()])
+    (call,) = piece.pop("k")
+    assert call.pop("id").startswith("call_")
+    assert call == {"i": 0, "name": "f", "arguments": '{"a": 1}'}
+    assert piece == {"c": 0, "t": [0, 1, 2, 3], "x": "So ", "s": 7}
+    answer.take(0, TokenPart((4,), 'tool_call>{"name": "g", "arguments": '))
+    answer.take(0, TokenPart((5,), "{}}", finish="stop", usage=Usage(2, 0, 6)))
+    (piece,) = pieces_of([answer.sent()])
+    (call,) = piece["k"]
+    assert (call["i"], call["name"], call["arguments"]) == (1, "g", "{}")
+    assert (piece["f"], piece["t"]) == ("tool_calls", [4, 5])
