@@ -90,10 +90,7 @@ def test_rows_that_can_never_fit_are_refused_with_what_would() -> None:
     loaded.budget.models_bytes = 500_000  # which is not there for runs
     assert "runs have 500000 bytes on this node" in loaded.refusal(400, 2)
     unknown = Bench(need=None, profile=None, limit_bytes=100_000)
-    assert unknown.refusal(10_000, 2) == (
-        "TooLarge: a request of 10000 rows takes about 320000 bytes of memory here; runs have 100000 bytes on this node:"
-        " give at most 3125 such rows at once"
-    )
+    assert unknown.refusal(10_000, 2).endswith(": give at most 3125 such rows at once")
     unknown.ask(3_125, 2)
 
 
@@ -101,10 +98,9 @@ def test_longer_rows_count_by_the_square_where_that_was_measured() -> None:
     bench = Bench(TEXTS, RunNeed(64, 10.0, 1.0), limit_bytes=1_000_000)
     bench.ask(8, 64)
     assert bench.refusal(8, 640).startswith("TooLarge")
-    assert Bench(TEXTS, RunNeed(64, 10.0, 1.0), limit_bytes=100_000).refusal(1, 1_000) == (
-        "TooLarge: a request of 1 rows of 1000 elements takes about 1519000 bytes of memory here (1515000 bytes a row, by"
-        " what was measured); runs have 100000 bytes on this node: give less at once"
-    )
+    small = Bench(TEXTS, RunNeed(64, 10.0, 1.0), limit_bytes=100_000)
+    says = "a request of 1 rows of 1000 elements takes about 1519000 bytes of memory here (1515000"
+    assert small.refusal(1, 1_000).startswith(f"TooLarge: {says} bytes a row")
 
 
 def test_request_of_no_more_rows_than_were_measured_is_not_looked_at() -> None:
@@ -126,10 +122,8 @@ def test_large_requests_share_the_memory_of_the_device_and_give_it_back() -> Non
     request = one.ask(400, 2)
     held = 400 * 1_500 + 400 * 8
     assert budget.held_bytes == held
-    assert other.refusal(400, 2) == (
-        f"SizeRefused: a request of 400 rows takes about {held} bytes of memory, and other large ones hold {held} of 1000000 now;"
-        " try another node"
-    )
+    says = f"and other large ones hold {held} of 1000000 now; try another node"
+    assert other.refusal(400, 2).endswith(says)
     one.batcher.cancel(request, 0.0)  # before its run
     assert budget.held_bytes == 0
     one.finish(one.taken(), results=[[]])
@@ -174,11 +168,13 @@ def test_rows_that_cannot_be_done_before_the_deadline_are_refused_with_what_can(
 
 def test_no_run_may_be_longer_than_the_watchdog_lets_it_whatever_its_caller_allows() -> None:
     bench = Bench(limit_bytes=0, watchdog_s=3.0)
+    says = "and no run may take more than 3 s on this node: give at most 300 such rows at once"
     for left_s in (None, 100.0):
-        assert bench.refusal(1_000, 2, left_s=left_s) == (
-            "InvalidRequest: a request of 1000 rows takes about 10.0 s here (10 ms a row, by what was measured), and no run may take"
-            " more than 3 s on this node: give at most 300 such rows at once"
-        )
+        assert bench.refusal(1_000, 2, left_s=left_s).endswith(says)
+
+
+TEN_TIMES = RunSample(1, 80, 10_000, 0.8)
+SQUARE_4 = RunSample(4, 64, 4 * (6_400 + 2 * 64**2), 0.004)
 
 
 @pytest.mark.parametrize(
@@ -186,18 +182,9 @@ def test_no_run_may_be_longer_than_the_watchdog_lets_it_whatever_its_caller_allo
     [
         (RunSample(8, 10, 8_000, 0.1), None, 1, RunNeed(10, 100.0)),
         (RunSample(8, 10, 0, 0.1), None, 40, RunNeed(10, 4.0)),  # what goes in and comes out
-        (  # a little more an element is the rounding of pools
-            RunSample(1, 10, 1_000, 0.1),
-            RunSample(1, 80, 10_000, 0.8),
-            1,
-            RunNeed(10, 125.0, 0.0, 0.01),
-        ),
-        (  # much more is a square, and it took no longer
-            RunSample(4, 64, 4 * (100 * 64 + 2 * 64**2), 0.004),
-            RunSample(1, 512, 100 * 512 + 2 * 512**2, 0.001),
-            1,
-            RunNeed(64, 100.0, 2.0, 0.0),
-        ),
+        # a little more an element is the rounding of pools; much more is a square, and took no longer
+        (RunSample(1, 10, 1_000, 0.1), TEN_TIMES, 1, RunNeed(10, 125.0, 0.0, 0.01)),
+        (SQUARE_4, RunSample(1, 512, 51_200 + 2 * 512**2, 0.001), 1, RunNeed(64, 100.0, 2.0, 0.0)),
     ],
 )
 def test_need_of_a_run_is_fitted_to_what_was_measured(
@@ -232,11 +219,9 @@ def test_request_that_killed_is_refused_until_its_time_is_over_and_others_are_no
     suspicion = Suspicion(verdict(refused={digest.hex(): 100.0}, alone_s=60.0), now_s=1_000.0)
     assert suspicion.is_looking
     suspicion.check(x(1, 3), 0, 1_000.0)
-    with pytest.raises(InvalidRequest) as caught:
+    says = "more than once; it is not run again on this node for 60 s"
+    with pytest.raises(InvalidRequest, match=f"^this very request ended the process .*{says}$"):
         suspicion.check(x(1, 2), 0, 1_040.0)
-    assert str(caught.value) == (
-        "this very request ended the process that ran it, more than once; it is not run again on this node for 60 s"
-    )
     assert suspicion.is_alone(1_059.9)
     assert not suspicion.is_alone(1_060.0)
     suspicion.check(x(1, 2), 0, 1_100.0)

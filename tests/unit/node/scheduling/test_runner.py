@@ -305,28 +305,6 @@ async def test_bad_request_of_a_batch_fails_alone(make: Make, profile: ServicePr
     assert rig.runner.scheduler.plan.is_batching
 
 
-class Custom(BaseException):
-    """Not even an `Exception`."""
-
-
-@both_ways
-@pytest.mark.parametrize(
-    "error",
-    [ValueError("no"), asyncio.CancelledError(), Custom("odd"), StopIteration()],
-    ids=lambda error: type(error).__name__,
-)
-async def test_exception_of_a_model_fails_its_own_request_alone(
-    make: Make, profile: ServiceProfile, error: BaseException
-) -> None:
-    rig = make(profile=profile, batch_rows=0)
-    rig.refuse(error, lambda values: values == [2])
-    await rig.run(1, 2, 3)
-    failed = rig.answers.pop(2)
-    assert isinstance(failed, RunFailed)
-    assert failed.message == f"{type(error).__name__}: {error}"
-    rig.doubled(1, 3)
-
-
 @both_ways
 async def test_model_whose_batches_fail_is_unbatched(make: Make, profile: ServiceProfile) -> None:
     rig = make(profile=profile)
@@ -359,24 +337,6 @@ async def test_listener_that_fails_harms_no_other(make: Make, profile: ServicePr
     rig.submit(5)
     await rig.idle()
     rig.doubled(1, 3, 5)
-
-
-@both_ways
-async def test_listener_may_submit_and_cancel(make: Make, profile: ServiceProfile) -> None:
-    rig = make(profile=profile)
-
-    def again(request: PendingRequest, result: Result) -> None:
-        rig._done(request, result)
-        rig.runner.cancel(beside)  # its answer is the next to be told
-        rig.submit(4)
-
-    first = rig.submit(1)
-    first.done = again
-    beside = rig.submit(2)
-    rig.submit(3)
-    await rig.idle()
-    assert rig.model.ran == [[1, 2, 3], [4]]
-    rig.doubled(1, 3, 4)
 
 
 # the watchdog
@@ -441,29 +401,6 @@ async def test_run_is_marked_while_it_goes_on(
 
 
 # a full batch that waits ready made
-
-
-async def staged(make: Make) -> Rig:
-    """Return a rig with a run that is held and a full batch of two ready made behind it."""
-    rig = make(may_run_here=False, batch_rows=2)
-    await rig.hold(0.0)
-    rig.submit(1.0, left_s=5.0)
-    rig.submit(2.0)
-    rig.runner.pump()
-    running = sorted(batch.has_begun for batch in rig.runner.scheduler._requests.running)
-    assert running == [False, True]
-    return rig
-
-
-async def test_ready_made_batch_that_expires_never_runs(make: Make) -> None:
-    rig = await staged(make)
-    rig.clock.now_s += 6.0
-    assert rig.tick(rig.clock.now_s) == ""
-    assert rig.codes() == {1.0: "deadline_exceeded"}
-    assert rig.runner.scheduler.meter.dropped == {"expired": 1}
-    await rig.idle()
-    assert rig.model.ran == [[0.0], [2.0]]
-    assert rig.runner.scheduler.meter.rows == 2
 
 
 # which request is to blame
