@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 import pytest
+from model_files import onnx_model
 from onnx import helper, numpy_helper
 
 from capamesh.node.tools.optimise.number_ranges import number_ranges
@@ -31,18 +32,28 @@ def ranges(
     name: str = "ids",
     datatype: int = P.INT64,
 ) -> dict[str, range]:
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [value(name, datatype, ["n", "l"])],
-        [value("y", P.FLOAT, None)],
-        weights,
-    )
-    return dict(number_ranges(helper.make_model(graph)))
+    inputs, outputs = [value(name, datatype, ["n", "l"])], [value("y", P.FLOAT, None)]
+    return dict(number_ranges(onnx_model(nodes, inputs, outputs, weights)))
 
 
 EMBED = node("Gather", ["table", "ids"], ["y"])
 TABLE = weight("table", 30, 4)
+
+
+THROUGH_OTHERS = [
+    node("Cast", ["ids"], ["c"], to=P.INT32),
+    node("Unsqueeze", ["c", "axes"], ["u"]),
+    node("Concat", ["u", "u"], ["ids2"], axis=0),
+    node("Gather", ["table", "ids2"], ["y"]),
+]
+TWO_TABLES = [
+    EMBED,
+    node("Equal", ["ids", "pad"], ["is_pad"]),
+    node("Gather", ["more", "ids"], ["z"]),
+]
+DEQUANTIZED = [node("DequantizeLinear", ["q", "s"], ["table"]), EMBED]
+ONE_HOT = node("OneHot", ["ids", "depth", "v"], ["y"])
+FUSED = node("EmbedLayerNormalization", ["ids", "", "w", "p"], ["y"], domain="com.microsoft")
 
 
 @pytest.mark.parametrize(
@@ -51,40 +62,12 @@ TABLE = weight("table", 30, 4)
         ([EMBED], [TABLE]),
         ([node("Gather", ["table", "ids"], ["y"], axis=1)], [weight("table", 4, 30)]),
         ([node("Gather", ["table", "ids"], ["y"], axis=-1)], [weight("table", 4, 30)]),
-        (
-            [
-                node("Cast", ["ids"], ["c"], to=P.INT32),
-                node("Unsqueeze", ["c", "axes"], ["u"]),
-                node("Concat", ["u", "u"], ["ids2"], axis=0),
-                node("Gather", ["table", "ids2"], ["y"]),
-            ],
-            [TABLE, numbers("axes", 0)],
-        ),
-        (
-            [node("DequantizeLinear", ["q", "s"], ["table"]), EMBED],
-            [weight("q", 30, 4, dtype=np.int8), weight("s")],
-        ),
+        (THROUGH_OTHERS, [TABLE, numbers("axes", 0)]),
+        (DEQUANTIZED, [weight("q", 30, 4, dtype=np.int8), weight("s")]),
         ([node("Constant", [], ["table"], value=weight("t", 30, 4)), EMBED], []),
-        (
-            [node("OneHot", ["ids", "depth", "v"], ["y"])],
-            [numbers("depth", 30), numbers("v", 0, 1)],
-        ),
-        (
-            [
-                EMBED,
-                node("Equal", ["ids", "pad"], ["is_pad"]),
-                node("Gather", ["more", "ids"], ["z"]),
-            ],
-            [TABLE, weight("more", 40, 4), numbers("pad", 1)],
-        ),
-        (
-            [
-                node(
-                    "EmbedLayerNormalization", ["ids", "", "w", "p"], ["y"], domain="com.microsoft"
-                ),
-            ],
-            [weight("w", 30, 4), weight("p", 8, 4)],
-        ),
+        ([ONE_HOT], [numbers("depth", 30), numbers("v", 0, 1)]),
+        (TWO_TABLES, [TABLE, weight("more", 40, 4), numbers("pad", 1)]),
+        ([FUSED], [weight("w", 30, 4), weight("p", 8, 4)]),
     ],
     ids=[
         *("rows", "columns", "last axis", "through other operators", "dequantized", "constant"),

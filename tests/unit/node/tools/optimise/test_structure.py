@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from model_files import f32, onnx_model, write_onnx
 from onnx import helper, numpy_helper
 
 from capamesh.node.repository import ModelSource
@@ -24,30 +24,9 @@ value = helper.make_tensor_value_info
 node = helper.make_node
 
 
-def write(
-    path: Path,
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Sequence[onnx.ValueInfoProto],
-    weights: Sequence[onnx.TensorProto] = (),
-) -> Path:
-    graph = helper.make_graph(nodes, "g", inputs, outputs, weights)
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 3)]
-    model = helper.make_model(
-        graph, ir_version=10, opset_imports=opsets, producer_name="me", producer_version="7"
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
 def identity(path: Path, dim: int | str | None = "batch") -> Path:
-    return write(
-        path,
-        [node("Identity", ["x"], ["y"])],
-        [value("x", P.FLOAT, [dim, 2])],
-        [value("y", P.FLOAT, [dim, 2])],
-    )
+    x, y = (f32(name, dim, 2) for name in "xy")
+    return write_onnx(path, onnx_model([node("Identity", ["x"], ["y"])], [x], [y]))
 
 
 def check(source: ModelSource, inputs: Path | None = None) -> CheckResult:
@@ -69,15 +48,14 @@ def test_path_is_a_file_a_version_a_model_or_a_folder_of_models(
     identity(tmp_path / "a/2/model.onnx")
     bare = identity(tmp_path / "b.onnx")
     (tmp_path / "c").mkdir()
-    assert found(one) == ["a/1"]
-    assert found(ten.parent) == ["a/10"]
-    assert found(tmp_path / "a") == ["a/1", "a/2", "a/10"]
-    assert found(bare) == ["b/1"]
-    assert found(tmp_path) == ["a/1", "a/2", "a/10", "b/1", "!c/"]
+    all_of_a = ["a/1", "a/2", "a/10"]
+    assert (found(one), found(ten.parent), found(bare)) == (["a/1"], ["a/10"], ["b/1"])
+    assert found(tmp_path / "a") == all_of_a
+    assert found(tmp_path) == [*all_of_a, "b/1", "!c/"]
     assert one_model(tmp_path / "a").version == "10"
     assert one_model(one).version == "1"
     monkeypatch.chdir(tmp_path / "a")
-    assert found(Path()) == ["a/1", "a/2", "a/10"]
+    assert found(Path()) == all_of_a
 
 
 def test_file_that_is_no_model_is_refused_with_what_to_give(tmp_path: Path) -> None:
@@ -105,15 +83,14 @@ def test_structure_counts_subgraphs_constants_and_coefficients(tmp_path: Path) -
         [value("out", P.FLOAT, [2])],
         [numpy_helper.from_array(np.ones(2, np.float32), "inner")],
     )
-    path = write(
-        tmp_path / "m.onnx",
+    model = onnx_model(
         [
             node("Constant", [], ["c"], value=numpy_helper.from_array(np.ones(4, np.int64))),
             node("If", ["flag"], ["y"], then_branch=branch, else_branch=branch),
             node("Scaler", ["x"], ["z"], domain="ai.onnx.ml", offset=[0.0] * 5, scale=[1.0] * 5),
         ],
         [
-            value("x", P.FLOAT, ["batch", None, 5]),
+            f32("x", "batch", None, 5),
             value("flag", P.BOOL, []),
             value("half", P.FLOAT16, [2, 3]),
             helper.make_tensor_sequence_value_info("s", P.FLOAT, None),
@@ -121,7 +98,9 @@ def test_structure_counts_subgraphs_constants_and_coefficients(tmp_path: Path) -
         [value("y", P.FLOAT, None), value("z", P.STRING, [None])],
         [half, packed],
     )
-    structure = read_structure(path)
+    model.opset_import.add(domain="ai.onnx.ml", version=3)
+    model.producer_name, model.producer_version = "me", "7"
+    structure = read_structure(write_onnx(tmp_path / "m.onnx", model))
     assert structure.inputs == (
         Value("x", "fp32", ("batch", "?", 5)),
         Value("flag", "bool", ()),
