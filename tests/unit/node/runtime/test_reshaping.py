@@ -10,7 +10,6 @@ from typing_extensions import override
 from worker_fakes import FakeModel
 
 from capamesh.node.repository.declared import DeclaredIo, Reshape
-from capamesh.node.runtime.api import StopSwitch
 from capamesh.node.runtime.reshaping import reshaped
 from capamesh.protocol.errors import InvalidRequest, ModelInvalid, RunFailed
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
@@ -32,12 +31,7 @@ class Model(FakeModel):
         self.out = out
 
     @override
-    def run(
-        self,
-        inputs: Sequence[Tensor],
-        outputs: Sequence[str] = (),
-        stop: StopSwitch | None = None,
-    ) -> list[Tensor]:
+    def run(self, inputs: Sequence[Tensor], *_: object) -> list[Tensor]:
         self.seen.append(inputs[0].shape)
         return [Tensor("y", F32, self.out or inputs[0].shape, inputs[0].data)]
 
@@ -70,26 +64,23 @@ def test_inputs_go_in_and_outputs_come_out_in_the_declared_shapes_without_a_copy
 
 def test_open_sizes_stand_for_each_other_in_their_order() -> None:
     model = Model((-1, -1, 2, 2), (-1, -1, 4))
-    declared = DeclaredIo(
-        has_batch_axis=True, reshaped_inputs=(Reshape("x", (-1, -1, 4), (-1, -1, 2, 2)),)
-    )
+    pairs = (Reshape("x", (-1, -1, 4), (-1, -1, 2, 2)),)
+    declared = DeclaredIo(has_batch_axis=True, reshaped_inputs=pairs)
     shaped = reshaped(model, declared)
     shaped.run(inputs(3, 5, 4))
     assert model.seen == [(3, 5, 2, 2)]
+
+
+ANOTHER_OUTPUT = DeclaredIo(reshaped_outputs=(Reshape("y", (6,), (1, 2, 4)),))
+BATCHED = DeclaredIo(has_batch_axis=True, reshaped_inputs=(Reshape("x", (-1, 6), (-1, 2, 3)),))
 
 
 @pytest.mark.parametrize(
     ("declared", "reason"),
     [
         (DeclaredIo(reshaped_inputs=(Reshape("x", (6,), (3, 2)),)), "input 'x' is reshaped"),
-        (
-            DeclaredIo(reshaped_outputs=(Reshape("y", (6,), (1, 2, 4)),)),
-            "output 'y' is reshaped to [1, 2, 4]; the model has [1, 2, 3]",
-        ),
-        (
-            DeclaredIo(has_batch_axis=True, reshaped_inputs=(Reshape("x", (-1, 6), (-1, 2, 3)),)),
-            "input 'x' is reshaped to [-1, 2, 3], the batch axis first; the model has [1, 2, 3]",
-        ),
+        (ANOTHER_OUTPUT, "output 'y' is reshaped to [1, 2, 4]; the model has [1, 2, 3]"),
+        (BATCHED, "input 'x' is reshaped to [-1, 2, 3], the batch axis first; the model has"),
     ],
 )
 def test_reshape_that_the_model_has_not_is_refused(declared: DeclaredIo, reason: str) -> None:

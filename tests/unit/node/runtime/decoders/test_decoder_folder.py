@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import text_models
 import tiny_llama
+from model_files import write_onnx
 
 from capamesh.node.repository import scan
 from capamesh.node.runtime.decoders.decoder_folder import (
@@ -35,11 +36,9 @@ def test_folder_is_read(folder: Path) -> None:
     assert found.onnx_file == folder / "model.onnx"
     assert found.tokenizer_file.read_bytes()
     assert found.chat_template == tiny_llama.TEMPLATE
-    assert found.special_tokens == {
-        "bos_token": "<|begin|>",
-        "eos_token": "<|end|>",
-        "pad_token": "<|end|>",
-    }
+    end = "<|end|>"
+    special = {"bos_token": "<|begin|>", "eos_token": end, "pad_token": end}
+    assert found.special_tokens == special
     assert (found.config.bos_id, found.config.end_ids, found.config.pad_id) == (0, (1, 3), 1)
     assert (found.config.vocabulary, found.config.context) == (512, 512)
 
@@ -94,14 +93,8 @@ def test_files_are_bounded_and_are_what_they_must_be(folder: Path) -> None:
 
 
 def test_file_that_keeps_no_sequences_apart_is_no_decoder(folder: Path, tmp_path: Path) -> None:
-    other = tmp_path / "text_models"
-    other.mkdir()
-    from text_models import write_encoder  # noqa: PLC0415 - for this test alone
-
-    write_encoder(other)
-    shutil.copyfile(other / "words" / "1" / "model.onnx", folder / "model.onnx")
-    shutil.rmtree(other)
-    (source,) = scan(folder.parent.parent).models
+    write_onnx(folder / "model.onnx", text_models.encoder())
+    (source,) = scan(tmp_path).models
     with pytest.raises(ModelInvalid, match="no operator GroupQueryAttention"):
         decoder_of(source)
 
@@ -111,61 +104,45 @@ FILE = "genai_config.json"
 
 def said(**changes: Any) -> dict[str, Any]:
     """Return a file as onnxruntime-genai's builder writes it, with values at paths such as model__decoder__filename."""
+    inputs = {name: name for name in ("input_ids", "attention_mask")}
+    outputs = {"logits": "logits"}
+    for part in ("key", "value"):
+        inputs[f"past_{part}_names"] = f"past_key_values.%d.{part}"
+        outputs[f"present_{part}_names"] = f"present.%d.{part}"
+    decoder = {
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "filename": "model.onnx",
+        "head_size": 64,
+        "hidden_size": 576,
+        "inputs": inputs,
+        "outputs": outputs,
+        "num_attention_heads": 9,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 3,
+    }
+    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "vocab_size": 49152}
+    sampling = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.9}
     whole: dict[str, Any] = {
-        "model": {
-            "bos_token_id": 1,
-            "context_length": 8192,
-            "decoder": {
-                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-                "filename": "model.onnx",
-                "head_size": 64,
-                "hidden_size": 576,
-                "inputs": {
-                    "input_ids": "input_ids",
-                    "attention_mask": "attention_mask",
-                    "past_key_names": "past_key_values.%d.key",
-                    "past_value_names": "past_key_values.%d.value",
-                },
-                "outputs": {
-                    "logits": "logits",
-                    "present_key_names": "present.%d.key",
-                    "present_value_names": "present.%d.value",
-                },
-                "num_attention_heads": 9,
-                "num_hidden_layers": 2,
-                "num_key_value_heads": 3,
-            },
-            "eos_token_id": 2,
-            "pad_token_id": 2,
-            "type": "llama",
-            "vocab_size": 49152,
-        },
-        "search": {
-            "diversity_penalty": 0.0,
-            "do_sample": True,
-            "max_length": 8192,
-            "num_beams": 1,
-            "past_present_share_buffer": True,
-            "repetition_penalty": 1.1,
-            "temperature": 0.6,
-            "top_k": 20,
-            "top_p": 0.9,
-        },
+        "model": {"context_length": 8192, "decoder": decoder, "type": "llama", **tokens},
+        "search": {"max_length": 8192, "num_beams": 1, "repetition_penalty": 1.1, **sampling},
     }
     for path, value in changes.items():
         *steps, last = path.split("__")
         table = whole
         for step in steps:
             table = table[step]
+        table[last] = value
         if value is None:
             del table[last]
-        else:
-            table[last] = value
     return whole
 
 
 def parsed(**changes: Any) -> GenaiConfig:
     return parse_genai_config(json.dumps(said(**changes)).encode(), FILE)
+
+
+GIVEN = ("input_ids", "attention_mask")
+CACHE = tuple(f"past_key_values.{layer}.{part}" for layer in range(2) for part in ("key", "value"))
 
 
 def test_file_of_the_builder_is_read() -> None:
@@ -174,20 +151,13 @@ def test_file_of_the_builder_is_read() -> None:
     assert (config.layers, config.heads, config.kv_heads, config.head_size) == (2, 9, 3, 64)
     assert (config.vocabulary, config.context, config.hidden_size) == (49152, 8192, 576)
     assert (config.bos_id, config.end_ids, config.pad_id) == (1, (2,), 2)
-    assert config.inputs.attention_mask == "attention_mask"
-    assert config.inputs.seqlens_k == ""
-    assert config.inputs.rows == ""
-    assert config.past_names() == [
-        f"past_key_values.{layer}.{part}" for layer in range(2) for part in ("key", "value")
-    ]
+    inputs = config.inputs
+    assert (inputs.attention_mask, inputs.seqlens_k, inputs.rows) == ("attention_mask", "", "")
+    assert config.past_names() == [*CACHE]
     assert config.present_names()[3] == "present.1.value"
     search = config.search
     assert (search.is_sampled, search.temperature, search.top_k) == (True, 0.6, 20)
     assert (search.top_p, search.repetition_penalty, search.max_length) == (0.9, 1.1, 8192)
-
-
-GIVEN = ("input_ids", "attention_mask")
-CACHE = tuple(f"past_key_values.{layer}.{part}" for layer in range(2) for part in ("key", "value"))
 
 
 def test_positions_that_the_decoder_counts_itself_are_not_given() -> None:
@@ -235,10 +205,7 @@ BOTH = {"attention_mask": "m", "seqlens_k": "s", "total_sequence_length": "t"}
         ({"model__bos_token_id": 50000}, "token 50000 is special"),
         ({"model__decoder__inputs": {}}, "must have one of attention_mask and seqlens_k"),
         ({"model__decoder__inputs": BOTH}, "must have one of attention_mask and seqlens_k"),
-        (
-            {"model__decoder__inputs": {"seqlens_k": "s"}},
-            "has seqlens_k and no total_sequence_length",
-        ),
+        ({"model__decoder__inputs": {"seqlens_k": "s"}}, "seqlens_k and no total_sequence_length"),
         ({"model__decoder__outputs": {"present_key_names": "present.%d.%s"}}, "present_key_names"),
         ({"model__decoder__outputs": {"present_key_names": "present"}}, "present_key_names"),
         ({"search__top_p": 2.0}, "search.top_p is 2.0"),

@@ -22,8 +22,14 @@ IDS = TensorSpec("input_ids", Datatype.INT64, (-1, -1))
 MASK = TensorSpec("attention_mask", Datatype.INT64, (-1, -1))
 HIDDEN = TensorSpec("hidden", Datatype.FP32, (-1, -1, 4))
 SCORES = TensorSpec("scores", Datatype.FP32, (-1, 3))
+FLOATS = TensorSpec("input_ids", Datatype.FP32, (-1, -1))
+FIXED = TensorSpec("attention_mask", Datatype.INT64, (-1, 7))
+OWN = TensorSpec("embedding", Datatype.FP16, (-1, 4))
 FLAT = 'channels = "grey"\nlayout = "flat"'
 X = TensorSpec("x", Datatype.FP32, (-1, 64))
+
+
+ANY_BYTES = TensorSpec("b", Datatype.INT32, (-1, -1))
 
 
 def source(manifest: str, **files: bytes) -> Any:
@@ -67,27 +73,12 @@ def test_each_task_is_made() -> None:
     [
         ("", (X,), (HIDDEN,), "text.ids: input 'input_ids' is not one of the model's: x"),
         ("", (IDS, X), (HIDDEN,), "text: the model takes x too, which no text gives"),
-        (
-            "",
-            (TensorSpec("input_ids", Datatype.FP32, (-1, -1)),),
-            (HIDDEN,),
-            r"input 'input_ids' is FP32\[-1, -1\]; tokens are INT32 or INT64",
-        ),
-        (
-            "",
-            (IDS, TensorSpec("attention_mask", Datatype.INT64, (-1, 7))),
-            (HIDDEN,),
-            r"input 'attention_mask' is INT64\[-1, 7\]",
-        ),
+        ("", (FLOATS,), (HIDDEN,), r"input 'input_ids' is FP32\[-1, -1\]; tokens are INT32 or"),
+        ("", (IDS, FIXED), (HIDDEN,), r"input 'attention_mask' is INT64\[-1, 7\]"),
         ("", (IDS,), (HIDDEN, SCORES), "embedding.output: name the output with the vectors"),
         ('[embedding]\noutput = "y"', (IDS,), (HIDDEN,), "embedding.output: 'y' is"),
         ("", (IDS,), (SCORES,), r"output 'scores' is FP32\[-1, 3\]; with pooling = 'mean'"),
-        (
-            '[embedding]\noutput = "hidden"',
-            (IDS,),
-            (HIDDEN, TensorSpec("embedding", Datatype.FP16, (-1, 4))),
-            r"the model's own output 'embedding' is FP16\[-1, 4\]",
-        ),
+        ('[embedding]\noutput = "hidden"', (IDS,), (HIDDEN, OWN), r"'embedding' is FP16\[-1, 4\]"),
         ("", (TensorSpec("text", Datatype.BYTES, (-1,)),), (HIDDEN,), "is asked for by an input"),
     ],
 )
@@ -118,12 +109,7 @@ def test_tokenizer_must_be_in_the_version_and_be_one() -> None:
         (file, "", TensorSpec("b", Datatype.INT32, (-1, 100)), r"rows have the shape \[2048\]"),
         (file, "", TensorSpec("b", Datatype.UINT8, (-1, 2048)), "cannot hold the bytes"),
         (file, "", TensorSpec("b", Datatype.BOOL, (-1, 2048)), "cannot hold the bytes"),
-        (
-            file,
-            "begin_bytes = 0\nend_bytes = 0",
-            TensorSpec("b", Datatype.INT32, (-1, -1)),
-            "are both 0",
-        ),
+        (file, "begin_bytes = 0\nend_bytes = 0", ANY_BYTES, "are both 0"),
     ],
 )
 def test_manifest_that_does_not_fit_the_model_of_contents_is_refused(
@@ -134,11 +120,7 @@ def test_manifest_that_does_not_fit_the_model_of_contents_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("package", "make"),
-    [
-        ("tokenizers", embedding),
-        ("PIL", lambda: image(FLAT)),
-    ],
+    ("package", "make"), [("tokenizers", embedding), ("PIL", lambda: image(FLAT))]
 )
 def test_missing_package_is_named(package: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
