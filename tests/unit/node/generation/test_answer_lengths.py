@@ -14,32 +14,25 @@ NO_LIMIT = 4096
 CROWD = 200
 
 
-def after(
-    lengths: list[int],
-    client: str = "a",
-    *,
-    is_cut: bool = False,
-    known: AnswerLengths | None = None,
-) -> AnswerLengths:
-    known = known or AnswerLengths()
+def end(known: AnswerLengths, lengths: list[int], client: str = "a") -> None:
     for length in lengths:
-        known.ended(0, length, client, is_cut=is_cut)
-    return known
+        known.ended(0, length, client, is_cut=False)
 
 
 @pytest.mark.parametrize("mean", [3, 40, 300, 1500])
 def test_answers_take_as_long_as_those_that_ended(mean: int) -> None:
-    rng = random.Random(mean)
-    known = after([1 + round(rng.gammavariate(4.0, (mean - 1) / 4.0)) for _ in range(1000)])
+    rng, known = random.Random(mean), AnswerLengths()
+    end(known, [1 + round(rng.gammavariate(4.0, (mean - 1) / 4.0)) for _ in range(1000)])
     assert known.expected(0, NO_LIMIT) == pytest.approx(mean, rel=0.25)
     assert known.expected(0, 8) <= 8
 
 
 def test_one_client_with_a_thousand_short_answers_weighs_no_more_than_one_with_a_few() -> None:
-    known = after([1] * 1000)
+    known = AnswerLengths()
+    end(known, [1] * 1000)
     for _ in range(20):
-        known = after([1] * 50, known=known)
-        known = after([200], "b", known=known)
+        end(known, [1] * 50)
+        end(known, [200], "b")
     assert known.expected(0, NO_LIMIT) == pytest.approx(100, rel=0.3)
 
 

@@ -27,15 +27,14 @@ ALWAYS = 50.0
 """The habit of a model that goes on in the circle whatever comes."""
 
 
-class PairText(TokenText):
+class PairText(LetterText):
     """Letters that are whole with every second token alone, as characters of two tokens are."""
 
-    def __init__(self) -> None:
-        self._held = ""
+    _held = ""
 
     @override
     def push(self, token: int) -> str:
-        text = self._held + chr(ord("a") + token % 26)
+        text = self._held + super().push(token)
         self._held = "" if len(text) == 2 else text
         return text if len(text) == 2 else ""
 
@@ -111,7 +110,6 @@ def test_guessed_answers_are_those_of_plain_decoding(text: type[TokenText]) -> N
         told = []
         for lookup_tokens in (0, rng.randint(1, 15)):
             desk = desk_of(lookup_tokens, habit=7.0)
-            assert isinstance(desk.slots, FakeSlots)
             desk.slots.rounds = False
             (sequence,) = desk.submit(request, text)
             desk.run()
@@ -128,7 +126,6 @@ def test_all_that_is_guessed_comes_of_one_run() -> None:
     (sequence,) = desk.submit(GenerationRequest(CIRCLE, 20, GREEDY))
     desk.run()
     assert desk.ids(sequence) == [at % 4 for at in range(3, 23)]
-    assert isinstance(desk.slots, FakeSlots)
     # the first token is the prompt's; there are 19 more, of which a run gives as many as it has tokens
     assert desk.slots.scored == [5, 5, 5, 4]
     assert desk.slots.decoded_rows == []
@@ -201,12 +198,12 @@ def test_guesses_are_those_of_a_plain_search() -> None:
         count = rng.randint(1, len(tokens) - 1)
         lookup = Lookup(tokens[:count], 80)
         draft = lookup.draft(tokens[count:], len(tokens) - count - 1, 5)
-        assert draft == _plain(tokens, 5)
+        assert draft == plain_search(tokens, 5)
         found += len(draft)
     assert found > 300
 
 
-def _plain(tokens: list[int], most: int) -> list[int]:
+def plain_search(tokens: list[int], most: int) -> list[int]:
     for match in range(min(32, len(tokens) - 1), 4, -1):
         for end in range(len(tokens) - 1, match - 1, -1):
             if tokens[end - match : end] == tokens[-match:]:

@@ -42,22 +42,19 @@ def flat(size: int) -> Row:
     return (np.random.default_rng(2).standard_normal(size) / 4).astype(np.float32)
 
 
-PARAMETERS = [
-    SamplingParameters(),
-    SamplingParameters(temperature=0.7, top_p=0.9),
-    SamplingParameters(top_k=12),
-    SamplingParameters(temperature=1.5, top_k=30, top_p=0.8),
-    SamplingParameters(min_p=0.2),
-    SamplingParameters(min_p=0.05, top_k=40, top_p=0.95),
-]
-
-
-@pytest.mark.parametrize("shape", [peaked, flat])
-@pytest.mark.parametrize("parameters", PARAMETERS)
-def test_draws_have_the_odds_of_the_definition(
-    shape: object, parameters: SamplingParameters
-) -> None:
-    row = peaked(700) if shape is peaked else flat(700)
+@pytest.mark.parametrize("row", [peaked(700), flat(700)], ids=["peaked", "flat"])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        SamplingParameters(),
+        SamplingParameters(temperature=0.7, top_p=0.9),
+        SamplingParameters(top_k=12),
+        SamplingParameters(temperature=1.5, top_k=30, top_p=0.8),
+        SamplingParameters(min_p=0.2),
+        SamplingParameters(min_p=0.05, top_k=40, top_p=0.95),
+    ],
+)
+def test_draws_have_the_odds_of_the_definition(row: Row, parameters: SamplingParameters) -> None:
     odds = by_definition(row, parameters)
     count = 6000
     drawn = np.bincount(

@@ -29,12 +29,8 @@ def test_biases_and_penalties_change_a_copy() -> None:
     history = TokenHistory((0, 1), (2,))
     history.add(2)
     history.add(3)
-    parameters = SamplingParameters(
-        presence_penalty=0.5,
-        frequency_penalty=0.25,
-        repetition_penalty=2.0,
-        logit_bias={4: 1.5, 0: 1.0},
-    )
+    penalties = {"presence_penalty": 0.5, "frequency_penalty": 0.25, "repetition_penalty": 2.0}
+    parameters = SamplingParameters(**penalties, logit_bias={4: 1.5, 0: 1.0})
     made = edited(row, parameters, history, None)
     assert made.tolist() == [1.0, -2.0, 1.0 - 0.5 - 0.5, 2.0 - 0.25 - 0.5, 2.0]
     assert row.tolist() == before.tolist()
