@@ -121,23 +121,15 @@ def in_secret(attack: Callable[[Path], None], path: Path) -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_file_that_is_changed_between_hash_and_load_is_not_loaded(
-    folder: Path, attack: Callable[[Path], None]
-) -> None:
-    content = in_folder(folder)
-    in_secret(attack, content.path)
-    with pytest.raises(ContentChanged, match=f"model.onnx' has other bytes than {content.digest}"):
-        load(content)
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_file_that_is_changed_while_it_is_loaded_is_refused(
+def test_file_that_is_changed_before_or_while_it_is_loaded_is_refused(
     folder: Path, attack: Callable[[Path], None]
 ) -> None:
     content = in_folder(folder)
     with pytest.raises(ContentChanged, match=CHANGED):  # noqa: SIM117
         with content.reading() as path:
             in_secret(attack, path)
+    with pytest.raises(ContentChanged, match=f"model.onnx' has other bytes than {content.digest}"):
+        load(content)
 
 
 def test_file_beside_the_model_is_verified_too(folder: Path) -> None:
@@ -161,29 +153,20 @@ def same(path: Path) -> None:
         stream.write(b"\1")
 
 
-@pytest.fixture
-def still(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the times of all files stand still, and be too new to tell of a change."""
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_change_in_the_same_tick_as_the_one_before_is_found(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, is_loaded: bool
+) -> None:
+    # the times of all files stand still, and are too new to tell of a change
     monkeypatch.setattr(file_stamp, "TICK_NS", 10**12)
     monkeypatch.setattr(content_module, "_now", lambda file: file)
     monkeypatch.setattr(file_stamp, "_check", lambda file, descriptor: None)
-
-
-@pytest.mark.usefixtures("still")
-def test_change_in_the_same_tick_as_the_one_before_is_found_at_the_load(folder: Path) -> None:
     content = in_folder(folder)
-    same(content.path)
-    with pytest.raises(ContentChanged, match="has other bytes"):  # noqa: SIM117
-        with content.reading():
-            pytest.fail("the loader was given the file")
-
-
-@pytest.mark.usefixtures("still")
-def test_change_in_the_same_tick_as_the_one_before_is_found_after_the_load(folder: Path) -> None:
-    content = in_folder(folder)
+    if not is_loaded:
+        same(content.path)
     with pytest.raises(ContentChanged, match="has other bytes"):  # noqa: SIM117
         with content.reading() as path:
-            same(path)
+            same(path) if is_loaded else pytest.fail("the loader was given the file")
 
 
 def until_next_tick(path: Path) -> None:
@@ -194,19 +177,26 @@ def until_next_tick(path: Path) -> None:
         beside.write_bytes(b"")
 
 
-@pytest.mark.parametrize("attack", [flipped, truncated, appended])
-def test_file_that_is_written_to_while_it_is_hashed_is_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, attack: Callable[[Path], None]
-) -> None:
+@pytest.fixture
+def hashing(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[memoryview], object]]:
+    """Return what is called, one each time, before a piece of a file is hashed."""
+    calls: list[Callable[[memoryview], object]] = []
     real = ChunkHasher.update
-    left = [attack]
 
     def update(hasher: ChunkHasher, data: memoryview) -> None:
-        if left:
-            left.pop()(folder / "model.onnx")
+        if calls:
+            calls.pop()(data)
         real(hasher, data)
 
     monkeypatch.setattr(ChunkHasher, "update", update)
+    return calls
+
+
+@pytest.mark.parametrize("attack", [flipped, truncated, appended])
+def test_file_that_is_written_to_while_it_is_hashed_is_refused(
+    folder: Path, hashing: list[Callable[[memoryview], object]], attack: Callable[[Path], None]
+) -> None:
+    hashing.append(lambda _: attack(folder / "model.onnx"))
     until_next_tick(folder / "model.onnx")
     with pytest.raises(ContentChanged, match="was changed while it was read"):
         hash_file(stamp(folder / "model.onnx"))
@@ -250,21 +240,19 @@ def test_pipe_that_took_a_files_place_a_moment_ago_is_not_waited_for(tmp_path: P
 
 
 def test_file_that_grows_endlessly_is_given_up(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, hashing: list[Callable[[memoryview], object]]
 ) -> None:
-    real = ChunkHasher.update
-    updates: list[int] = []
+    hashed: list[int] = []
 
-    def update(hasher: ChunkHasher, data: memoryview) -> None:
-        updates.append(len(data))
+    def grow(data: memoryview) -> None:
+        hashed.append(len(data))
         with (folder / "model.onnx").open("ab") as stream:
             stream.write(data)
-        real(hasher, data)
 
-    monkeypatch.setattr(ChunkHasher, "update", update)
+    hashing += [grow] * 100
     with pytest.raises(ContentChanged):
         hash_file(stamp(folder / "model.onnx"))
-    assert sum(updates) <= len(MODEL)
+    assert sum(hashed) <= len(MODEL)
 
 
 def sha256(data: bytes) -> bytes:
@@ -298,9 +286,8 @@ def test_chunk_is_verified_by_its_length_and_all_of_its_bytes() -> None:
         for at in (0, -1):
             changed = bytearray(data)
             changed[at] ^= 1
-            assert BIG_FILE.chunk_problem(index, bytes(changed)) == (
-                f"chunk {index} of 'model.onnx' has other bytes than its hash says"
-            )
+            problem = f"chunk {index} of 'model.onnx' has other bytes than its hash says"
+            assert BIG_FILE.chunk_problem(index, bytes(changed)) == problem
     assert BIG_FILE.chunk_problem(3, b"the en") == "chunk 3 of 'model.onnx' has 6 bytes, expected 7"
     assert "has 8 bytes" in BIG_FILE.chunk_problem(3, b"the end!")
     assert "has 4 chunks, none with the index 4" in BIG_FILE.chunk_problem(4, b"")
@@ -311,13 +298,9 @@ def test_chunk_is_verified_by_its_length_and_all_of_its_bytes() -> None:
 
 def test_list_is_written_as_documented() -> None:
     content = listed([hashed(b"words", "vocabulary.txt"), BIG_FILE, hashed(b"", "\udcff")])
-    raw = msgpack.packb(
-        [
-            [b"model.onnx", len(BIG), CHUNK_BYTES, [sha256(data) for data in CHUNKS]],
-            [b"vocabulary.txt", 5, CHUNK_BYTES, [sha256(b"words")]],
-            [b"\xff", 0, CHUNK_BYTES, []],
-        ]
-    )
+    big = [b"model.onnx", len(BIG), CHUNK_BYTES, [sha256(data) for data in CHUNKS]]
+    words = [b"vocabulary.txt", 5, CHUNK_BYTES, [sha256(b"words")]]
+    raw = msgpack.packb([big, words, [b"\xff", 0, CHUNK_BYTES, []]])
     assert content.packed() == raw
     assert content.digest() == digest_of(sha256(raw))
     assert content.size_bytes == len(BIG) + 5

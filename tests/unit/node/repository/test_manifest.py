@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -123,16 +124,16 @@ def test_unknown_key_is_named_with_the_file_and_the_allowed_keys() -> None:
     )
 
 
+TWICE = b"ExecutionProvider"
+
+
 @pytest.mark.parametrize(
     ("raw", "complaint"),
     [
         (b"providers = 'CUDAExecutionProvider'", "expected a list of at most 8 entries"),
         (b"providers = ['cuda']", "providers[0] is 'cuda', expected a name of at most 80"),
         (b"providers = [" + b"'AExecutionProvider'," * 9 + b"]", "providers is a list of 9"),
-        (
-            b"providers = ['AExecutionProvider', 'AExecutionProvider']",
-            "providers has 'AExecutionProvider' 2 times; name it once",
-        ),
+        (b"providers = ['A" + TWICE + b"', 'A" + TWICE + b"']", "2 times; name it once"),
         (b"allow_cpu_fallback = 1", "allow_cpu_fallback is 1, expected true or false"),
         (b"max_queue = true", "max_queue is true, expected a whole number from 1 to 1000000"),
         (b"max_queue = 0", "max_queue is 0, expected a whole number from 1 to 1000000"),
@@ -214,60 +215,59 @@ def warm(one: WarmUp) -> Rules:
     return Rules(warm_up=(one,))
 
 
+def warm_file(name: str) -> Rules:
+    return warm(WarmUp(files=(("x", name),)))
+
+
+def first_with(**changes: Any) -> Rules:
+    return Rules(steps=(replace(FIRST, **changes),))
+
+
+def second_with(*outputs: tuple[str, str]) -> Rules:
+    return Rules(steps=(FIRST, replace(SECOND, outputs=outputs)))
+
+
+STATEFUL = states(StateTensor("h", "a"))
+A_MASKED = RaggedInput("a", mask="m")
+BOTH_CUT_Y = ragged(*(RaggedInput(name, outputs=("y",)) for name in "ab"))
+
+
 @pytest.mark.parametrize(
     ("rules", "problem"),
     [
         (ragged(RaggedInput("a"), RaggedInput("a", 2)), "batching.ragged: input 'a' is there"),
         (ragged(RaggedInput("a"), RaggedInput("b", buckets=(4, 2))), "batching.ragged[1].buckets"),
         (ragged(RaggedInput("a", buckets=(2, 2))), "batching.ragged[0].buckets is [2, 2]"),
-        (
-            ragged(RaggedInput("a", mask="m"), RaggedInput("b", mask="m")),
-            "batching.ragged: mask 'm' is there twice",
-        ),
+        (ragged(A_MASKED, RaggedInput("b", mask="m")), "batching.ragged: mask 'm' is there twice"),
         (ragged(RaggedInput("a", mask="a")), "batching.ragged: 'a' is both an input and a mask"),
-        (
-            ragged(RaggedInput("a", outputs=("y",)), RaggedInput("b", outputs=("y",))),
-            "batching.ragged: output 'y' along axis 1 is cut twice",
-        ),
+        (BOTH_CUT_Y, "batching.ragged: output 'y' along axis 1 is cut twice"),
         (states(StateTensor("h", "a"), StateTensor("h", "b")), "sequence.state: input 'h'"),
         (states(StateTensor("h", "a"), StateTensor("c", "a")), "sequence.state: output 'a'"),
         (states(StateTensor("h", "a", 1, (1,))), "sequence.state[0].axis is 1; the shape [1]"),
         (states(StateTensor("h", "a", 0, (2, 1))), "sequence.state[0].shape is [2, 1]; write 1"),
         (
-            replace(states(StateTensor("h", "a")), batching=ragged(RaggedInput("h")).batching),
-            "sequence.state[0].input 'h' is in batching.ragged too",
+            replace(STATEFUL, batching=ragged(RaggedInput("h")).batching),
+            "sequence.state[0].input 'h'",
         ),
-        (replace(states(StateTensor("h", "a")), loop=LOOP), "loop: a model with sequences"),
+        (replace(STATEFUL, loop=LOOP), "loop: a model with sequences"),
         (replace(ragged(RaggedInput("x")), loop=LOOP), "loop.feedback: input 'x'"),
         (Rules(steps=(FIRST,), loop=LOOP), "loop: a pipeline is not run in a loop"),
         (warm(WarmUp((("x", (1,)),), (("x", "a.npy"),))), "warm_up[0].files: input 'x'"),
         (warm(WarmUp((("x", (2**15, 2**15)),))), "warm_up[0].shapes: an input has 1073741824"),
         *(
-            (
-                warm(WarmUp(files=(("x", name),))),
-                f"warm_up[0].files.x is {name!r}; name a .npy file beside",
-            )
+            (warm_file(name), f"warm_up[0].files.x is {name!r}; name a .npy file beside")
             for name in ("../a.npy", "a/b.npy", "a\\b.npy", "C:a.npy", ".a.npy", "a.npz", "..", "a")
         ),
         (replace(ragged(RaggedInput("a")), steps=(FIRST,)), "batching.ragged: a pipeline has no"),
-        (replace(states(StateTensor("h", "a")), steps=(FIRST,)), "sequence: a pipeline keeps no"),
+        (replace(STATEFUL, steps=(FIRST,)), "sequence: a pipeline keeps no"),
         (Rules(steps=(FIRST, replace(SECOND, model="m"))), "step[1].model is 'm' itself"),
-        (Rules(steps=(replace(FIRST, model="../b"),)), "step[0].model '../b' is no model name"),
-        (Rules(steps=(replace(FIRST, inputs=()),)), "step[0]: maps no inputs or no outputs"),
-        (
-            Rules(steps=(replace(FIRST, inputs=(("x", "in"), ("x", "other"))),)),
-            "step[0].inputs: input 'x' is there twice",
-        ),
-        (
-            Rules(steps=(FIRST, replace(SECOND, outputs=(("y", "mid2"), ("y", "out"))))),
-            "step[1].outputs: output 'y' is there twice",
-        ),
-        (
-            Rules(steps=(FIRST, replace(SECOND, outputs=(("y", "mid"),)))),
-            "step[1].outputs: 'mid' is given by step[0] already",
-        ),
+        (first_with(model="../b"), "step[0].model '../b' is no model name"),
+        (first_with(inputs=()), "step[0]: maps no inputs or no outputs"),
+        (first_with(inputs=(("x", "in"), ("x", "it"))), "step[0].inputs: input 'x' is there twice"),
+        (second_with(("y", "m"), ("y", "out")), "step[1].outputs: output 'y' is there twice"),
+        (second_with(("y", "mid")), "step[1].outputs: 'mid' is given by step[0] already"),
         (Rules(steps=(SECOND, FIRST)), "step[1].outputs: 'mid' is used by step[0]"),
-        (Rules(steps=(replace(FIRST, outputs=(("y", "in"),)),)), "step[0].outputs: 'in' is used"),
+        (first_with(outputs=(("y", "in"),)), "step[0].outputs: 'in' is used"),
     ],
 )
 def test_contradiction_is_named_by_its_key(rules: Rules, problem: str) -> None:
