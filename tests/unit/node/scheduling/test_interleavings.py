@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from hypothesis import settings
@@ -49,7 +50,7 @@ class Case:
     rows: list[int]
     is_clumsy: bool
     """Its answer breaks a link, which withdraws another request."""
-    request: PendingRequest | None = None
+    request: PendingRequest = field(init=False)
     answers: list[Result] = field(default_factory=list)
     is_cancelled: bool = False
     state_before: list[int] | None = None
@@ -58,6 +59,10 @@ class Case:
     @property
     def is_open(self) -> bool:
         return not self.answers and not self.is_cancelled
+
+
+def sequences_of(requests: Iterable[PendingRequest]) -> set[int | str]:
+    return {request.sequence.id for request in requests if request.sequence is not None}
 
 
 class Machine(RuleBasedStateMachine):
@@ -93,18 +98,13 @@ class Machine(RuleBasedStateMachine):
         self.batcher = self.new_engine()
 
     def new_engine(self) -> DynamicBatcher:
-        inputs = [TensorSpec("x", I64, (-1, -1))]
-        outputs = [TensorSpec("y", I64, (-1, -1))]
-        if self.is_stateful:
-            inputs.append(TensorSpec("s", I64, (-1, -1)))
-            outputs.append(TensorSpec("s_next", I64, (-1, -1)))
         states = STATES if self.is_stateful else ()
+        inputs, outputs = (
+            tuple(TensorSpec(name, I64, (-1, -1)) for name in names)
+            for names in (("x", *(one.input for one in states)), ("y", *(s.output for s in states)))
+        )
         plan = BatchPlan(
-            tuple(inputs),
-            tuple(outputs),
-            is_batching=True,
-            batch_rows=self.batch_rows,
-            states=states,
+            inputs, outputs, is_batching=True, batch_rows=self.batch_rows, states=states
         )
         rules = Rules(
             batching=BatchingRules(max_delay_us=self.delay_us),
@@ -127,14 +127,13 @@ class Machine(RuleBasedStateMachine):
     )
     def submit(
         self,
-        rows: int,
-        width: int,
-        priority: int,
-        left_s: float | None,
-        is_bulk: bool,
-        is_clumsy: bool,
         sequence: int,
         marks: tuple[bool, bool],
+        rows: int = 1,
+        width: int = 1,
+        left_s: float | None = None,
+        is_clumsy: bool = False,
+        **asked: Any,
     ) -> None:
         rows = 1 if self.is_stateful else rows
         case = Case(len(self.cases), list(range(self.next_row, self.next_row + rows)), is_clumsy)
@@ -147,9 +146,8 @@ class Machine(RuleBasedStateMachine):
             lambda _, result: self.answered(case, result),
             arrived_s=self.now_s,
             deadline_s=None if left_s is None else self.now_s + left_s,
-            priority=priority,
-            is_bulk=is_bulk,
             sequence=mark,
+            **asked,
         )
         before = self.batcher.in_flight
         try:
@@ -200,7 +198,6 @@ class Machine(RuleBasedStateMachine):
             self.seen[int(mark.id)] = (case.state_before or []) + case.rows
 
     def withdraw(self, case: Case) -> None:
-        assert case.request is not None
         case.is_cancelled = not case.answers
         self.batcher.cancel(case.request, self.now_s)
 
@@ -247,15 +244,11 @@ class Machine(RuleBasedStateMachine):
         assert len(requests) == 1 or batch.rows <= self.batch_rows
         assert len({request.inputs[0].shape[1] for request in requests}) == 1
         assert len({request.inputs[-1].shape[1] for request in requests}) == 1
-        ids = [request.sequence.id for request in requests if request.sequence is not None]
-        busy = [
-            request.sequence.id
-            for other in (*self.running, *self.ahead)
-            for request in other.requests
-            if request.sequence is not None and not self.was_skipped(request, other)
-        ]
-        assert len(ids) == len(set(ids))
-        assert not set(ids) & set(busy)
+        ids = sequences_of(requests)
+        assert len(ids) == sum(request.sequence is not None for request in requests)
+        for other in (*self.running, *self.ahead):
+            run = [each for each in other.requests if not self.was_skipped(each, other)]
+            assert not ids & sequences_of(run)
         for request in requests:
             assert self.case_of(request).is_open, "what has ended was taken"
             assert request.deadline_s is None or request.deadline_s > self.now_s
@@ -287,12 +280,9 @@ class Machine(RuleBasedStateMachine):
         assert all(request.state is RequestState.ENDED for request in batch.requests)
 
     def check_turn(self, case: Case) -> None:
-        for earlier in self.cases[: case.number]:
-            request = earlier.request
-            if request is None or request.sequence is None or not earlier.is_open:
-                continue
-            if earlier.number < case.number and request.sequence.id == case.request.sequence.id:
-                raise AssertionError("a request of a sequence overtook an earlier one")
+        earlier = [each.request for each in self.cases[: case.number] if each.is_open]
+        overtaken = case.request.sequence.id in sequences_of(earlier)
+        assert not overtaken, "a request of a sequence overtook an earlier one"
 
     def case_of(self, request: PendingRequest) -> Case:
         (case,) = [case for case in self.cases if case.request is request]
@@ -319,25 +309,20 @@ class Machine(RuleBasedStateMachine):
         ran = [
             request for request in batch.requests if self.case_of(request).state_before is not None
         ]
-        rows = sum(request.rows for request in ran) if ran else -1
         parts = [
             self.case_of(request)
             for request, result in zip(batch.requests, results, strict=True)
             if request.later_rows and not isinstance(result, CapameshError)
         ]
-        assert all(case.request is not None and case.request.is_bulk for case in parts)
-        for case in parts:
-            case.state_before = (
-                None  # the rows that are left run later; the answer tells whether each did once
-            )
-        self.batcher.finished(
-            batch,
-            results,
-            self.now_s,
-            run_s=run_s,
-            is_whole=is_whole and bool(ran),
-            ran_rows=rows,
-        )
+        for case in parts:  # rows that are left run later; the answer tells whether each did once
+            assert case.request.is_bulk
+            case.state_before = None
+        how = {
+            "run_s": run_s,
+            "is_whole": is_whole and bool(ran),
+            "ran_rows": sum(request.rows for request in ran) if ran else -1,
+        }
+        self.batcher.finished(batch, results, self.now_s, **how)
         assert not any(case.is_open for case in wanted if case not in parts)
 
     def results(self, batch: Batch, outcome: str) -> tuple[list[Result], bool]:
@@ -376,13 +361,8 @@ class Machine(RuleBasedStateMachine):
         self.now_s += passed_s
         if is_noticed:
             self.batcher.expire(self.now_s)
-            assert not any(
-                case.is_open
-                and case.request is not None
-                and case.request.deadline_s is not None
-                and case.request.deadline_s <= self.now_s
-                for case in self.cases
-            )
+            waiting = [case.request.deadline_s for case in self.cases if case.is_open]
+            assert all(deadline_s is None or deadline_s > self.now_s for deadline_s in waiting)
 
     @precondition(lambda self: self.running)
     @rule(pick=st.integers(0, 2))
@@ -422,23 +402,15 @@ class Machine(RuleBasedStateMachine):
         live = [case for case in self.cases if case.is_open]
         started = {request for batch in self.running for request in batch.requests}
         queued = [case.request for case in live if case.request not in started]
-        ready = [
-            request
-            for request in queued
-            if request is not None and request.state is RequestState.QUEUED
-        ]
+        ready = [request for request in queued if request.state is RequestState.QUEUED]
         assert batcher.in_flight == len(live)
         assert batcher.queued == len(queued)
-        assert batcher._requests.rows == sum(
-            request.rows + request.later_rows if request.parts is not None else len(case.rows)
-            for case in live
-            if (request := case.request) is not None
-        )
-        assert batcher._requests.bulk_rows == sum(
-            request.rows + request.later_rows
-            for case in live
-            if (request := case.request) is not None and request.is_bulk
-        )
+        rows = {case.request: case.request.rows + case.request.later_rows for case in live}
+        for case in live:
+            assert case.request.parts is not None or rows[case.request] == len(case.rows)
+        assert batcher._requests.rows == sum(rows.values())
+        bulk_rows = [count for request, count in rows.items() if request.is_bulk]
+        assert batcher._requests.bulk_rows == sum(bulk_rows)
         assert len(batcher._requests.queue) == len(ready)
         assert batcher._requests.queue.rows == sum(request.rows for request in ready)
         assert batcher._requests.running == {*self.running, *self.ahead}
@@ -449,20 +421,10 @@ class Machine(RuleBasedStateMachine):
         if batcher.next_event_s() < math.inf:
             assert live
         if batcher.sequences is not None:
-            working = {
-                request.sequence.id
-                for request in started
-                if request.sequence is not None and self.case_of(request).state_before is not None
-            }
-            working |= {
-                request.sequence.id
-                for request in queued
-                if request is not None and request.sequence is not None
-            }
-            assert batcher.sequences.working == len(working)
-            assert batcher.sequences.size_bytes == sum(
-                KEPT_BYTES + 8 * len(seen) for seen in self.seen.values()
-            )
+            run = [each for each in started if self.case_of(each).state_before is not None]
+            assert batcher.sequences.working == len(sequences_of([*run, *queued]))
+            kept = [KEPT_BYTES + 8 * len(seen) for seen in self.seen.values()]
+            assert batcher.sequences.size_bytes == sum(kept)
 
     def teardown(self) -> None:
         if not self.cases:
@@ -476,13 +438,10 @@ class Machine(RuleBasedStateMachine):
             if not self.running:
                 break
         batcher = self.batcher
+        requests = batcher._requests
         assert not any(case.is_open for case in self.cases)
         assert (batcher.in_flight, batcher.queued, batcher.is_idle) == (0, 0, True)
-        assert (
-            batcher._requests.rows,
-            batcher._requests.queue.rows,
-            len(batcher._requests.queue),
-        ) == (0, 0, 0)
+        assert (requests.rows, requests.queue.rows, len(requests.queue)) == (0, 0, 0)
         assert batcher.load_report(free_bytes=0, device_in_flight=0)[:2] == (0, 0)
         if batcher.sequences is not None:
             assert batcher.sequences.working == 0
@@ -498,7 +457,7 @@ class SequenceMachine(Machine):
     def start_all(self, is_taken: bool) -> None:
         """Ask for each sequence: the first runs, if it can, and the others fill a batch behind it."""
         for sequence in range(3):
-            self.submit(1, 1, 0, None, False, False, sequence=sequence, marks=(True, False))
+            self.submit(sequence, (True, False))
             if is_taken and sequence == 0:
                 self.take()
         if is_taken:
@@ -507,12 +466,9 @@ class SequenceMachine(Machine):
     @rule()
     def silence(self) -> None:
         """Let all sequences fall silent of which nothing waits or runs."""
-        busy = {  # also those whose requests will be late: they fall silent only then
-            case.request.sequence.id
-            for case in self.cases
-            if case.request is not None and case.request.sequence is not None
-            if case.is_open or any(case.request in batch.requests for batch in self.running)
-        }
+        # also those whose requests will be late: they fall silent only then
+        waiting = [case.request for case in self.cases if case.is_open]
+        busy = sequences_of([*waiting, *(one for batch in self.running for one in batch.requests)])
         self.now_s += IDLE_S
         self.batcher.expire(self.now_s)
         self.seen = {key: seen for key, seen in self.seen.items() if key in busy}

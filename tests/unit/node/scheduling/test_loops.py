@@ -97,7 +97,8 @@ def test_reader_that_takes_no_more_stops_its_own_request_alone() -> None:
     desk.holding.add(slow)
     desk.run_all()
     assert (desk.parts_of(slow), desk.last_of(quick)) == ([1], 14)
-    assert (slow.state, desk.batcher.in_flight, desk.batcher.queued) == (RequestState.WAITING, 1, 0)
+    assert slow.state is RequestState.WAITING
+    assert (desk.batcher.in_flight, desk.batcher.queued) == (1, 0)
     assert desk.batcher._requests.rows == 0  # others have the device
     desk.batcher.resume(slow)
     assert (desk.batcher.queued, desk.batcher._requests.rows) == (1, 1)

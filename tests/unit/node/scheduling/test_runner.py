@@ -27,7 +27,6 @@ from capamesh.node.scheduling.runner import (
 )
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.errors import (
-    CapameshError,
     InvalidRequest,
     RunFailed,
 )
@@ -39,13 +38,7 @@ WATCHDOG_S = 60.0
 class Rig:
     """A runner with its model, its clock and the answers in the order they came."""
 
-    def __init__(
-        self,
-        *,
-        may_run_here: bool = True,
-        page: Path | None = None,
-        **batcher: Any,
-    ) -> None:
+    def __init__(self, *, page: Path | None = None, **batcher: Any) -> None:
         self.clock = FakeClock()
         self.model = FakeModel()
         self.stream = FakeModel()
@@ -58,7 +51,7 @@ class Rig:
             made,
             bounds=made.bounds,
             stream=self.stream if "streams" in batcher else None,
-            may_run_here=may_run_here,
+            may_run_here=True,
             clock=self.clock,
             switch=FakeSwitch,
             marks=self.marks,
@@ -73,18 +66,10 @@ class Rig:
             lambda _, context: self.complaints.append(context.get("exception"))
         )
 
-    def submit(
-        self, name: float, *, left_s: float | None = None, is_bulk: bool = False
-    ) -> PendingRequest:
+    def submit(self, name: float, *, is_bulk: bool = False) -> PendingRequest:
         """Ask with a row that starts with `name`, by which its answer is kept."""
-        request = PendingRequest(
-            (fp32("x", [name, 0.0]),),
-            (),
-            self._done,
-            arrived_s=self.clock.now_s,
-            deadline_s=None if left_s is None else self.clock.now_s + left_s,
-            is_bulk=is_bulk,
-        )
+        row = (fp32("x", [name, 0.0]),)
+        request = PendingRequest(row, (), self._done, arrived_s=self.clock.now_s, is_bulk=is_bulk)
         self.names[request] = name
         self.runner.submit(request)
         return request
@@ -113,17 +98,15 @@ class Rig:
 
     def marked(self) -> list[Marked]:
         """Return a list to which each run adds what is marked while it goes on."""
-        page = self.page
         seen: list[Marked] = []
-        self.model.act = lambda _: seen.extend(page.marked())
+        self.model.act = lambda _: seen.extend(self.page.marked())
         return seen
 
-    async def hold(self, name: float = 0.0) -> PendingRequest:
+    async def hold(self, *names: float) -> None:
         """Ask, and wait until that runs; it goes on when the gate is opened."""
         self.model.gate.clear()
-        request = self.submit(name)
-        await self.started()
-        return request
+        self.submit_all(*names)
+        await asyncio.to_thread(self.model.wait_started)
 
     def tick(self, now_s: float) -> str:
         """Let the runner's timer fire at `now_s`; return why the process is stuck, or ""."""
@@ -131,9 +114,6 @@ class Rig:
         self.stuck.clear()
         self.runner._tick()
         return "".join(self.stuck)
-
-    async def started(self) -> None:
-        await asyncio.to_thread(self.model.wait_started)
 
     async def idle(self) -> None:
         self.model.gate.set()
@@ -152,11 +132,11 @@ class Rig:
         """Check that these, and no others, have been answered with their own rows doubled."""
         assert self.answers == {name: [fp32("y", [2 * name, 0.0])] for name in names}
 
-    def codes(self) -> dict[float, str]:
-        return {
-            name: answer.code if isinstance(answer, CapameshError) else "ok"
-            for name, answer in self.answers.items()
-        }
+    def failure(self, name: float) -> str:
+        """Take the answer that is a failed run; return why it failed."""
+        failed = self.answers.pop(name)
+        assert isinstance(failed, RunFailed)
+        return failed.message
 
 
 Make = Callable[..., Rig]
@@ -270,12 +250,7 @@ class FakeTime:
     ],
 )
 async def test_run_in_the_background_is_stopped_by_the_time_that_it_had_a_core(
-    make: Make,
-    monkeypatch: pytest.MonkeyPatch,
-    had_s: float,
-    passed_s: float,
-    *,
-    is_stopped: bool,
+    make: Make, monkeypatch: pytest.MonkeyPatch, had_s: float, passed_s: float, is_stopped: bool
 ) -> None:
     monkeypatch.setattr(runner_module, "ThreadTime", FakeTime)
     monkeypatch.setattr(FakeTime, "had_s", had_s)
@@ -344,18 +319,13 @@ async def test_listener_that_fails_harms_no_other(make: Make, profile: ServicePr
 
 async def test_run_over_the_watchdog_s_limit_is_failed_and_stopped(make: Make) -> None:
     rig = make(profile=THREADS)
-    rig.model.gate.clear()
-    rig.submit(1)
-    rig.submit(2)
-    await rig.started()
+    await rig.hold(1, 2)
     rig.submit(3)
     assert rig.tick(100 + WATCHDOG_S) == ""
     assert rig.answers == {}
     assert rig.tick(100.5 + WATCHDOG_S) == ""
     for name in (1, 2):
-        failed = rig.answers.pop(name)
-        assert isinstance(failed, RunFailed)
-        assert failed.message == "the run took more than the 60 s that this node allows one"
+        assert rig.failure(name) == "the run took more than the 60 s that this node allows one"
     assert [switch and switch.is_used for switch in rig.model.switches] == [True]
     await rig.idle()
     assert rig.model.ran == [[1, 2], [3]]
@@ -372,15 +342,14 @@ async def test_run_that_does_not_stop_is_stuck_after_a_grace(make: Make, tmp_pat
     rig.marks.begin(beside, Phase.RUNNING)
     reported_s = 101 + WATCHDOG_S
     assert rig.tick(reported_s) == ""
-    assert rig.codes() == {1: "run_failed"}
+    assert rig.failure(1)
     assert rig.tick(reported_s + STOP_GRACE_S) == ""
     assert rig.tick(reported_s + STOP_GRACE_S + 0.5) == (
         "a run has taken 63.5 s and does not stop; the limit is 60 s"
     )
     request = request_digest([fp32("x", [1.0, 0.0])]).hex()
-    assert rig.page.marked() == [  # it alone is the cause
-        Marked("m", "1", Phase.RUNNING, request=request)
-    ]
+    cause = Marked("m", "1", Phase.RUNNING, request=request)
+    assert rig.page.marked() == [cause]  # it alone
     await rig.idle()
     assert rig.tick(1000) == ""
 
@@ -414,7 +383,7 @@ async def test_requests_of_a_suspected_model_run_and_are_marked_one_by_one(
     suspicion = Suspicion(verdict, now_s=100.0)
     rig = make(page=tmp_path / "page", profile=HERE, suspicion=suspicion)
     seen = rig.marked()
-    await rig.hold()
+    await rig.hold(0.0)
     await rig.run(1.0, 2.0)
     assert [each.request for each in seen] == digests
     assert rig.model.ran == [[0.0], [1.0], [2.0]]
