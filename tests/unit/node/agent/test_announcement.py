@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 from fleet_fakes import device_offer, offer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from capamesh.node.agent.announcement import TOO_LARGE, Announcement, NodeFacts
@@ -70,23 +70,12 @@ def test_models_of_a_lost_worker_are_loading_with_the_reason_until_it_offers_aga
     assert announcement.workers == {0, 1}
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    st.lists(
-        st.tuples(
-            st.integers(0, 3),
-            st.none()
-            | st.lists(
-                st.tuples(st.sampled_from("mn"), st.sampled_from(ModelState)),
-                max_size=2,
-                unique_by=lambda one: one[0],
-            ),
-        ),
-        max_size=12,
-    )
-)
+MODELS = st.dictionaries(st.sampled_from("mn"), st.sampled_from(ModelState))
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.none() | MODELS), max_size=12))
 def test_advert_is_taken_by_receivers_whatever_workers_say(
-    steps: list[tuple[int, list[tuple[str, ModelState]] | None]],
+    steps: list[tuple[int, dict[str, ModelState] | None]],
 ) -> None:
     announcement = Announcement(FACTS)
     known: dict[int, DeviceOffer] = {}
@@ -95,10 +84,8 @@ def test_advert_is_taken_by_receivers_whatever_workers_say(
         if models is None:
             assert announcement.lost(worker, "x") == (known.pop(worker, None) is not None)
         else:
-            reported = device_offer(
-                f"h:{worker + 1}",
-                models=[offer(name, state=state) for name, state in models],
-            )
+            offers = [offer(name, state=state) for name, state in models.items()]
+            reported = device_offer(f"h:{worker + 1}", models=offers)
             is_news = announcement.offered(worker, reported)
             assert is_news == (known.get(worker) != reported)
             known[worker] = ever[worker] = reported

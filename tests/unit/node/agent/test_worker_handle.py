@@ -24,7 +24,7 @@ from capamesh.protocol.bulk_deaths import MOST, WITHIN_S
 from capamesh.protocol.channel.backoff import RestartPolicy
 
 CPU = DeviceInfo(0, "cpu", "a CPU", 1000, 500, 4, driver_version="580.1")
-OLD, NEW = "sha256-chunks:" + "00" * 32, "sha256-chunks:" + "11" * 32
+OLD = "sha256-chunks:" + "00" * 32
 
 
 class Care:
@@ -47,33 +47,25 @@ class Care:
             log=self.log,
             clock=lambda: self.now_s,
         )
-        self.worker.send = self._send
-
-    def _send(self, message: ToWorker) -> bool:
-        self.sent.append(message)
-        return True
+        self.worker.send = lambda message: self.sent.append(message) is None
 
     def start(self) -> Start:
         start = worker_message(self.worker._opening())
         assert isinstance(start, Start)
         return start
 
-    def die(
-        self,
-        *loading: str,
-        digest: str = OLD,
-        after_s: float = 1.0,
-        phase: Phase = Phase.LOADING,
-    ) -> None:
+    def die(self, *loading: str, phase: Phase = Phase.LOADING, request: bytes = b"") -> None:
         """Live once, and die while loading these models, or in another phase of them."""
         start = self.start()
         if start.running_page:
             page = InFlightPage.open(Path(start.running_page))
             for slot, name in enumerate(loading):
-                page.name(slot, name, "1", digest)
+                page.name(slot, name, "1", OLD)
                 page.begin(slot, slot, phase)
+                if request:
+                    page.tell(slot, request, 0)
             page.close()
-        self.now_s += after_s
+        self.now_s += 1.0
         self.worker._down("killed by signal 11 (Segmentation fault)")
 
 
@@ -83,23 +75,9 @@ def care(tmp_path: Path) -> Care:
 
 
 def test_worker_is_reported_what_the_operator_set(tmp_path: Path) -> None:
-    settings = NodeSettings(
-        data_folder=tmp_path,
-        models_folder=Path("models"),
-        port=5000,
-        worker=WorkerSettings(
-            poll_s=7.0,
-            is_controllable=True,
-            memory_limit_bytes=123,
-            watchdog_s=9.0,
-            load_limit_s=99.0,
-            threads=2,
-        ),
-    )
-    start = Care(tmp_path, settings).start()
-    assert start.settings == settings.worker
-    assert start.port == 5003
-    assert start.driver == "580.1"
+    worker = WorkerSettings(threads=2, poll_s=7.0, is_controllable=True)
+    start = Care(tmp_path, NodeSettings(tmp_path, tmp_path, port=5000, worker=worker)).start()
+    assert (start.settings, start.port, start.driver) == (worker, 5003, "580.1")
     assert start.cache_folder == str(tmp_path / "cache")
     assert start.running_page == str(tmp_path / "worker-3.running")
     assert start.verdicts == ()
@@ -158,13 +136,7 @@ def test_end_of_a_worker_that_was_asked_to_leave_is_no_crash(care: Care) -> None
 
 
 def test_request_that_ends_well_is_suspected_no_more(care: Care) -> None:
-    start = care.start()
-    page = InFlightPage.open(Path(start.running_page))
-    page.name(0, "bad", "1", OLD)
-    page.begin(0, 0, Phase.RUNNING)
-    page.tell(0, b"12345678", 0)
-    page.close()
-    care.worker._down("killed by signal 11 (Segmentation fault)")
+    care.die("bad", phase=Phase.RUNNING, request=b"12345678")
     (bad,) = care.start().verdicts
     assert bad.suspects == (b"12345678".hex(),)
     care.worker.heard(Survived("bad", "1", (b"12345678".hex(),), 0))
@@ -174,9 +146,7 @@ def test_request_that_ends_well_is_suspected_no_more(care: Care) -> None:
 
 def test_worker_without_a_page_runs_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way of the data folder")
-    care = Care(
-        tmp_path, NodeSettings(data_folder=tmp_path / "file" / "data", models_folder=tmp_path)
-    )
+    care = Care(tmp_path, NodeSettings(tmp_path / "file" / "data", tmp_path))
     assert care.start().running_page == ""
     care.die("bad")
     assert care.log.events == ["no_running_page", "no_running_page"]

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from fleet_fakes import OUT, SPEC, fp32
+from fleet_fakes import OUT, SPEC, advert, fp32
 from worker_fakes import FakeModel, engine_of, source_of
 
 from capamesh.node.models.preparation import LoadResult
@@ -18,16 +18,12 @@ from capamesh.node.repository import Refused
 from capamesh.node.scheduling import BatchPlan, PendingRequest
 from capamesh.node.scheduling.run_health import FAILED_REQUESTS
 from capamesh.node.scheduling.runner import ModelRunner
-from capamesh.node.scheduling.service_profile import ServiceProfile
 from capamesh.protocol.adverts import (
     MAX_MODELS,
     ModelState,
-    NodeAdvert,
-    Sequence,
     advert_to_body,
 )
-from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.protocol.tensors import TensorSpec
+from capamesh.protocol.ids import ModelName, ModelVersion
 
 M = ModelName("m")
 ANY = ModelVersion("")
@@ -35,46 +31,26 @@ NO_RUNNER = cast("ModelRunner", None)
 """Nothing is run here."""
 
 
-def hosted(
-    name: str = "m",
-    version: str = "1",
-    *,
-    digest: str = "",
-    plan: BatchPlan | None = None,
-    profile: ServiceProfile | None = None,
-    memory_bytes: int = 0,
-    inputs: tuple[TensorSpec, ...] = SPEC,
-) -> HostedModel:
-    model = FakeModel(inputs)
-    measured = Measured(profile, memory_bytes, is_batching=True)
-    prepared = LoadResult(model, plan or BatchPlan(inputs, OUT), measured)
-    return HostedModel(source_of(name, version, digest=digest), prepared, NO_RUNNER)
+def hosted(name: str = "m", version: str = "1") -> HostedModel:
+    prepared = LoadResult(FakeModel(), BatchPlan(SPEC, OUT), Measured(None, 7, is_batching=True))
+    return HostedModel(source_of(name, version), prepared, NO_RUNNER)
 
 
 def key(name: str, version: str) -> tuple[ModelName, ModelVersion]:
     return ModelName(name), ModelVersion(version)
 
 
-def check_advert(models: ModelRegistry) -> None:
-    """Raise where an advert cannot carry what is offered."""
-    offers = models.offers()
-    advert_to_body(
-        NodeAdvert(PeerId("p"), Sequence(0, 0), (), offers, "", 0.0, "0.1", is_draining=False)
-    )
-
-
 def running(
     name: str = "m", version: str = "1", *, answered: int = 0, in_flight: int = 0
 ) -> HostedModel:
     """Return a model whose engine has answered so many, and has so many under way."""
-    one = hosted(name, version, memory_bytes=7)
+    one = hosted(name, version)
     batcher = engine_of(FakeModel())
     for _ in range(answered):
         batcher.meter.answered("ok")
     for _ in range(in_flight):
-        batcher.submit(
-            PendingRequest((fp32("x", [1.0, 2.0]),), (), lambda *_: None, arrived_s=0.0), 0.0
-        )
+        x = (fp32("x", [1.0, 2.0]),)
+        batcher.submit(PendingRequest(x, (), lambda *_: None, arrived_s=0.0), 0.0)
     one.runner = cast("ModelRunner", SimpleNamespace(scheduler=batcher))
     return one
 
@@ -135,7 +111,7 @@ def test_ready_models_are_kept_of_more_than_an_advert_holds() -> None:
     assert [one.version for one in offers if one.is_ready] == ["1", "2"]
     assert [one.name for one in offers] == sorted(one.name for one in offers)
     assert offers[-3].name == f"a{MAX_MODELS - 3:04}"
-    check_advert(models)
+    advert_to_body(advert("node", "h:1", models=offers))  # which carries all of them
 
 
 def test_model_whose_runs_fail_is_ready_and_its_offer_says_so() -> None:

@@ -18,11 +18,8 @@ CHAT = [
 
 
 def template(source: str) -> ChatTemplate:
-    return ChatTemplate(
-        source,
-        {"bos_token": "<s>", "eos_token": "</s>"},
-        lambda: datetime(2026, 3, 4, tzinfo=UTC),
-    )
+    special = {"bos_token": "<s>", "eos_token": "</s>"}
+    return ChatTemplate(source, special, lambda: datetime(2026, 3, 4, tzinfo=UTC))
 
 
 def test_prompt_is_made_of_messages() -> None:
@@ -42,11 +39,8 @@ def test_functions_that_templates_of_others_use_are_there() -> None:
         "{{ strftime_now('%d %b %Y') }}{% if tools %}{{ tools | tojson }}{% endif %}"
         "{% generation %}{{ mood }}{%- endgeneration -%}{{ missing }}{{ eos_token }}"
     )
-    tools = [{"name": "é<"}]
-    assert (
-        made.render(CHAT, tools=tools, extra={"mood": "glad"})
-        == '<s>[1:HI]04 Mar 2026[{"name": "é<"}]glad</s>'
-    )
+    said = made.render(CHAT, tools=[{"name": "é<"}], extra={"mood": "glad"})
+    assert said == '<s>[1:HI]04 Mar 2026[{"name": "é<"}]glad</s>'
 
 
 def test_template_may_refuse_messages() -> None:
@@ -100,9 +94,8 @@ def test_messages_and_prompt_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("indent", ["1000000000", "-1", "17", "'  '", "1e9"])
 def test_template_indents_json_by_few_spaces(indent: str) -> None:
-    assert template("{{ messages|tojson(indent=16) }}").render([{"a": 1}]) == json.dumps(
-        [{"a": 1}], indent=16
-    )
+    whole = template("{{ messages|tojson(indent=16) }}").render([{"a": 1}])
+    assert whole == json.dumps([{"a": 1}], indent=16)
     with pytest.raises(InvalidRequest, match=r"indents JSON by .* 0 to 16 spaces"):
         template("{{ messages|tojson(indent=" + indent + ") }}").render([{"a": 1}])
 

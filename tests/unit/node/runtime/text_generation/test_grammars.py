@@ -43,9 +43,8 @@ def answers(
     """Return what the tiny model, which knows nothing, says under `grammar`."""
     desk = Desk(slots)
     tokenizer = GenerationTokenizer(RAW)
-    request = GenerationRequest(
-        (5, 6, 7), 390, sampling, stop_tokens=frozenset(END), choices=choices
-    )
+    stops = frozenset(END)
+    request = GenerationRequest((5, 6, 7), 390, sampling, stop_tokens=stops, choices=choices)
     sequences = desk.engine.submit(request, 0.0, tokenizer.new_text, made.compile(grammar, choices))
     desk.told = {each: [] for each in sequences}
     desk.run()
@@ -98,11 +97,9 @@ def test_grammar_is_compiled_once_a_tenant(monkeypatch: pytest.MonkeyPatch) -> N
     compiled: list[str] = []
     compile_one = made._compiled
 
-    def counted(grammar: Grammar) -> grammars._Compiled:
-        compiled.append(grammar.text)
-        return compile_one(grammar)
-
-    monkeypatch.setattr(made, "_compiled", counted)
+    monkeypatch.setattr(
+        made, "_compiled", lambda grammar: (compiled.append(grammar.text), compile_one(grammar))[1]
+    )
     monkeypatch.setattr(grammars, "MOST_KEPT", 3)
     monkeypatch.setattr(grammars, "MOST_KEPT_CHARACTERS", 60)
 
@@ -151,13 +148,10 @@ def test_grammar_is_bounded(made: Grammars, monkeypatch: pytest.MonkeyPatch) -> 
 def chain(length: int, *, is_deep: bool = False) -> Grammar:
     """Return a schema whose references follow one on the other."""
 
-    def link(number: int) -> dict[str, object]:
-        following = {"$ref": f"#/$defs/d{number + 1}"}
-        if not is_deep:
-            return following
-        return {"type": "object", "properties": {"a": following}, "required": ["a"]}
-
-    defs = {f"d{number}": link(number) for number in range(length)}
+    links = [{"$ref": f"#/$defs/d{number + 1}"} for number in range(length)]
+    if is_deep:
+        links = [{"type": "object", "properties": {"a": it}, "required": ["a"]} for it in links]
+    defs = {f"d{number}": link for number, link in enumerate(links)}
     schema = {"$defs": {**defs, f"d{length}": {"type": "integer"}}, "$ref": "#/$defs/d0"}
     return Grammar("json_schema", json.dumps(schema))
 

@@ -62,8 +62,11 @@ class Model:
         self.grammars = Grammars(raw, tiny_llama.VOCABULARY, END)
         self.tools = ModelTools(TEMPLATES[form], self.tokenizer, self.grammars)
 
-    def asked(self, **fields: Any) -> Asked:
-        return Asked(messages=({},), tools=TOOLS, **fields)
+    def compiled(self, asked: Asked, schema: dict[str, Any] | None = None) -> Any:
+        """Return the tools that are asked for, and what makes their constraints."""
+        tools = self.tools.read(asked)
+        grammar = self.tools.grammar(tools, schema)
+        return tools, self.grammars.compile(grammar)
 
     def answer(
         self,
@@ -71,29 +74,24 @@ class Model:
         schema: dict[str, Any] | None = None,
         sampling: SamplingParameters = PLAIN,
         **fields: Any,
-    ) -> tuple[str, list[tuple[str, Any]], str]:
-        """Return the text and the calls of an answer, and the text that both were read of."""
-        tools = self.tools.read(self.asked(**fields))
-        assert tools is not None
-        grammar = self.tools.grammar(tools, schema)
-        assert grammar is not None
+    ) -> tuple[str, list[tuple[str, Any]]]:
+        """Return the text and the calls of an answer."""
+        tools, new = self.compiled(Asked(messages=({},), tools=TOOLS, **fields), schema)
         request = GenerationRequest((5, 6, 7), 480, sampling, stop_tokens=frozenset(END))
         desk = Desk(slots)
-        new = self.grammars.compile(grammar)
         (sequence,) = desk.engine.submit(request, 0.0, self.tools.new_text, new)
         desk.told = {sequence: []}
         desk.run()
         assert desk.finish(sequence) == "stop"
         reader = self.tools.reader(tools, request)
-        raw = desk.text(sequence)
-        text, pieces = reader.push(raw)
+        text, pieces = reader.push(desk.text(sequence))
         calls: list[list[str]] = []
         for each in pieces:
             if each.id:
                 calls.append([each.name, ""])
             calls[-1][1] += each.arguments
         found = [(name, json.loads(arguments)) for name, arguments in calls]
-        return text + reader.flush(), found, raw
+        return text + reader.flush(), found
 
 
 def drawn(seed: int) -> SamplingParameters:
@@ -118,13 +116,12 @@ def test_answer_that_must_call_does_so_in_the_models_form(
 ) -> None:
     model = Model(form, has_marks=has_marks)
     for seed in range(3):
-        text, calls, _ = model.answer(
-            slots, sampling=drawn(seed), tool_choice="required", parallel_tool_calls=False
-        )
+        asked = {"tool_choice": "required", "parallel_tool_calls": False}
+        text, calls = model.answer(slots, sampling=drawn(seed), **asked)
         assert (text, len(calls)) == ("", 1)
         check(calls)
     named = {"type": "function", "function": {"name": "time"}}
-    assert model.answer(slots, tool_choice=named)[:2] == ("", [("time", {})])
+    assert model.answer(slots, tool_choice=named) == ("", [("time", {})])
 
 
 @pytest.mark.parametrize("form", [each.name for each in FORMATS])
@@ -133,7 +130,7 @@ def test_answer_may_have_several_calls(slots: DecoderSlots, form: str) -> None:
     counts = set()
     # Eight answers in a row may well have as many calls each, which are others where a processor rounds otherwise.
     for seed in range(100):
-        text, calls, _ = model.answer(slots, sampling=drawn(seed), tool_choice="required")
+        text, calls = model.answer(slots, sampling=drawn(seed), tool_choice="required")
         assert text == ""
         check(calls)
         counts.add(len(calls))
@@ -145,16 +142,12 @@ def test_answer_may_have_several_calls(slots: DecoderSlots, form: str) -> None:
 @pytest.mark.parametrize("has_marks", [True, False])
 def test_text_that_begins_as_a_call_goes_on_as_one(*, has_marks: bool) -> None:
     model = Model("hermes", has_marks=has_marks)
-    tools = model.tools.read(model.asked())
-    assert tools is not None
-    grammar = model.tools.grammar(tools, None)
-    assert grammar is not None
-    encode = model.tokenizer.encode
 
     def after(text: str) -> tuple[set[str], bool]:
         """Return the first letters that may stand behind `text`, and whether the answer may end there."""
-        constraint = model.grammars.compile(grammar)()
-        for token in encode(text, adds_special=False):
+        _, new = model.compiled(Asked(messages=({},), tools=TOOLS))
+        constraint = new()
+        for token in model.tokenizer.encode(text, adds_special=False):
             constraint.accept(token)
         mask = constraint.mask()
         allowed = [int(at) for at in mask.nonzero()[0]]
@@ -183,7 +176,7 @@ def test_answer_with_a_schema_is_a_call_or_fits_it(slots: DecoderSlots, form: st
     }
     kinds = set()
     for seed in range(12):
-        text, calls, _ = model.answer(slots, schema, drawn(seed))
+        text, calls = model.answer(slots, schema, drawn(seed))
         check(calls)
         if not calls:
             assert json.loads(text).keys() == {"yes"}
@@ -194,9 +187,5 @@ def test_answer_with_a_schema_is_a_call_or_fits_it(slots: DecoderSlots, form: st
 def test_tool_whose_parameters_are_no_schema_is_told() -> None:
     model = Model("hermes", has_marks=True)
     bad = {"type": "function", "function": {"name": "f", "parameters": {"properties": 5}}}
-    tools = model.tools.read(Asked(messages=({},), tools=(bad,)))
-    assert tools is not None
-    grammar = model.tools.grammar(tools, None)
-    assert grammar is not None
     with pytest.raises(InvalidRequest, match="the tools of the answer cannot be used"):
-        model.grammars.compile(grammar)
+        model.compiled(Asked(messages=({},), tools=(bad,)))
