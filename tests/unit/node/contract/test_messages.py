@@ -8,7 +8,6 @@ from fleet_fakes import device_offer, offer
 
 from capamesh.node.contract.messages import (
     MAX_REASON_CHARS,
-    DeviceOffer,
     Drain,
     Drained,
     Links,
@@ -35,19 +34,11 @@ from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.msgpack_codec import pack
 
+SETTINGS = WorkerSettings(
+    4, 9, 8, 0.5, True, 2**38, 12.5, 99.5, is_dialing=True, is_sandboxed=False
+)
 START = Start(
-    WorkerSettings(
-        threads=4,
-        memory_limit_bytes=2**38,
-        watchdog_s=12.5,
-        poll_s=0.5,
-        is_controllable=True,
-        load_limit_s=99.5,
-        max_in_flight=9,
-        max_streams=8,
-        is_dialing=True,
-        is_sandboxed=False,
-    ),
+    SETTINGS,
     membership_folder="/data",
     models_folder="/models",
     device_index=1,
@@ -97,18 +88,14 @@ def crossed(message: ToWorker | ToAgent) -> Any:
     return unpack(pack(to_wire(message)))
 
 
-@pytest.mark.parametrize("message", TO_WORKER, ids=lambda message: message.TYPE)
-def test_message_of_an_agent_reaches_its_worker_as_it_was(message: ToWorker) -> None:
-    assert worker_message(crossed(message)) == message
-    with pytest.raises(ProtocolViolation, match="to the agent"):
-        agent_message(crossed(message))
-
-
-@pytest.mark.parametrize("message", TO_AGENT, ids=lambda message: message.TYPE)
-def test_message_of_a_worker_reaches_its_agent_as_it_was(message: ToAgent) -> None:
-    assert agent_message(crossed(message)) == message
-    with pytest.raises(ProtocolViolation, match="to the worker"):
-        worker_message(crossed(message))
+@pytest.mark.parametrize("message", [*TO_WORKER, *TO_AGENT], ids=lambda message: message.TYPE)
+def test_message_reaches_the_other_side_as_it_was(message: ToWorker | ToAgent) -> None:
+    taken, refused, side = worker_message, agent_message, "agent"
+    if message in TO_AGENT:
+        taken, refused, side = agent_message, worker_message, "worker"
+    assert taken(crossed(message)) == message
+    with pytest.raises(ProtocolViolation, match=f"to the {side}"):
+        refused(crossed(message))
 
 
 @pytest.mark.parametrize(
@@ -127,11 +114,8 @@ def test_message_that_does_not_fit_is_refused(raw: dict[str, Any]) -> None:
 
 def test_reason_crosses_whatever_an_error_s_text_was() -> None:
     text = "line 1\nline 2 \udcff " + "x" * MAX_REASON_CHARS
-    (back,) = agent_message(crossed(_failed(text))).models
+    failed = device_offer(models=[dataclasses.replace(OFFER, reason=text)])
+    (back,) = agent_message(crossed(failed)).models
     assert len(back.reason) == MAX_REASON_CHARS
     assert back.reason.startswith("line 1")
     assert not set(back.reason) & {"\n", "\udcff"}
-
-
-def _failed(reason: str) -> DeviceOffer:
-    return device_offer(models=[dataclasses.replace(OFFER, reason=reason)])

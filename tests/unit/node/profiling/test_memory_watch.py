@@ -29,12 +29,8 @@ class Memory:
         assert self._is_seen.wait(LIMIT_S)
 
 
-@pytest.fixture
-def memory() -> Memory:
-    return Memory()
-
-
-def test_most_that_is_in_use_meanwhile_is_the_peak(memory: Memory) -> None:
+def test_most_that_is_in_use_meanwhile_is_the_peak() -> None:
+    memory = Memory()
     watch = MemoryWatch(memory)
     with watch:
         memory.at(5_000)
@@ -44,7 +40,7 @@ def test_most_that_is_in_use_meanwhile_is_the_peak(memory: Memory) -> None:
     assert watch.held_bytes() == 0
 
 
-def test_watch_ends_with_what_it_watches_though_that_fails(memory: Memory) -> None:
-    with pytest.raises(ZeroDivisionError), MemoryWatch(memory):
+def test_watch_ends_with_what_it_watches_though_that_fails() -> None:
+    with pytest.raises(ZeroDivisionError), MemoryWatch(Memory()):
         raise ZeroDivisionError
     assert all(thread.name != "memory" for thread in threading.enumerate())

@@ -2,32 +2,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capamesh.node.scheduling.pending_request import PendingRequest, RequestState, Result, unheard
+from capamesh.node.scheduling.pending_request import PendingRequest, RequestState, unheard
 from capamesh.node.scheduling.queue import BULK_SHARE, STALE_ENTRIES, RequestQueue
 from capamesh.node.scheduling.reading_queue import Reading, ReadingQueue
 from capamesh.protocol.errors import Overloaded
 
 
-def nobody(request: PendingRequest, result: Result) -> None:
-    raise AssertionError(f"a queue answers nobody: {request}, {result}")
-
-
 def request(
-    rows: int = 1,
-    *,
-    key: object = None,
-    priority: int = 0,
-    deadline_s: float | None = None,
-    is_bulk: bool = False,
+    rows: int = 1, *, key: object = None, priority: int = 0, **asked: Any
 ) -> PendingRequest:
-    made = PendingRequest(
-        (), (), nobody, arrived_s=0.0, deadline_s=deadline_s, priority=priority, is_bulk=is_bulk
-    )
+    made = PendingRequest((), (), pytest.fail, arrived_s=0.0, priority=priority, **asked)
     made.rows, made.key = rows, key
     return made
 
@@ -35,6 +25,10 @@ def request(
 def put(queue: RequestQueue, requests: Iterable[PendingRequest]) -> None:
     for one in requests:
         queue.put(one)
+
+
+def of_both(count: int) -> list[PendingRequest]:
+    return [request(is_bulk=half) for half in (False, True) for _ in range(count)]
 
 
 def start(requests: Iterable[PendingRequest]) -> None:
@@ -68,7 +62,7 @@ def test_endless_putting_and_dropping_leaves_a_bounded_number_of_stale_entries()
 def test_endless_bulk_gets_a_tenth_of_the_rows_and_online_the_rest() -> None:
     queue = RequestQueue()
     taken = {False: 0, True: 0}
-    put(queue, [request(is_bulk=half) for half in (False, True) for _ in range(20)])
+    put(queue, of_both(20))
     for _ in range(1_000):
         batch = queue.take(10)
         start(batch)
@@ -80,7 +74,7 @@ def test_endless_bulk_gets_a_tenth_of_the_rows_and_online_the_rest() -> None:
 
 def test_bulk_that_may_be_in_no_run_of_online_work_gets_its_tenth_all_the_same() -> None:
     queue = RequestQueue()
-    put(queue, [request(is_bulk=half) for half in (False, True) for _ in range(20)])
+    put(queue, of_both(20))
     taken = [0, 0]
     for _ in range(500):
         batch = queue.take(4, lambda online: 0 if online else 1)
@@ -104,7 +98,7 @@ def test_share_that_online_did_not_use_is_not_owed_to_it_later() -> None:
     for _ in range(100):  # bulk alone, for long
         queue.put(request(is_bulk=True))
         assert queue.take(1)
-    put(queue, [request(is_bulk=half) for half in (False, True) for _ in range(100)])
+    put(queue, of_both(100))
     order = [one.is_bulk for _ in range(100) for one in queue.take(1)]
     assert 9 <= order.count(True) <= 11
 
@@ -133,9 +127,8 @@ def test_queue_loses_doubles_and_reorders_nothing(steps: list[tuple[object, ...]
         match step:
             case ("put", int(rows), str(key), int(priority), deadline, bool(is_bulk)):
                 deadline_s = float(deadline) if isinstance(deadline, int) else None
-                one = request(
-                    rows, key=key, priority=priority, deadline_s=deadline_s, is_bulk=is_bulk
-                )
+                how = {"deadline_s": deadline_s, "is_bulk": is_bulk}
+                one = request(rows, key=key, priority=priority, **how)
                 queue.put(one)
                 waiting.append(one)
             case ("drop", int(index)) if waiting:
@@ -150,12 +143,9 @@ def test_queue_loses_doubles_and_reorders_nothing(steps: list[tuple[object, ...]
                 for half in (False, True):
                     mine = [one for one in batch if one.is_bulk is half]
                     assert mine == sorted(mine, key=urgency)
-                    left = [
-                        one
-                        for one in waiting
-                        if one.is_bulk is half and mine and one.key == mine[0].key
-                    ]
-                    assert all(urgency(one) > urgency(mine[-1]) for one in left)
+                    for one in waiting:
+                        if one.is_bulk is half and mine and one.key == mine[0].key:
+                            assert urgency(one) > urgency(mine[-1])
             case _:
                 pass
         assert len(queue) == len(waiting)
@@ -165,9 +155,8 @@ def test_queue_loses_doubles_and_reorders_nothing(steps: list[tuple[object, ...]
         assert {id(one) for one in queue} == {id(one) for one in waiting}
 
 
-def call(size: int, client: str = "", *, is_bulk: bool = False) -> Reading:
-    request = PendingRequest((), (), unheard, arrived_s=0.0, is_bulk=is_bulk)
-    return Reading(request, b"x" * size, client)
+def call(size: int, client: str = "") -> Reading:
+    return Reading(PendingRequest((), (), unheard, arrived_s=0.0), b"x" * size, client)
 
 
 def all_put(queue: ReadingQueue, *calls: Reading) -> None:
@@ -204,9 +193,8 @@ def test_bytes_of_all_and_of_each_client_are_bounded_until_they_are_read() -> No
     queue = ReadingQueue(most_bytes=106, most_client_bytes=60)
     first, other = call(50, "a"), call(51, "b")
     all_put(queue, first, other)
-    with pytest.raises(
-        Overloaded, match=r"50 bytes of this client's calls .* 11 more .* limit of 60"
-    ):
+    refusal = r"50 bytes of this client's calls .* 11 more .* limit of 60"
+    with pytest.raises(Overloaded, match=refusal):
         queue.put(call(11, "a"))
     with pytest.raises(Overloaded, match=r"101 bytes of calls .* 6 more .* limit of 106"):
         queue.put(call(6, "c"))

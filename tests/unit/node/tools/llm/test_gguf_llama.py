@@ -19,19 +19,12 @@ def read(raw: bytes) -> LlamaWeights:
     return read_llama(parse_gguf(memoryview(raw)))
 
 
-def changed(said: dict[str, Any], variant: Variant = tiny_llama.PLAIN, **tensors: Any) -> bytes:
-    """Return the plain model's file with other metadata, and tensors added, or left out where they are None."""
-    arrays = {
-        name: tiny_llama.turned(name, array) for name, array in tiny_llama.weights(variant).items()
-    }
+def changed(said: dict[str, Any], **tensors: Any) -> bytes:
+    """Return the plain model's file with other metadata, and tensors added."""
+    plain = tiny_llama.weights()
+    arrays = {name: tiny_llama.turned(name, array) for name, array in plain.items()}
     arrays |= {name.replace("__", "."): array for name, array in tensors.items()}
-    kept = {name: array for name, array in arrays.items() if array is not None}
-    metadata = {
-        key: value
-        for key, value in {**tiny_llama.metadata(variant), **said}.items()
-        if value is not None
-    }
-    return gguf_writer.gguf(metadata, kept)
+    return gguf_writer.gguf({**tiny_llama.metadata(), **said}, arrays)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])

@@ -6,12 +6,15 @@ import itertools
 import json
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gguf_writer
 import pytest
 import tiny_llama
+from model_files import write_onnx
 from text_models import encoder
 
 from capamesh.node.repository import scan
@@ -23,14 +26,10 @@ from capamesh.node.tools.llm.report import ImportReport
 from capamesh.protocol.errors import ConfigError, ModelInvalid
 
 
-def clock() -> Callable[[], float]:
-    """Return a clock that is a second further each time."""
+def done(order: ImportOrder, **how: Any) -> tuple[ImportReport, Path]:
+    """Import by a clock that is a second further each time."""
     count = itertools.count()
-    return lambda: float(next(count))
-
-
-def done(order: ImportOrder) -> tuple[ImportReport, Path]:
-    return import_llm(order, clock_s=clock())
+    return import_llm(order, clock_s=lambda: float(next(count)), **how)
 
 
 @pytest.fixture
@@ -58,25 +57,16 @@ def test_gguf_becomes_a_folder_that_a_node_takes(
     source: Path, tmp_path: Path, kind: WeightKind
 ) -> None:
     stages: list[str] = []
-    report, folder = import_llm(
+    report, folder = done(
         ImportOrder(source, tmp_path / "models", kind),
-        clock_s=clock(),
         tell=lambda what, part: stages.append(what) if 0 <= part <= 1 else None,
     )
     assert folder == tmp_path / "models" / f"Tiny-{kind}" / "1"
     (model,) = scan(tmp_path / "models").models
     assert decoder_of(model).chat_template == tiny_llama.TEMPLATE
-    assert sorted(file.name for file in model.files) == [
-        "LICENSE",
-        "chat_template.jinja",
-        "genai_config.json",
-        "generation_config.json",
-        "model.onnx",
-        "model.onnx.data",
-        "special_tokens_map.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ]
+    configs = ("genai_config", "generation_config", "special_tokens_map", "tokenizer_config")
+    others = {"LICENSE", "chat_template.jinja", "model.onnx", "model.onnx.data", "tokenizer.json"}
+    assert {file.name for file in model.files} == others | {f"{name}.json" for name in configs}
     assert "Licence: apache-2.0" in (folder / "LICENSE").read_text()
     assert (report.name, report.version, report.digest) == (model.name, "1", model.digest)
     assert (report.architecture, report.weights) == ("llama", str(kind))
@@ -107,15 +97,7 @@ def test_earlier_import_is_replaced_only_where_asked(source: Path, tmp_path: Pat
     first, _ = done(order)
     with pytest.raises(ConfigError, match="replace it with --force"):
         done(order)
-    again = ImportOrder(
-        source,
-        tmp_path / "models",
-        WeightKind.Q4,
-        name="a",
-        is_compared=False,
-        may_replace=True,
-    )
-    second, folder = done(again)
+    second, folder = done(replace(order, weights=WeightKind.Q4, may_replace=True))
     assert first.digest != second.digest == scan(tmp_path / "models").models[0].digest
     assert json.loads((folder.parent / "report.json").read_text())["weights"] == "q4"
 
@@ -164,10 +146,7 @@ def test_source_may_be_called_anything(tmp_path: Path) -> None:
     ("breaking", "error"),
     [
         (lambda folder: (folder / "tokenizer.json").unlink(), "'tokenizer.json' is not in"),
-        (
-            lambda folder: (folder / "decoder.onnx").write_bytes(encoder().SerializeToString()),
-            "no operator GroupQueryAttention",
-        ),
+        (lambda folder: write_onnx(folder / "decoder.onnx", encoder()), "no operator GroupQuery"),
         (lambda folder: changed(folder, vocab_size=500), "512 tokens, and the model logits of 500"),
         (lambda folder: changed(folder, context_length=20), "a context of 20 tokens; at least 34"),
         (lambda folder: changed(folder, decoder={"head_size": 8}), "the decoder does not run"),
@@ -199,22 +178,17 @@ def hugging_face(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("kind", "precision", "provider"),
-    [
-        (WeightKind.Q4, "int4", "cpu"),
-        (WeightKind.Q8, "int8", "cpu"),
-        (WeightKind.FP16, "fp16", "cuda"),
-        (WeightKind.FP32, "fp32", "cpu"),
-    ],
-)
+PRECISIONS = {
+    WeightKind.Q4: ("int4", "cpu"),
+    WeightKind.Q8: ("int8", "cpu"),
+    WeightKind.FP16: ("fp16", "cuda"),
+    WeightKind.FP32: ("fp32", "cpu"),
+}
+
+
+@pytest.mark.parametrize("kind", PRECISIONS)
 def test_folder_of_hugging_face_goes_through_the_builder(
-    hugging_face: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: WeightKind,
-    precision: str,
-    provider: str,
+    hugging_face: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: WeightKind
 ) -> None:
     asked: list[Sequence[str]] = []
 
@@ -225,25 +199,17 @@ def test_folder_of_hugging_face_goes_through_the_builder(
         (out / ".cache").mkdir()
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(genai_builder, "build", builder_with(run))
+    build = partial(genai_builder.build, run=run, is_installed=lambda _: True)
+    monkeypatch.setattr(genai_builder, "build", build)
     report, folder = done(ImportOrder(hugging_face, tmp_path / "models", kind))
     (command,) = asked
     assert list(command[1:5]) == ["-m", "onnxruntime_genai.models.builder", "-i", str(hugging_face)]
-    assert command[command.index("-p") + 1] == precision
-    assert command[command.index("-e") + 1] == provider
+    said = tuple(command[command.index(option) + 1] for option in ("-p", "-e"))
+    assert said == PRECISIONS[kind]
     assert command[-2:] == ["--extra_options", "prune_lm_head=true"]
     assert (report.name, report.weights) == (f"tiny-hf-{kind}", str(kind))
     assert (folder / "LICENSE.txt").read_text() == "Apache-2.0"
     assert not (folder / ".cache").exists()
-
-
-def builder_with(
-    run: Callable[[Sequence[str]], subprocess.CompletedProcess[str]],
-) -> Callable[[Path, Path, WeightKind | None], None]:
-    build = genai_builder.build
-    return lambda source, folder, kind: build(
-        source, folder, kind, run=run, is_installed=lambda _: True
-    )
 
 
 def test_builder_is_given_no_weights_that_may_run_code(hugging_face: Path, tmp_path: Path) -> None:
