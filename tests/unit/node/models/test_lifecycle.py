@@ -429,9 +429,10 @@ async def test_load_that_never_ends_bears_the_blame_alone(rig: Rig, tmp_path: Pa
     rig.has(bad)
     rig.start(load_limit_s=0.001)
     await rig.until(lambda: rig.stuck)
-    assert rig.stuck == [
-        "loading bad/1 has taken more than the 0.001 s that this node allows (--load-limit)"
-    ]
+    (why,) = rig.stuck
+    assert (
+        why == "loading bad/1 has taken more than the 0.001 s that this node allows (--load-limit)"
+    )
     gate.set()
     await rig.ready("bad/1")  # too late: its worker is about to end
     assert page.marked() == [Marked("bad", "1", Phase.LOADING, bad.digest)]
@@ -585,8 +586,7 @@ async def test_one_version_or_all_can_be_asked_for_and_those_that_fail_are_named
     await rig.serve(*(source_of("m", str(number)) for number in (1, 2, 3)), poll_s=0)
     assert await rig.unload("m", "2") == "done"
     assert rig.states(READY) == ["m/1", "m/3"]
-    assert await rig.load("m", "2") == "done"
-    assert await rig.unload("m") == "done"
+    assert (await rig.load("m", "2"), await rig.unload("m")) == ("done", "done")
     assert rig.states(READY) == []
     rig.device.errors["m/1"] = BROKEN
     assert await rig.load("m") == (
@@ -604,10 +604,8 @@ async def test_change_that_cannot_be_made_says_why(rig: Rig) -> None:
     for outcome in (await rig.load("x", "3"), await rig.unload("x", "3")):
         assert outcome == "model_unavailable: model 'x' version '3' is not in this node's folder"
     assert await rig.load("bad") == "model_unavailable: an operator is unknown"
-    assert await rig.load("odd") == (
-        "model_unavailable: model 'odd' version 'any' is not in this node's folder: capamesh.toml is"
-        " not TOML"
-    )
+    refusal = "model 'odd' version 'any' is not in this node's folder: capamesh.toml is not TOML"
+    assert await rig.load("odd") == f"model_unavailable: {refusal}"
     rig.found = ConfigError("the model folder cannot be read")
     assert await rig.load("bad") == "config_error: the model folder cannot be read"
     rig.has(source_of("bad"))
@@ -663,9 +661,8 @@ async def test_more_changes_than_may_wait_are_refused(rig: Rig) -> None:
     await asyncio.sleep(0)
     with pytest.raises(Overloaded, match="64 changes of models wait already"):
         await rig.unload("x")
-    assert {outcome.partition(":")[0] for outcome in await asyncio.gather(*asked)} == {
-        "model_unavailable"
-    }
+    codes = {outcome.partition(":")[0] for outcome in await asyncio.gather(*asked)}
+    assert codes == {"model_unavailable"}
 
 
 # held back
@@ -715,11 +712,8 @@ async def test_longest_unused_model_gives_way_to_one_that_is_asked_for(rig: Rig)
     unused(rig, a=300, b=500, c=400)
     rig.has(a, b, c, d)
     await rig.logged("model_has_no_room")
-    assert rig.state("d") == (
-        UNLOADED,
-        "it needs about 44 bytes of memory and 10 are free: another model gives way to it when a request"
-        " comes for it",
-    )
+    why = "it needs about 44 bytes of memory and 10 are free: another model gives way to it when a request"
+    assert rig.state("d") == (UNLOADED, f"{why} comes for it")
     assert rig.states(READY) == ["a/1", "b/1", "c/1"]
     seen: list[list[str]] = []
     rig.device.during_load = lambda _: seen.append(rig.reported[-1])
@@ -786,10 +780,10 @@ async def test_model_used_of_late_does_not_give_way_and_the_refusal_says_when_it
     now_s = time.monotonic()
     stop_room_clock(monkeypatch, now_s)
     unused(rig, load_s=load_s, now_s=now_s, a=may_s - 3.9)
-    assert await rig.want("b") == (
-        "overloaded: it needs about 66 bytes of memory and 40 are free, and others that could give way to it"
-        " are in use; in 4 s they may not be"
+    why = (
+        "overloaded: it needs about 66 bytes of memory and 40 are free, and others that could give"
     )
+    assert await rig.want("b") == f"{why} way to it are in use; in 4 s they may not be"
     assert rig.states(READY) == ["a/1"]
     assert rig.state("b")[0] is UNLOADED
     unused(rig, load_s=load_s, now_s=now_s, a=may_s + 0.1)
@@ -817,10 +811,8 @@ async def test_models_do_not_give_way_where_all_of_them_would_not_be_enough(rig:
     await rig.logged("model_has_no_room")
     assert rig.state("huge")[0] is FAILED
     reported = len(rig.reported)
-    assert await rig.load("huge") == (
-        "model_unavailable: it needs about 104 bytes of memory and 60 are free: unload a model, or allow"
-        " more (--memory-limit)"
-    )
+    why = "it needs about 104 bytes of memory and 60 are free: unload a model, or allow more"
+    assert await rig.load("huge") == f"model_unavailable: {why} (--memory-limit)"
     assert rig.states(READY) == ["a/1", "b/1"]
     assert len(rig.reported) == reported + 1  # it is told of when it is asked for alone
     assert rig.log.events.count("model_has_no_room") == 2

@@ -182,12 +182,9 @@ def test_model_whose_rows_are_their_own_is_batched(shop: Shop) -> None:
     plan = prepared.plan
     assert (plan.is_batching, plan.max_rows, plan.shared) == (True, 0, frozenset())
     assert plan.batch_rows == MAX_BATCH_ROWS  # by this clock, more rows take no longer
-    assert prepared.notes == ()
-    assert prepared.measured.is_batching
-    assert together(prepared, [tensor("x", [[1, 2]])], [tensor("x", [[3, 4], [5, 6]])]) == [
-        [[[2, 4]]],
-        [[[6, 8], [10, 12]]],
-    ]
+    assert (prepared.notes, prepared.measured.is_batching) == ((), True)
+    asked = [tensor("x", [[1, 2]])], [tensor("x", [[3, 4], [5, 6]])]
+    assert together(prepared, *asked) == [[[[2, 4]]], [[[6, 8], [10, 12]]]]
 
 
 @pytest.mark.parametrize(
@@ -229,19 +226,12 @@ def test_model_whose_tensors_have_no_axis_of_rows_runs_requests_alone(
 
 
 def test_scalar_is_shared_by_a_batch(shop: Shop) -> None:
-    scaled: Build = (
-        [f32("x", "N", 2), value("scale", P.FLOAT, [])],
-        [f32("y", "N", 2)],
-        [node("Mul", ["x", "scale"], ["y"])],
-    )
-    prepared = shop.prepare(scaled)
+    inputs = [f32("x", "N", 2), f32("scale")]
+    prepared = shop.prepare((inputs, [f32("y", "N", 2)], [node("Mul", ["x", "scale"], ["y"])]))
     assert prepared.plan.is_batching
     assert prepared.plan.shared == {"scale"}
-    three = tensor("scale", 3)
-    assert together(prepared, [tensor("x", [[1, 2]]), three], [tensor("x", [[3, 4]]), three]) == [
-        [[[3, 6]]],
-        [[[9, 12]]],
-    ]
+    asked = [[tensor("x", row), tensor("scale", 3)] for row in ([[1, 2]], [[3, 4]])]
+    assert together(prepared, *asked) == [[[[3, 6]]], [[[9, 12]]]]
 
 
 def test_operator_s_limit_of_rows_is_kept(shop: Shop) -> None:
@@ -253,14 +243,12 @@ def test_operator_s_limit_of_rows_is_kept(shop: Shop) -> None:
 def test_model_without_a_measurement_is_batched_only_if_told(tmp_path: Path) -> None:
     prepared = Shop(tmp_path / "a").prepare(ONLY_SEVEN)
     assert prepared.measured.profile is None
-    assert not prepared.plan.is_batching
-    assert not prepared.is_predictable
+    assert (prepared.plan.is_batching, prepared.is_predictable) == (False, False)
     (note,) = prepared.notes
     assert note.startswith("it was not measured, because it does not run on generated inputs: ")
     assert note.endswith("; batching stays off (batching.enabled = true turns it on)")
     reported = Shop(tmp_path / "b").prepare(ONLY_SEVEN, "[batching]\nenabled = true")
-    assert reported.plan.is_batching
-    assert reported.plan.batch_rows == 1
+    assert (reported.plan.is_batching, reported.plan.batch_rows) == (True, 1)
     x = tensor("x", [[1, 2, 3, 4, 5, 6, 7]])
     assert together(reported, [x], [x])[1] == [[[1, 2, 3, 4, 5, 6, 7]]]
     (note,) = reported.notes
@@ -288,13 +276,6 @@ def test_requests_of_different_lengths_are_padded_masked_and_cut_back(shop: Shop
 
 
 LOOP = '[loop]\nfeedback = {h = "h_next"}\nmax_steps = 3\n'
-
-
-def test_model_in_a_loop_has_all_its_tensors_from_callers_and_batches(shop: Shop) -> None:
-    plan = shop.prepare(CELL, LOOP).plan
-    assert [spec.name for spec in plan.public_inputs] == ["x", "h"]
-    assert [spec.name for spec in plan.public_outputs] == ["y", "h_next"]
-    assert (plan.looped, plan.is_batching, plan.is_sequential) == (("h_next",), True, False)
 
 
 # warm-up
@@ -671,11 +652,9 @@ def test_second_start_measures_only_what_is_another(bench: Bench, tmp_path: Path
     assert model.rows == [1]  # its first run is slow: not for a caller
     assert (second.plan, second.measured) == (first.plan, first.measured)
     assert is_measured(digest="2")
-    assert is_measured(up_to(4))
-    assert is_measured(Rules(warm_up=(WarmUp(),)))
-    assert not is_measured(Rules(is_pinned=True))
-    assert is_measured(Rules(instances=3))
-    assert not is_measured(Rules(instances=1))
+    others = (up_to(4), Rules(warm_up=(WarmUp(),)), Rules(instances=3))
+    alike = (Rules(is_pinned=True), Rules(instances=1))
+    assert [is_measured(rules) for rules in (*others, *alike)] == [True] * 3 + [False] * 2
     bench.circumstances = {"device": "cpu", "threads": "2"}
     assert is_measured()
     bench.runtime = "fake 2"

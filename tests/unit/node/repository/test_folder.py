@@ -236,30 +236,6 @@ def test_files_of_one_warm_up_are_no_larger_than_a_request_may_be(root: Path) ->
     )
 
 
-STATEFUL = """
-sequence_batching {
-  state {
-    input_name: "IN" output_name: "OUT" data_type: TYPE_INT32 dims: [ 1 ]
-    initial_state: { data_type: TYPE_INT32 dims: [ 1 ] data_file: "start" name: "i" }
-  }
-}
-"""
-
-
-def test_file_that_a_state_begins_with_is_part_of_each_version(root: Path) -> None:
-    start = b"\1\0\0\0"
-    files = {"m/config.pbtxt": STATEFUL, "m/initial_state/start": start}
-    put(root, "m/1/model.onnx", files=files)
-    (source,) = scan(root).models
-    assert [file.name for file in source.files] == ["initial_state/start", "model.onnx"]
-    assert source.content.read("initial_state/start") == start
-    put(root, files={"m/initial_state/start": b"\2\0\0\0"})
-    assert scan(root).models[0].digest != source.digest
-    put(root, files={"m/1/initial_state/start": start})
-    reason = "'initial_state/start' is in the version's folder and beside it; remove one"
-    assert only_reason(scan(root)) == reason
-
-
 def test_config_pbtxt_may_call_the_model_s_file_otherwise(root: Path) -> None:
     file, whole = "sub/folder/net.bin", onnx_bytes(location="w.bin")
     config = f"default_model_filename: '{file}' version_policy {{ all {{}} }}"

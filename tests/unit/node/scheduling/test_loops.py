@@ -11,7 +11,6 @@ from engine_desk import Desk
 
 from capamesh.node.repository.rules import LoopRules, Rules
 from capamesh.node.scheduling import Batch, PendingRequest
-from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.protocol.errors import CapameshError, DeadlineExceeded, RunFailed
 from capamesh.protocol.tensors import Tensor
 
@@ -89,25 +88,6 @@ def test_steps_of_several_requests_share_batches_and_new_ones_join() -> None:
     desk.run_all()
     assert desk.ran == [[0, 10], [1, 11, 20], [2, 12, 21], [22]]
     assert [desk.last_of(one) for one in (first, second, third)] == [3, 13, 23]
-
-
-def test_reader_that_takes_no_more_stops_its_own_request_alone() -> None:
-    desk = LoopDesk(4)
-    slow, quick = desk.start(0), desk.start(10)
-    desk.holding.add(slow)
-    desk.run_all()
-    assert (desk.parts_of(slow), desk.last_of(quick)) == ([1], 14)
-    assert slow.state is RequestState.WAITING
-    assert (desk.batcher.in_flight, desk.batcher.queued) == (1, 0)
-    assert desk.batcher._requests.rows == 0  # others have the device
-    desk.batcher.resume(slow)
-    assert (desk.batcher.queued, desk.batcher._requests.rows) == (1, 1)
-    desk.batcher.resume(slow)  # it is not held twice
-    assert len(desk.batcher._requests.queue) == 1
-    desk.holding.clear()
-    desk.run_all()
-    assert (desk.parts_of(slow), desk.last_of(slow)) == ([1, 2, 3], 4)
-    assert desk.batcher.is_idle
 
 
 @pytest.mark.parametrize("is_held", [False, True])

@@ -13,7 +13,6 @@ from typing_extensions import override
 from worker_fakes import FakeModel
 
 from capamesh.node.profiling.synthetic_inputs import generated_shape, synthetic_inputs
-from capamesh.node.runtime.api import StopSwitch
 from capamesh.node.tools.optimise.trial import (
     GENERATED_ROWS,
     comparison_trials,
@@ -35,12 +34,7 @@ class OpenModel(FakeModel):
         self._least = least_open_dim
 
     @override
-    def run(
-        self,
-        inputs: Sequence[Tensor],
-        outputs: Sequence[str] = (),
-        stop: StopSwitch | None = None,
-    ) -> list[Tensor]:
+    def run(self, inputs: Sequence[Tensor], *_: object) -> list[Tensor]:
         self.shapes.append(inputs[0].shape)
         if min(inputs[0].shape[1:], default=self._least) < self._least:
             raise RunFailed(f"{inputs[0].shape} is too small")
@@ -80,9 +74,8 @@ def test_open_dimensions_get_the_smallest_size_that_runs() -> None:
 
 def test_model_that_runs_on_no_generated_inputs_asks_for_real_ones() -> None:
     model = OpenModel(TensorSpec("x", Datatype.FP32, (-1, -1)), least_open_dim=1000)
-    with pytest.raises(
-        ModelInvalid, match=r"1, 8, 16, 64, 224 .* \(1, 224\) is too small.*--inputs"
-    ):
+    refusal = r"1, 8, 16, 64, 224 .* \(1, 224\) is too small.*--inputs"
+    with pytest.raises(ModelInvalid, match=refusal):
         trial_inputs(model, None)
     fixed = OpenModel(X, least_open_dim=1000)
     with pytest.raises(ModelInvalid, match=r"no generated inputs: \(1, 3\) is too small"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -53,17 +54,17 @@ def test_rows_are_doubled_until_three_doublings_bring_nothing_or_the_limit_is_me
     ) == [1, 2, 4, 8, 16, 32]
 
 
+@dataclass
 class FakeRuns:
     """A model whose runs move a clock."""
 
-    def __init__(self, seconds_of: Callable[[int], float]) -> None:
-        self.now_s = 0.0
-        self.calls: list[int] = []
-        self._seconds_of = seconds_of
+    seconds_of: Callable[[int], float]
+    now_s: float = 0.0
+    calls: list[int] = field(default_factory=list)
 
     def run(self, rows: int) -> None:
         self.calls.append(rows)
-        self.now_s += self._seconds_of(rows)
+        self.now_s += self.seconds_of(rows)
 
     def clock_s(self) -> float:
         return self.now_s
@@ -72,12 +73,10 @@ class FakeRuns:
 def test_each_size_is_run_several_times_and_the_first_run_does_not_count() -> None:
     runs = FakeRuns(lambda rows: 9.0 if len(runs.calls) == 1 else float(rows))
     sizes: list[int] = []
-    timing = time_rows(
-        runs.run, max_rows=2, budget_s=100.0, clock_s=runs.clock_s, on_size=sizes.append
-    )
+    how = {"max_rows": 2, "budget_s": 100.0, "on_size": sizes.append}
+    timing = time_rows(runs.run, clock_s=runs.clock_s, **how)
     assert timing.profile.points == (ProfilePoint(1, 1.0), ProfilePoint(2, 2.0))
-    assert timing.stopped == ""
-    assert sizes == [1, 2]
+    assert (timing.stopped, sizes) == ("", [1, 2])
     assert runs.calls == [1] * (1 + MIN_RUNS) + [2] * (1 + 5)  # a tenth of 100 s, 2 s each
 
 
