@@ -1,20 +1,100 @@
+"""What is measured of models, and kept."""
+
 from __future__ import annotations
 
 import errno
 import json
 import os
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from worker_fakes import LIMIT_S
 
 from capamesh.node.profiling import cache_upkeep, profile_cache
 from capamesh.node.profiling.cache_upkeep import MAX_PROFILES, PROFILES, UNUSED_S, clean
+from capamesh.node.profiling.memory_watch import MemoryWatch
+from capamesh.node.profiling.output_watch import OutputWatch
 from capamesh.node.profiling.profile_cache import MAX_FILE_BYTES, Measured, ProfileCache
+from capamesh.node.runtime.api import LoadedModel
 from capamesh.node.scheduling.run_need import RunNeed
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
+
+
+class Memory:
+    """Of a device; tells when a level was seen."""
+
+    def __init__(self) -> None:
+        self.used = 1_000
+        self._level = 0
+        self._is_seen = threading.Event()
+
+    def __call__(self) -> int:
+        used = self.used
+        if used == self._level:
+            self._is_seen.set()
+        return used
+
+    def at(self, level: int) -> None:
+        """Be at `level` until that is seen; blocks."""
+        self._is_seen.clear()
+        self.used = self._level = level
+        assert self._is_seen.wait(LIMIT_S)
+
+
+def test_most_that_is_in_use_meanwhile_is_the_peak() -> None:
+    memory = Memory()
+    watch = MemoryWatch(memory)
+    with watch:
+        memory.at(5_000)
+        memory.at(3_000)
+    assert (watch.held_bytes(), watch.peak_bytes()) == (2_000, 4_000)
+    memory.used = 900  # others gave back more than was taken
+    assert watch.held_bytes() == 0
+
+
+def test_watch_ends_with_what_it_watches_though_that_fails() -> None:
+    with pytest.raises(ZeroDivisionError), MemoryWatch(Memory()):
+        raise ZeroDivisionError
+    assert all(thread.name != "memory" for thread in threading.enumerate())
+
+
+class Model:
+    """Gives what it was made with, one after the other."""
+
+    provider = "fake"
+
+    def __init__(self, *shapes: tuple[int, ...]) -> None:
+        self.shapes = list(shapes)
+
+    def run(self, *_: object) -> list[Tensor]:
+        return [Tensor.from_numpy("y", np.zeros(self.shapes.pop(0), np.float32))]
+
+
+@pytest.mark.parametrize(
+    ("declared", "seen", "reported"),
+    [
+        ((1, 2), [(4, 2)], (-1, 2)),
+        ((-1, 128), [(1, 64), (2, 64)], (-1, -1)),
+        ((2,), [(2, 3)], ()),
+        ((), [(2, 3)], ()),
+    ],
+)
+def test_declaration_is_widened_by_what_was_seen(
+    declared: tuple[int, ...], seen: list[tuple[int, ...]], reported: tuple[int, ...]
+) -> None:
+    watch = OutputWatch(cast("LoadedModel", Model(*seen)))
+    for _ in seen:
+        watch.run(())
+    specs = (TensorSpec("y", Datatype.FP32, declared), TensorSpec("z", Datatype.FP32, (7,)))
+    assert [spec.shape for spec in watch.widened(specs)] == [reported, (7,)]
+    assert watch.provider == "fake"
+
 
 KEY = {"digest": "sha256-chunks:00", "device": "cpu"}
 PROFILE = ServiceProfile((ProfilePoint(1, 0.001), ProfilePoint(2, 0.0015)))
