@@ -1,4 +1,4 @@
-"""The page in which a worker marks what it executes."""
+"""The page in which a worker marks what it executes, and threads that give way."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capamesh.node.devices.idle_thread import be_nice, give_way
 from capamesh.node.devices.in_flight_journal import NO_SLOT, InFlightJournal
 from capamesh.node.devices.in_flight_page import (
     MAX_NAME_BYTES,
@@ -228,3 +230,34 @@ def test_large_tensors_are_reported_apart_by_their_length_and_by_what_is_spread_
 def test_large_tensors_of_small_whole_numbers_are_reported_apart() -> None:
     rows = [np.full((1, 8192), value) for value in range(1, 8)]
     assert len({request_digest([x(row)]) for row in rows}) == len(rows)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such threads")
+def test_thread_gives_way_and_no_other_does() -> None:
+    kinds: list[int] = []
+
+    def work() -> None:
+        assert give_way()
+        kinds.append(os.sched_getscheduler(threading.get_native_id()))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert kinds == [os.SCHED_IDLE]
+    assert os.sched_getscheduler(threading.get_native_id()) == os.SCHED_OTHER
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+def test_nice_thread_leaves_the_priority_of_all_others() -> None:
+    def nice(by: int) -> int:
+        be_nice(by)
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(nice, 7).result() == min(before + 7, 19)
+        assert pool.submit(nice, 0).result() == min(before + 7, 19)  # nobody may go back
+        # it is less than those have who began as low
+        assert pool.submit(nice, 5).result() == min(before + 12, 19)
+        assert pool.submit(nice, 19).result() == 19
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
