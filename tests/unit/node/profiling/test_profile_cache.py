@@ -184,7 +184,6 @@ def test_junk_is_no_measurement(tmp_path_factory: pytest.TempPathFactory, junk: 
         {"is_batching": 1},
         {"profile": {"points": []}},
         {"profile": {"points": [{"rows": 1, "seconds": -1.0}]}},
-        {"profile": {"points": [{"rows": True, "seconds": 1.0}]}},
         {"profile": {"points": [{"rows": rows, "seconds": 1} for rows in range(1, 66)]}},
         {"stream_profile": {"points": [{"rows": 1}]}},
         {"need": {**NEED, "elements": 0}},

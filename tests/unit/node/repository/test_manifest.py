@@ -31,8 +31,8 @@ FILE = "models/digits/capamesh.toml"
 
 
 def test_every_key_is_read() -> None:
-    raw = b"""
-description = "Handwritten digits \xc3\xa9"
+    raw = """
+description = "Handwritten digits é"
 providers = ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
 allow_cpu_fallback = true
 max_queue = 7
@@ -41,69 +41,36 @@ pinned = true
 idempotent = false
 deterministic = false
 versions = {specific = [3, 1]}
-
-[batching]
-enabled = true
-max_rows = 64
-max_delay_us = 500
-
-[[batching.ragged]]
-input = "ids"
-axis = 2
-pad = 256
-buckets = [16, 64]
-mask = "mask"
-outputs = ["hidden", "scores"]
-
-[[batching.ragged]]
-input = "types"
-
-[sequence]
-idle_s = 2
-max_bytes = 4096
-
-[[sequence.state]]
-input = "h"
-output = "h_next"
-axis = 1
-shape = [2, 1, 128]
-
-[[warm_up]]
-shapes = {ids = [4, 64], flag = []}
-count = 3
-
-[[warm_up]]
-files = {ids = "typical.npy"}
-
-[[warm_up]]
+batching = {enabled = true, max_rows = 64, max_delay_us = 500, ragged = [
+    {input = "ids", axis = 2, pad = 256, buckets = [16, 64], mask = "mask", outputs = ["hidden", "scores"]},
+    {input = "types"},
+]}
+sequence = {idle_s = 2, max_bytes = 4096, state = [
+    {input = "h", output = "h_next", axis = 1, shape = [2, 1, 128]},
+]}
+warm_up = [{shapes = {ids = [4, 64], flag = []}, count = 3}, {files = {ids = "typical.npy"}}, {}]
 """
-    assert parse_manifest(raw, FILE) == Manifest(
+    ids = RaggedInput("ids", 2, 256.0, (16, 64), "mask", ("hidden", "scores"))
+    rules = Rules(
+        batching=BatchingRules(True, 64, 500, (ids, RaggedInput("types"))),
+        sequence=SequenceRules((StateTensor("h", "h_next", 1, (2, 1, 128)),), 2.0, 4096),
+        warm_up=(
+            WarmUp((("ids", (4, 64)), ("flag", ())), count=3),
+            WarmUp(files=(("ids", "typical.npy"),)),
+            WarmUp(),
+        ),
+        versions=VersionPolicy(VersionChoice.SPECIFIC, versions=(1, 3)),
+        instances=2,
+        is_pinned=True,
+        is_idempotent=False,
+        is_deterministic=False,
+    )
+    assert parse_manifest(raw.encode(), FILE) == Manifest(
         description="Handwritten digits é",
         providers=("TensorrtExecutionProvider", "CUDAExecutionProvider"),
         allow_cpu_fallback=True,
         max_queue=7,
-        rules=Rules(
-            batching=BatchingRules(
-                is_enabled=True,
-                max_rows=64,
-                max_delay_us=500,
-                ragged=(
-                    RaggedInput("ids", 2, 256.0, (16, 64), "mask", ("hidden", "scores")),
-                    RaggedInput("types"),
-                ),
-            ),
-            sequence=SequenceRules((StateTensor("h", "h_next", 1, (2, 1, 128)),), 2.0, 4096),
-            warm_up=(
-                WarmUp((("ids", (4, 64)), ("flag", ())), count=3),
-                WarmUp(files=(("ids", "typical.npy"),)),
-                WarmUp(),
-            ),
-            versions=VersionPolicy(VersionChoice.SPECIFIC, versions=(1, 3)),
-            instances=2,
-            is_pinned=True,
-            is_idempotent=False,
-            is_deterministic=False,
-        ),
+        rules=rules,
     )
 
 

@@ -159,16 +159,6 @@ async def make() -> AsyncIterator[Make]:
 both_ways = pytest.mark.parametrize("profile", [HERE, THREADS], ids=["here", "in threads"])
 
 
-@both_ways
-async def test_requests_of_one_turn_run_together(make: Make, profile: ServiceProfile) -> None:
-    rig = make(profile=profile)
-    rig.submit_all(1, 2, 3)
-    assert rig.model.ran == []
-    await rig.idle()
-    assert rig.model.ran == [[1, 2, 3]]
-    rig.doubled(1, 2, 3)
-
-
 @pytest.mark.parametrize(("more_s", "is_here"), [(0.0, True), (1e-9, False)])
 async def test_predicted_time_decides_where_a_run_goes(
     make: Make, more_s: float, is_here: bool

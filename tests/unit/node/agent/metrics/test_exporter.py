@@ -108,9 +108,8 @@ FIGURES = ModelFigures(
     in_flight=7,
     limit=64,
 )
-LOOP = LoopFigures(
-    delay_s=Histogram({0.1: 7, math.inf: 1}, 0.75), busy_s=Histogram({0.1: 8, math.inf: 0}, 0.5)
-)
+DELAY = Histogram({0.1: 7, math.inf: 1}, 0.75)
+LOOP = LoopFigures(delay_s=DELAY, busy_s=Histogram({0.1: 8, math.inf: 0}, 0.5))
 UP = WorkerSample(
     0,
     is_up=True,

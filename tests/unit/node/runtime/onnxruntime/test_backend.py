@@ -136,24 +136,6 @@ def test_tensor_may_lie_at_an_odd_address(two_inputs: LoadedModel) -> None:
     assert values(total) == {"sum": [[2.0, 4.0], [6.0, 8.0]]}
 
 
-def test_bfloat16_mixes_with_other_types_on_both_sides(load: Load) -> None:
-    model = load(
-        [
-            node("Cast", ["f"], ["y"], to=P.BFLOAT16),
-            node("Cast", ["x"], ["g"], to=P.FLOAT),
-            node("Cast", ["f"], ["t"], to=P.STRING),
-        ],
-        [value("x", P.BFLOAT16, ["N"]), f32("f", "N")],
-        [value("y", P.BFLOAT16, ["N"]), f32("g", "N"), value("t", P.STRING, ["N"])],
-    )
-    x = Tensor.from_numpy("x", np.array([1.5, -2.0], np.float32), Datatype.BF16)
-    inputs = [x, fp32("f", [3.0, 0.5])]
-    model.validate(inputs)
-    t, y, g = model.run(inputs, ["t", "y", "g"])
-    assert bytes(y.data) == struct.pack("<HH", 0x4040, 0x3F00)
-    assert values([g, t]) == {"g": [1.5, -2.0], "t": [b"3", b"0.5"]}
-
-
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
