@@ -57,7 +57,7 @@ def test_announcement_that_differs_only_in_its_sequence_is_no_news() -> None:
         (ModelState.UNLOADED, ModelState.UNLOADING, "unloading"),
     ],
 )
-def test_model_on_two_devices_is_shown_in_its_more_useful_state(
+def test_model_on_two_devices_is_shown_at_its_best(
     first: ModelState, second: ModelState, shown: str
 ) -> None:
     for states in ((first, second), (second, first)):

@@ -89,7 +89,7 @@ def test_every_gpu_of_the_driver_is_a_device_and_they_share_the_cores(root: Path
         ("-1", [""]),
     ],
 )
-def test_cuda_visible_devices_is_read_as_cuda_reads_it(
+def test_cuda_visible_devices_is_obeyed(
     root: Path, visible: str | None, expected: list[str]
 ) -> None:
     devices = read_devices(GpuReader(driver(H100, L4)), visible_gpus=visible, root=root)

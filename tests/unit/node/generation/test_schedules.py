@@ -75,7 +75,7 @@ def test_answers_of_random_schedules_are_those_of_requests_alone() -> None:
 @pytest.mark.full
 @pytest.mark.seeds
 @pytest.mark.parametrize("lookup_tokens", [1, 4, 15])
-def test_guessed_answers_of_schedules_are_exact(lookup_tokens: int) -> None:
+def test_guesses_of_schedules_are_exact(lookup_tokens: int) -> None:
     runs = [schedule(seed, lookup_tokens, habit=9.0) for seed in range(100)]
     assert sum(each.gave_way for each in runs) > 20
     assert sum(each.replayed for each in runs) > 20

@@ -970,9 +970,7 @@ async def test_model_that_found_no_memory_is_away_until_more(rig: Rig, error: Ex
     await rig.ready("bad/1", "m/1")  # nobody had to ask
 
 
-async def test_run_without_memory_is_repeated_without_the_reserve(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_run_without_memory_is_repeated_with_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shortage, "PAUSE_S", 0.0)
     monkeypatch.setattr(shortage, "AGAIN_S", 3600.0)  # it is not taken again while a test looks
     reserve = Reserve(NullLog())

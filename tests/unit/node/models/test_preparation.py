@@ -345,7 +345,7 @@ WINDOW = "[window]\nsamples = 2\ninput = "
         (DOUBLE, 'task = "text-embedding"', "text.ids: input 'input_ids'"),
     ],
 )
-def test_rules_that_do_not_fit_the_model_are_refused_and_it_is_let_go(
+def test_rules_that_do_not_fit_the_model_are_refused(
     shop: Shop, build: Build, toml: str, why: str
 ) -> None:
     assert shop.refusal(build, toml).startswith(why)
@@ -390,9 +390,7 @@ def test_texts_of_several_requests_share_a_run_and_become_a_vector_each(shop: Sh
     assert [len(answer) for answer in answers] == [1, 2]
 
 
-def test_model_without_its_tasks_package_is_tensors(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_model_without_its_package_is_tensors(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     prepared = text_model(shop)
     assert prepared.task is None

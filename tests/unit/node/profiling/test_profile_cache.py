@@ -213,9 +213,7 @@ def test_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     assert cache.get(KEY) is None
 
 
-def test_full_disk_keeps_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = ProfileCache(tmp_path)
     cache.put(KEY, MEASURED)
 
@@ -265,9 +263,7 @@ def test_entries_unused_for_long_are_removed_and_all_else_stays(tmp_path: Path) 
     assert clean(tmp_path, NOW_S) == 0
 
 
-def test_entries_unused_for_longest_go_when_there_are_too_many(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_oldest_of_too_many_entries_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_upkeep, "MAX_ENGINES", 2)
     batchers = [put_engine(tmp_path, f"sha256-{n}", unused_s=n) for n in (3, 1, 4, 2)]
     for n in range(MAX_PROFILES + 2):

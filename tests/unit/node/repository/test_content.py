@@ -124,7 +124,7 @@ def in_secret(attack: Callable[[Path], None], path: Path) -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_file_that_is_changed_before_or_while_it_is_loaded_is_refused(
+def test_file_that_changes_until_it_is_loaded_is_refused(
     folder: Path, attack: Callable[[Path], None]
 ) -> None:
     content = in_folder(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -152,9 +153,8 @@ def test_steps_that_do_not_fit_are_refused(steps: Sequence[PipelineStep], compla
         "table": Model(specs("t", 4), specs("u")),
         "wider": Model(specs("t", 5), specs("u")),
     }
-    with pytest.raises(ModelInvalid) as caught:
+    with pytest.raises(ModelInvalid, match=f"^{re.escape(complaint)}"):
         pipeline(*steps, **models)
-    assert caught.value.message.startswith(complaint)
 
 
 def test_pipeline_may_contain_another_but_none_that_contains_it() -> None:
@@ -259,9 +259,8 @@ BATCHED = DeclaredIo(has_batch_axis=True, reshaped_inputs=(Reshape("x", (-1, 6),
     ],
 )
 def test_reshape_that_the_model_has_not_is_refused(declared: DeclaredIo, reason: str) -> None:
-    with pytest.raises(ModelInvalid) as caught:
+    with pytest.raises(ModelInvalid, match=f"^{re.escape(reason)}"):
         reshaped(Echo((1, 2, 3), (1, 2, 3)), declared)
-    assert caught.value.message.startswith(reason)
 
 
 def test_output_of_another_shape_than_declared_fails_the_run() -> None:

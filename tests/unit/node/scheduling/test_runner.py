@@ -160,9 +160,7 @@ both_ways = pytest.mark.parametrize("profile", [HERE, THREADS], ids=["here", "in
 
 
 @pytest.mark.parametrize(("more_s", "is_here"), [(0.0, True), (1e-9, False)])
-async def test_predicted_time_decides_where_a_run_goes(
-    make: Make, more_s: float, is_here: bool
-) -> None:
+async def test_predicted_time_says_where_it_runs(make: Make, more_s: float, is_here: bool) -> None:
     profile = ServiceProfile((ProfilePoint(1, 1e-6), ProfilePoint(2, SHORT_S + more_s)))
     rig = make(profile=profile)
     await rig.run(1, 2)
@@ -199,7 +197,7 @@ async def test_many_requests_run_on_one_thread_each_and_a_lone_one_on_all(make: 
     rig.doubled(1, 2, 3, 4, 5, 6, 7)
 
 
-async def test_bulk_requests_run_in_threads_that_give_way(
+async def test_bulk_runs_in_threads_that_give_way(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gave_way: list[int] = []
@@ -365,9 +363,7 @@ async def test_run_is_marked_while_it_goes_on(
 # which request is to blame
 
 
-async def test_requests_of_a_suspected_model_run_and_are_marked_one_by_one(
-    make: Make, tmp_path: Path
-) -> None:
+async def test_requests_of_a_suspected_model_run_one_by_one(make: Make, tmp_path: Path) -> None:
     digests = [request_digest([fp32("x", [name, 0.0])]).hex() for name in (0.0, 1.0, 2.0)]
     verdict = Verdict("m", "1", "", "", suspects=(digests[1],), alone_s=60.0)
     suspicion = Suspicion(verdict, now_s=100.0)
@@ -385,7 +381,7 @@ async def test_requests_of_a_suspected_model_run_and_are_marked_one_by_one(
 
 
 @both_ways
-async def test_run_with_bulk_requests_is_marked_as_one(
+async def test_bulk_run_is_marked_as_one(
     make: Make, profile: ServiceProfile, tmp_path: Path
 ) -> None:
     rig = make(profile=profile, page=tmp_path / "page")

@@ -235,9 +235,7 @@ def given(plan: BatchPlan, mark: SequenceMark) -> dict[str, Any]:
         (SequenceMark(2**64 - 1, is_start=False, is_end=True), -7, 1.5),
     ],
 )
-def test_each_control_says_where_in_its_sequence_a_request_is(
-    mark: SequenceMark, start: int, end: float
-) -> None:
+def test_each_control_says_where_a_request_is(mark: SequenceMark, start: int, end: float) -> None:
     told = {"start": [[start]], "end": [[end]], "ready": [[True]], "id": [[mark.id]]}
     assert given(controlled(*CONTROLS), mark) == told
 
@@ -260,7 +258,7 @@ def test_controls_are_no_inputs_of_callers() -> None:
         (Datatype.INT32, 2**31, "is 2147483648: this model takes INT32, a number"),
     ],
 )
-def test_id_is_given_in_the_model_s_own_type(
+def test_id_is_of_the_model_s_type(
     datatype: Datatype, key: int | str, expected: int | bytes | str
 ) -> None:
     plan = controlled(ControlTensor("id", ControlKind.ID, datatype))

@@ -458,9 +458,7 @@ async def test_recheck_ends_the_links_of_those_who_are_no_members_any_more(rig: 
         (Role.NODE, 0, "role"),
     ],
 )
-async def test_members_that_are_no_routers_may_not_ask(
-    rig: Rig, role: Role, place: int, refusal: str
-) -> None:
+async def test_only_routers_may_ask(rig: Rig, role: Role, place: int, refusal: str) -> None:
     token = OWNER.invite(role, expires_at=NOW + dt.timedelta(days=1), bootstrap=(), now=NOW)
     member = Membership.join(Identity.generate(), token, NOW)
     hello = Hello(member.network_id, member.chain, "test", 1, 1)

@@ -148,7 +148,7 @@ async def test_large_outputs_become_an_answer_in_a_thread(rig: Rig) -> None:
         (ValueError("a bug"), RunFailed),
     ],
 )
-async def test_inputs_that_cannot_be_made_end_in_an_error(
+async def test_inputs_that_fail_are_told(
     rig: Rig, raised: Exception, told: type[CapameshError]
 ) -> None:
     rig.task.error = raised

@@ -72,7 +72,7 @@ def test_requests_of_a_replaced_model_are_counted_with_the_new_one() -> None:
         ({INF: 4}, 0.5, 0.0),
     ],
 )
-def test_quantile_lies_within_its_bucket(
+def test_quantile_is_in_its_bucket(
     counts: dict[float, int], part: float, value: float | None
 ) -> None:
     assert Histogram(counts, 0.0).quantile(part) == pytest.approx(value)

@@ -134,7 +134,7 @@ def test_field_becomes_a_rule(text: str, expected: dict[str, object]) -> None:
         ("[{ kind: KIND_GPU }, { kind: KIND_CPU }]", 1, ()),
     ],
 )
-def test_instance_groups_become_a_count_and_providers(
+def test_groups_become_a_count_and_providers(
     groups: str, count: int, providers: tuple[str, ...]
 ) -> None:
     manifest = parsed(f"instance_group {groups}").manifest

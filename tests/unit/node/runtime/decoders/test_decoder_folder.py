@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +180,8 @@ def test_positions_that_the_decoder_counts_itself_are_not_given() -> None:
     ],
 )
 def test_decoder_with_unknown_inputs_is_refused(inputs: tuple[str, ...], problem: str) -> None:
-    with pytest.raises(ModelInvalid) as caught:
+    with pytest.raises(ModelInvalid, match=re.escape(problem)):
         parsed().run_with(inputs)
-    assert problem in caught.value.message
 
 
 BOTH = {"attention_mask": "m", "seqlens_k": "s", "total_sequence_length": "t"}
@@ -213,9 +213,8 @@ BOTH = {"attention_mask": "m", "seqlens_k": "s", "total_sequence_length": "t"}
     ],
 )
 def test_file_that_does_not_fit_is_refused(changes: dict[str, Any], problem: str) -> None:
-    with pytest.raises(ModelInvalid) as caught:
+    with pytest.raises(ModelInvalid, match=re.escape(problem)):
         parsed(**changes)
-    assert problem in caught.value.message
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])

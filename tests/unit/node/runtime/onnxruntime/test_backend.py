@@ -248,9 +248,7 @@ def sequence(name: str) -> onnx.ValueInfoProto:
     ],
     ids=["sequence", "four bits", "text beside bfloat16", "no tensor comes out", "operator"],
 )
-def test_model_that_cannot_be_served_is_refused_at_load(
-    load: Load, graph: tuple[Any, ...], reason: str
-) -> None:
+def test_odd_model_is_refused_at_load(load: Load, graph: tuple[Any, ...], reason: str) -> None:
     with pytest.raises(ModelInvalid, match=re.escape(reason)):
         load(*graph)
 
@@ -266,9 +264,7 @@ def test_output_that_is_no_tensor_is_left_out_with_a_note(load: Load) -> None:
         loaded.validate([fp32("x", [2.0])], ["all"])
 
 
-def test_classifier_of_skl2onnx_is_served_by_its_label_and_the_way_to_the_rest_is_told(
-    tmp_path: Path,
-) -> None:
+def test_classifier_of_skl2onnx_is_served_by_its_label_and_says_what_to_do(tmp_path: Path) -> None:
     rows = np.float32([[0, 1], [1, 0], [2, 3], [3, 2]])
     fitted = LogisticRegression().fit(rows, [0, 1, 0, 1])
     path = write_onnx(tmp_path / "model.onnx", to_onnx(fitted, rows[:1]))
@@ -575,7 +571,7 @@ def rows_of(*rows: Sequence[bytes]) -> list[Tensor]:
 
 
 @raw_texts
-def test_any_bytes_go_in_and_come_out_as_they_were(
+def test_any_bytes_come_out_as_they_were(
     texts: ModelSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = OnnxBackend().load(texts)

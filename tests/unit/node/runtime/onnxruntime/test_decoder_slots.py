@@ -88,9 +88,7 @@ def test_scores_are_those_of_a_plain_llama(folders: dict[str, DecoderFolder], ki
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "mask", "positions"])
-def test_runs_of_all_lengths_give_the_same_bits(
-    folders: dict[str, DecoderFolder], kind: str
-) -> None:
+def test_runs_of_all_lengths_give_equal_bits(folders: dict[str, DecoderFolder], kind: str) -> None:
     slots = slots_of(folders[kind])
     for at in range(0, 90, 6):
         slots.extend(0, LONG[at : at + 6], wants_logits=False)
@@ -116,9 +114,7 @@ def test_scores_behind_each_token_are_exact(folders: dict[str, DecoderFolder], k
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "mask", "positions"])
-def test_slots_of_a_device_hold_the_hosts_bits(
-    folders: dict[str, DecoderFolder], kind: str
-) -> None:
+def test_slots_of_a_device_hold_equal_bits(folders: dict[str, DecoderFolder], kind: str) -> None:
     here, there = slots_of(folders[kind]), slots_of(folders[kind], device=APART)
     assert there.token_bytes == here.token_bytes
     for slot, count in ((0, 24), (1, 7), (3, 90)):
@@ -168,9 +164,7 @@ def test_slot_takes_no_more_tokens_than_it_has_room_for(folders: dict[str, Decod
     assert slots.used(0) == 24
 
 
-def test_file_that_cannot_be_loaded_is_the_models_fault(
-    folders: dict[str, DecoderFolder], tmp_path: Path
-) -> None:
+def test_bad_file_is_the_models_fault(folders: dict[str, DecoderFolder], tmp_path: Path) -> None:
     bad = tmp_path / "model.onnx"
     bad.write_bytes(b"nothing")
     with pytest.raises(ModelInvalid, match="cannot load it"):
@@ -243,9 +237,7 @@ def test_answers_of_random_schedules_are_those_of_requests_alone(
 @pytest.mark.full
 @pytest.mark.seeds
 @pytest.mark.parametrize("kind", ["q8", "w8a8", "fp32", "mask"])
-def test_guessed_answers_of_schedules_are_exact(
-    folders: dict[str, DecoderFolder], kind: str
-) -> None:
+def test_guesses_of_schedules_are_exact(folders: dict[str, DecoderFolder], kind: str) -> None:
     slots, alone = slots_of(folders[kind]), slots_of(folders[kind], 1)
     runs = [schedule(slots, alone, seed, 1 + seed % 15) for seed in range(50)]
     assert sum(each.accepted for each in runs) > 50

@@ -93,9 +93,7 @@ def test_each_task_is_made() -> None:
         ("", (TensorSpec("text", Datatype.BYTES, (-1,)),), (HIDDEN,), "is asked for by an input"),
     ],
 )
-def test_manifest_of_texts_that_does_not_fit(
-    more: str, inputs: Any, outputs: Any, said: str
-) -> None:
+def test_rules_of_texts_that_do_not_fit(more: str, inputs: Any, outputs: Any, said: str) -> None:
     with pytest.raises(ModelInvalid, match=said):
         embedding(more, inputs, outputs)
 
@@ -224,9 +222,7 @@ def test_text_is_cut_with_its_last_token_or_refused() -> None:
         (texts("b" * 401), TooLarge, "text 0 has 401 bytes; this model takes 100 characters"),
     ],
 )
-def test_row_that_is_no_text_or_too_long_is_refused(
-    given: Tensor, error: type[CapameshError], said: str
-) -> None:
+def test_bad_row_is_refused(given: Tensor, error: type[CapameshError], said: str) -> None:
     with pytest.raises(error, match=said):
         made(task(max_chars=100, is_truncated=False), given)
 
@@ -270,9 +266,7 @@ def test_rows_are_bounded() -> None:
         (("hidden", "embedding"), ("hidden",)),
     ],
 )
-def test_model_gives_what_the_answer_needs(
-    wanted: tuple[str, ...], of_model: tuple[str, ...]
-) -> None:
+def test_model_gives_what_is_needed(wanted: tuple[str, ...], of_model: tuple[str, ...]) -> None:
     assert task().request((texts("a"),), wanted).outputs == of_model
 
 

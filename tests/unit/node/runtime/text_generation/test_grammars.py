@@ -275,9 +275,7 @@ def check(calls: list[tuple[str, Any]]) -> None:
 
 @pytest.mark.parametrize("has_marks", [True, False])
 @pytest.mark.parametrize("form", [each.name for each in FORMATS])
-def test_answer_that_must_call_does_so_in_the_models_form(
-    slots: DecoderSlots, form: str, *, has_marks: bool
-) -> None:
+def test_answer_that_must_call_does_so(slots: DecoderSlots, form: str, *, has_marks: bool) -> None:
     model = Model(form, has_marks=has_marks)
     for seed in range(3):
         asked = {"tool_choice": "required", "parallel_tool_calls": False}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import pytest
@@ -69,12 +70,9 @@ def test_parameters_that_are_left_out_are_the_models_own() -> None:
         (raw(repetition_penalty=0), InvalidRequest, "repetition_penalty is 0"),
     ],
 )
-def test_bad_values_are_told_with_limits(
-    given: bytes, kind: type[CapameshError], words: str
-) -> None:
-    with pytest.raises(kind) as caught:
+def test_bad_values_are_refused(given: bytes, kind: type[CapameshError], words: str) -> None:
+    with pytest.raises(kind, match=re.escape(words)):
         sampling_of(asked := read_asked(given), GREEDY, asked.seed or 0)
-    assert words in caught.value.message
 
 
 @pytest.fixture(scope="module")
@@ -149,12 +147,9 @@ def test_prompt_over_the_context_is_told_with_both_numbers(model: TextModel) -> 
         ({"prompt": []}, "no tokens"),
     ],
 )
-def test_text_that_cannot_be_made_is_told(
-    model: TextModel, fields: dict[str, Any], words: str
-) -> None:
-    with pytest.raises(InvalidRequest) as caught:
+def test_impossible_text_is_told(model: TextModel, fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(words)):
         read(model, **fields)
-    assert words in caught.value.message
 
 
 def test_tools_bind_the_answer_and_are_read_in_each_choice(caller: TextModel) -> None:

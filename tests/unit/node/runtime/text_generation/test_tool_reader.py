@@ -59,9 +59,7 @@ def test_choice_says_which_tools_may_and_must_be_called() -> None:
         ([tool(f"f{n}") for n in range(MAX_TOOLS + 1)], "auto", "129 tools; there may be 128"),
     ],
 )
-def test_tools_that_cannot_be_called_are_told(
-    tools: list[dict[str, Any]], choice: Any, says: str
-) -> None:
+def test_impossible_tools_are_told(tools: list[dict[str, Any]], choice: Any, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
         read_tools(tools, choice, is_parallel=True)
 
@@ -162,9 +160,7 @@ def test_reader_parts_calls_from_text_however_they_are_cut(
 
 
 @pytest.mark.parametrize("answer", [(form, answer) for form, answer, _, _ in CASES])
-def test_pieces_given_out_depend_on_the_text_so_far_alone(
-    answer: tuple[ToolFormat, str],
-) -> None:
+def test_pieces_depend_on_the_text_so_far_alone(answer: tuple[ToolFormat, str]) -> None:
     form, text = answer
     for end in range(len(text) + 1):
         assert read(form, [text[:end]], ends=False) == read(form, list(text[:end]), ends=False)

@@ -53,9 +53,7 @@ def left(models: Path) -> list[str]:
 
 @pytest.mark.seeds
 @pytest.mark.parametrize("kind", list(WeightKind))
-def test_gguf_becomes_a_folder_that_a_node_takes(
-    source: Path, tmp_path: Path, kind: WeightKind
-) -> None:
+def test_gguf_becomes_a_node_s_folder(source: Path, tmp_path: Path, kind: WeightKind) -> None:
     stages: list[str] = []
     report, folder = done(
         ImportOrder(source, tmp_path / "models", kind),
@@ -111,7 +109,7 @@ def test_earlier_import_is_replaced_only_where_asked(source: Path, tmp_path: Pat
         (lambda raw: raw.replace(b"<|unused1|>", b"<|unused0|>"), "has 1 tokens twice"),
     ],
 )
-def test_broken_source_leaves_nothing(
+def test_broken_source_is_no_model(
     source: Path, tmp_path: Path, change: Callable[[bytes], bytes], error: str
 ) -> None:
     source.write_bytes(change(tiny_llama.gguf(gguf_writer.F32)))

@@ -63,9 +63,7 @@ def test_probabilities_are_judged_by_their_side_of_a_half() -> None:
         (np.array(["a", "b", "", "c"], object), np.array(["a", "b", "", "d"], object)),
     ],
 )
-def test_outputs_that_are_no_floats_must_be_equal(
-    before: npt.NDArray[Any], after: npt.NDArray[Any]
-) -> None:
+def test_other_outputs_must_be_equal(before: npt.NDArray[Any], after: npt.NDArray[Any]) -> None:
     assert agreement((before, after)) == OutputAgreement("y", Measure.EQUAL, 3 / 4, 4, 0.0, 0.0)
 
 
@@ -227,9 +225,7 @@ def test_supplied_rows_are_read_by_the_inputs_names(tmp_path: Path) -> None:
         ({"x": np.ones((2, 3), np.complex64), "k": np.array([1, 2])}, "complex64"),
     ],
 )
-def test_supplied_rows_that_do_not_fit_are_refused(
-    tmp_path: Path, arrays: dict[str, np.ndarray], message: str
-) -> None:
+def test_odd_rows_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
     np.savez(tmp_path / "rows.npz", **arrays)
     with pytest.raises(ConfigError, match=message):
         trial_inputs(OpenModel(X, K), tmp_path / "rows.npz")

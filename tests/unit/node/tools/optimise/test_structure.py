@@ -43,7 +43,7 @@ def found(path: Path) -> list[str]:
     return models + [f"!{refused.name}/{refused.version}" for refused in scan.refused]
 
 
-def test_path_is_a_file_a_version_a_model_or_a_folder_of_models(
+def test_path_is_a_file_a_version_or_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, ten = identity(tmp_path / "a/1/model.onnx"), identity(tmp_path / "a/10/model.onnx")
@@ -124,9 +124,7 @@ def test_structure_counts_subgraphs_constants_and_coefficients(tmp_path: Path) -
         (4, "no: the first dimension of input x is always 4"),
     ],
 )
-def test_model_batches_when_its_first_dimensions_are_open(
-    tmp_path: Path, dim: int | str | None, batching: str
-) -> None:
+def test_model_with_open_rows_batches(tmp_path: Path, dim: int | str | None, batching: str) -> None:
     assert read_structure(identity(tmp_path / "m.onnx", dim)).batching == batching
 
 
@@ -243,7 +241,5 @@ def test_small_datatypes_are_full_of_usual_numbers(datatype: int, expected: rang
     ],
     ids=["computed with", "a table made at run time", "also", "empty", "one-hot", "with an offset"],
 )
-def test_unknown_range_is_left_out(
-    nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto]
-) -> None:
+def test_unknown_is_left_out(nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto]) -> None:
     assert ranges(nodes, weights) == {}
