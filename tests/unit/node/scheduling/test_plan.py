@@ -10,19 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capamesh.node.repository.rules import RaggedInput, StateTensor
-from capamesh.node.scheduling import BatchPlan, PendingRequest, Result
+from capamesh.node.scheduling import BatchPlan, PendingRequest
 from capamesh.protocol.errors import InvalidRequest, RunFailed, TooLarge
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec, checked, join_elements
 
 F32 = Datatype.FP32
 
 
-def nobody(request: PendingRequest, result: Result) -> None:
-    raise AssertionError(f"a plan answers nobody: {request}, {result}")
-
-
 def request(*inputs: Tensor, outputs: tuple[str, ...] = ()) -> PendingRequest:
-    return PendingRequest(inputs, outputs, nobody, arrived_s=0.0)
+    return PendingRequest(inputs, outputs, pytest.fail, arrived_s=0.0)
 
 
 def tensor(name: str, values: Any, dtype: Any = np.float32) -> Tensor:

@@ -27,6 +27,7 @@ from capamesh.node.runtime.onnxruntime.decoder_slots import (
 from capamesh.node.runtime.onnxruntime.slot_memory import HostMemory
 from capamesh.protocol.errors import ModelInvalid, RunFailed
 
+Folders = dict[str, DecoderFolder]
 KINDS = ("fp32", "fp16", "q8", "w8a8", "q4")
 APART = DecoderDevice(is_apart=True)
 """The CPU as a device whose memory numpy does not reach."""
@@ -35,7 +36,7 @@ LONG = [(17 + 31 * at) % tiny_llama.VOCABULARY for at in range(90)]
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DecoderFolder]:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """The tiny decoder by what it is made of and told by."""
     base = tmp_path_factory.mktemp("decoders")
     made = {kind: tiny_llama.write_decoder_folder(base / kind, kind) for kind in KINDS}
@@ -60,7 +61,7 @@ def fill(slots: DecoderSlots, slot: int, tokens: list[int]) -> np.ndarray:
 
 @pytest.mark.parametrize(("device", "cache"), [(THE_CPU, "_array"), (APART, "_copying")])
 def test_slots_that_are_closed_hold_neither_model_nor_cache(
-    folders: dict[str, DecoderFolder], device: DecoderDevice, cache: str
+    folders: Folders, device: DecoderDevice, cache: str
 ) -> None:
     slots = slots_of(folders["fp16"], device=device)
     fill(slots, 0, TOKENS)
@@ -76,7 +77,7 @@ def test_slots_that_are_closed_hold_neither_model_nor_cache(
 
 
 @pytest.mark.parametrize("kind", ["fp32", "positions"])
-def test_scores_are_those_of_a_plain_llama(folders: dict[str, DecoderFolder], kind: str) -> None:
+def test_scores_are_those_of_a_plain_llama(folders: Folders, kind: str) -> None:
     expected = tiny_llama.logits(tiny_llama.weights(), TOKENS)
     slots = slots_of(folders[kind])
     np.testing.assert_allclose(fill(slots, 1, TOKENS[:20]), expected[19], rtol=1e-3, atol=1e-3)
@@ -88,7 +89,7 @@ def test_scores_are_those_of_a_plain_llama(folders: dict[str, DecoderFolder], ki
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "mask", "positions"])
-def test_runs_of_all_lengths_give_equal_bits(folders: dict[str, DecoderFolder], kind: str) -> None:
+def test_runs_of_all_lengths_give_equal_bits(folders: Folders, kind: str) -> None:
     slots = slots_of(folders[kind])
     for at in range(0, 90, 6):
         slots.extend(0, LONG[at : at + 6], wants_logits=False)
@@ -100,7 +101,7 @@ def test_runs_of_all_lengths_give_equal_bits(folders: dict[str, DecoderFolder], 
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "mask", "positions"])
-def test_scores_behind_each_token_are_exact(folders: dict[str, DecoderFolder], kind: str) -> None:
+def test_scores_behind_each_token_are_exact(folders: Folders, kind: str) -> None:
     slots = slots_of(folders[kind])
     assert slots.scores_each
     slots.extend(1, TOKENS[:8], wants_logits=False)
@@ -114,7 +115,7 @@ def test_scores_behind_each_token_are_exact(folders: dict[str, DecoderFolder], k
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "mask", "positions"])
-def test_slots_of_a_device_hold_equal_bits(folders: dict[str, DecoderFolder], kind: str) -> None:
+def test_slots_of_a_device_hold_equal_bits(folders: Folders, kind: str) -> None:
     here, there = slots_of(folders[kind]), slots_of(folders[kind], device=APART)
     assert there.token_bytes == here.token_bytes
     for slot, count in ((0, 24), (1, 7), (3, 90)):
@@ -136,7 +137,7 @@ def test_slots_of_a_device_hold_equal_bits(folders: dict[str, DecoderFolder], ki
         assert there.save(slot, 0, count).tobytes() == here.save(slot, 0, count).tobytes()
 
 
-def test_device_is_told_of_what_goes_wrong_there(folders: dict[str, DecoderFolder]) -> None:
+def test_device_is_told_of_what_goes_wrong_there(folders: Folders) -> None:
     told: list[Exception] = []
     device = dataclasses.replace(APART, on_error=told.append)
     slots = slots_of(folders["fp32"], device=device)
@@ -154,7 +155,7 @@ def test_device_is_told_of_what_goes_wrong_there(folders: dict[str, DecoderFolde
     assert len(told) == 2
 
 
-def test_slot_takes_no_more_tokens_than_it_has_room_for(folders: dict[str, DecoderFolder]) -> None:
+def test_slot_takes_no_more_tokens_than_it_has_room_for(folders: Folders) -> None:
     slots = slots_of(folders["fp32"], length=24)
     fill(slots, 0, TOKENS)
     with pytest.raises(RunFailed, match="room for 24"):
@@ -164,7 +165,7 @@ def test_slot_takes_no_more_tokens_than_it_has_room_for(folders: dict[str, Decod
     assert slots.used(0) == 24
 
 
-def test_bad_file_is_the_models_fault(folders: dict[str, DecoderFolder], tmp_path: Path) -> None:
+def test_bad_file_is_the_models_fault(folders: Folders, tmp_path: Path) -> None:
     bad = tmp_path / "model.onnx"
     bad.write_bytes(b"nothing")
     with pytest.raises(ModelInvalid, match="cannot load it"):
@@ -226,7 +227,7 @@ def schedule(slots: DecoderSlots, alone: DecoderSlots, seed: int, lookup_tokens:
     ],
 )
 def test_answers_of_random_schedules_are_those_of_requests_alone(
-    folders: dict[str, DecoderFolder], kind: str, schedules: int, device: DecoderDevice
+    folders: Folders, kind: str, schedules: int, device: DecoderDevice
 ) -> None:
     slots, alone = slots_of(folders[kind], device=device), slots_of(folders[kind], 1)
     runs = [schedule(slots, alone, seed) for seed in range(schedules)]
@@ -237,14 +238,14 @@ def test_answers_of_random_schedules_are_those_of_requests_alone(
 @pytest.mark.full
 @pytest.mark.seeds
 @pytest.mark.parametrize("kind", ["q8", "w8a8", "fp32", "mask"])
-def test_guesses_of_schedules_are_exact(folders: dict[str, DecoderFolder], kind: str) -> None:
+def test_guesses_of_schedules_are_exact(folders: Folders, kind: str) -> None:
     slots, alone = slots_of(folders[kind]), slots_of(folders[kind], 1)
     runs = [schedule(slots, alone, seed, 1 + seed % 15) for seed in range(50)]
     assert sum(each.accepted for each in runs) > 50
 
 
 @pytest.mark.slow
-def test_answers_of_ten_thousand_schedules_are_exact(folders: dict[str, DecoderFolder]) -> None:
+def test_answers_of_ten_thousand_schedules_are_exact(folders: Folders) -> None:
     slots, alone = slots_of(folders["q8"]), slots_of(folders["q8"], 1)
     for seed in range(10_000):
         schedule(slots, alone, seed)

@@ -31,6 +31,7 @@ from capamesh.protocol.tensors import Tensor
 
 P = onnx.TensorProto
 MIB = 2**20
+Session = onnxruntime.InferenceSession
 value = helper.make_tensor_value_info
 node = helper.make_node
 
@@ -264,9 +265,7 @@ def test_model_on_a_bound_device_answers_alike_and_says_what_is_wrong(twice: Onn
         twice.run([fp32([1])])
 
 
-def session(
-    nodes: list[onnx.NodeProto], *outputs: onnx.ValueInfoProto
-) -> onnxruntime.InferenceSession:
+def session(nodes: list[onnx.NodeProto], *outputs: onnx.ValueInfoProto) -> Session:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
@@ -275,7 +274,7 @@ def session(
 
 
 @pytest.fixture
-def sums() -> onnxruntime.InferenceSession:
+def sums() -> Session:
     """`twice = x + x`, `square = x * x`."""
     nodes = [node("Add", ["x", "x"], ["twice"]), node("Mul", ["x", "x"], ["square"])]
     return session(nodes, f32("twice", "N", 2), f32("square", "N", 2))
@@ -288,7 +287,7 @@ def feed(values: Any) -> Mapping[str, Any]:
 class Spy:
     """Passes a session's calls on, and counts its runs."""
 
-    def __init__(self, inner: onnxruntime.InferenceSession) -> None:
+    def __init__(self, inner: Session) -> None:
         self.inner = inner
         self.io_binding = inner.io_binding
         self.runs = self.plain_runs = 0
@@ -302,7 +301,7 @@ class Spy:
         return self.inner.run(*asked)
 
 
-def test_runs_of_several_shapes_are_the_sessions(sums: onnxruntime.InferenceSession) -> None:
+def test_runs_of_several_shapes_are_the_sessions(sums: Session) -> None:
     bound = BoundRuns(sums, "cpu", 0)
     rng = np.random.default_rng(5)
     for count in (1, 3, 3, 0, 3, 64, 1, 1):
@@ -323,7 +322,7 @@ def test_output_of_a_shape_by_values_is_never_reused() -> None:
     assert counts == [((2, 1), 1, 0), ((2, 2), 2, 1), ((2, 0), 3, 1), ((2, 1), 4, 1)]
 
 
-def test_run_after_a_failed_one_is_right(sums: onnxruntime.InferenceSession) -> None:
+def test_run_after_a_failed_one_is_right(sums: Session) -> None:
     bound = BoundRuns(sums, "cpu", 0)
     for _ in range(2):
         with pytest.raises(InvalidArgument, match="Got invalid dimensions"):
@@ -331,7 +330,7 @@ def test_run_after_a_failed_one_is_right(sums: onnxruntime.InferenceSession) -> 
         assert bound.run(feed([[1, 2]]), ["twice"])[0].tolist() == [[2, 4]]
 
 
-def test_stopped_run_is_not_run_again(sums: onnxruntime.InferenceSession) -> None:
+def test_stopped_run_is_not_run_again(sums: Session) -> None:
     spy = Spy(sums)
     bound = BoundRuns(spy, "cpu", 0)
     bound.run(feed([[1, 2]]), ["twice"])
