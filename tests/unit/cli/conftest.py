@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ class Cli:
     def __call__(self, line: str, *words: object, status: int = 0) -> Said:
         """Run the words of `line` and those behind it as they are, which ends with `status`."""
         self._capsys.readouterr()
-        ended = run([*line.split(), *map(str, words)])
+        ended = run([*shlex.split(line), *map(str, words)])
         said = Said(*self._capsys.readouterr())
         assert ended == status, said
         return said

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PEER = "12D3KooWNorcHZHZSYheRM7kF1KVrQkqNEvpm7DhDokG9RWbgrEY"
 
 
-def test_headers_are_those_of_the_variable_and_of_the_options_which_count(
+def test_headers_key_and_certificate_are_those_of_the_options_which_count_or_of_the_variables(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv(HEADERS_VARIABLE, raising=False)
@@ -36,27 +36,19 @@ def test_headers_are_those_of_the_variable_and_of_the_options_which_count(
     found = access(["authorization:Bearer z"], Path("ca.pem"))
     headers = {"X-Team": "b:c", "authorization": "Bearer z"}
     assert found == {"headers": headers, "ca": Path("ca.pem")}
-
-
-@pytest.mark.parametrize("text", ["s3cret", ": s3cret", "", "  "])
-def test_text_that_is_no_header_is_a_usage_error_without_it(text: str) -> None:
-    with pytest.raises(typer.BadParameter) as caught:
-        access([text], None)
-    said = "a header is 'NAME: VALUE', for example 'Authorization: Bearer KEY'"
-    assert caught.value.message == said
-
-
-def test_key_and_certificate_are_those_of_the_options_or_the_variable(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
     monkeypatch.setenv("CAPAMESH_KEY", " cm_of_variable \n")
-    assert access(None, None)["key"] == "cm_of_variable"
-    assert access(None, None, "cm_of_option")["key"] == "cm_of_option"
+    keys = [access(None, None, *key)["key"] for key in ((), ("cm_of_option",))]
+    assert keys == ["cm_of_variable", "cm_of_option"]
     own, key = Path("own.pem"), Path("own.key")
     assert access(None, None, cert=own)["cert"] == own
     assert access(None, None, cert=own, cert_key=key)["cert"] == (own, key)
     with pytest.raises(typer.BadParameter, match="give --cert, too"):
         access(None, None, cert_key=key)
+    for text in ("s3cret", ": s3cret", "", "  "):
+        with pytest.raises(typer.BadParameter) as caught:
+            access([text], None)
+        said = "a header is 'NAME: VALUE', for example 'Authorization: Bearer KEY'"
+        assert caught.value.message == said
 
 
 @pytest.mark.parametrize(

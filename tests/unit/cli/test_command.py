@@ -125,11 +125,18 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return kept
 
 
-def file_with(folder: Path, text: str) -> Path:
-    file = folder / "file"
-    file.write_text(text)
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    file = tmp_path / "file"
+    file.write_text("s" * 32)
     file.chmod(0o600)
     return file
+
+
+def line_and_fields(options: dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """Return the words of all options, and the settings that they are for."""
+    fields = {name: value for each in options.values() for name, value in each.items()}
+    return " ".join(options), fields
 
 
 def assert_all_differ(given: Any, default: Any) -> None:
@@ -155,119 +162,106 @@ def test_defaults_are_the_settings_own_and_variables_set_options(
     assert settings.worker.is_dialing
 
 
-def test_every_node_setting_has_an_option(started: list[Any], cli: Cli, tmp_path: Path) -> None:
-    token_file = file_with(tmp_path, "t")
-    cli(
-        f"{NODE} --token-file {token_file} --bootstrap /a --bootstrap /b --host 0.0.0.0 --port 5000 "
-        "--mesh-port 4001 --advertise me --mdns --name gpu-1 --region eu --price 1.5 --threads 2 --max-in-flight 9 --max-streams 8 "
-        "--drain 3s --dial-only --poll 0 --control --memory-limit 2GiB --watchdog 1.5m --load-limit 70 --metrics [::1]:9100 "
-        "--no-sandbox"
+def test_every_node_setting_has_an_option(started: list[Any], cli: Cli, secret: Path) -> None:
+    line, fields = line_and_fields(
+        {
+            f"--token-file {secret}": {"token": "s" * 32, "token_file": secret},
+            "--bootstrap /a --bootstrap /b": {"bootstrap": ("/a", "/b")},
+            "--host 0.0.0.0 --port 5000": {"host": "0.0.0.0", "port": 5000},  # noqa: S104 - nothing listens
+            "--mesh-port 4001": {"mesh_port": 4001},
+            "--advertise me": {"advertised_host": "me"},
+            "--mdns": {"use_mdns": True},
+            "--name gpu-1": {"name": "gpu-1"},
+            "--region eu": {"region": "eu"},
+            "--price 1.5": {"price_per_million": 1.5},
+            "--drain 3s": {"drain_s": 3.0},
+            "--metrics [::1]:9100": {"metrics_host": "::1", "metrics_port": 9100},
+        }
     )
-    given = NodeSettings(
-        data_folder=Path("d"),
-        models_folder=Path("m"),
-        token="t",  # noqa: S106 - no secret
-        token_file=token_file,
-        bootstrap=("/a", "/b"),
-        host="0.0.0.0",  # noqa: S104 - nothing listens here
-        port=5000,
-        mesh_port=4001,
-        advertised_host="me",
-        use_mdns=True,
-        name="gpu-1",
-        region="eu",
-        price_per_million=1.5,
-        drain_s=3.0,
-        worker=WorkerSettings(
-            threads=2,
-            max_in_flight=9,
-            max_streams=8,
-            is_dialing=True,
-            poll_s=0.0,
-            is_controllable=True,
-            memory_limit_bytes=2 * 2**30,
-            watchdog_s=90.0,
-            load_limit_s=70.0,
-            is_sandboxed=False,
-        ),
-        metrics_host="::1",
-        metrics_port=9100,
+    worker_line, worker = line_and_fields(
+        {
+            "--threads 2": {"threads": 2},
+            "--max-in-flight 9": {"max_in_flight": 9},
+            "--max-streams 8": {"max_streams": 8},
+            "--dial-only": {"is_dialing": True},
+            "--poll 0": {"poll_s": 0.0},
+            "--control": {"is_controllable": True},
+            "--memory-limit 2GiB": {"memory_limit_bytes": 2 * 2**30},
+            "--watchdog 1.5m": {"watchdog_s": 90.0},
+            "--load-limit 70": {"load_limit_s": 70.0},
+            "--no-sandbox": {"is_sandboxed": False},
+        }
     )
+    cli(f"{NODE} {line} {worker_line}")
+    folders = {"data_folder": Path("d"), "models_folder": Path("m")}
+    given = NodeSettings(**folders, **fields, worker=WorkerSettings(**worker))
     assert started == [given]
     default = NodeSettings(data_folder=Path(), models_folder=Path())
     assert_all_differ(given, default)
     assert_all_differ(given.worker, default.worker)
 
 
-def test_every_router_setting_has_an_option(started: list[Any], cli: Cli, tmp_path: Path) -> None:
-    file = file_with(tmp_path, "s" * 32)
-    cli(
-        f"router run --data d --token-file {file} "
-        "--bootstrap /a --http 0.0.0.0:80 --metrics-listen [::1]:9100 --mesh [::]:4002 --links 10.0.0.1:5000 "
-        "--advertise me --dial-inside private --mdns --name gpu-1 --traces http://c:4318/v1/traces --trace-slow 0.5 --trace-ratio 0.1 --access-log a.log --access-log-sample 0.5 --slow-log - --slow-log-time 250ms --slow-log-factor 3 --region eu --policy other --rules r.toml --keys k.db --timeout 2s --answer-timeout 2m --arrival 4000ms --drain 3 --max-message-mib 1MiB "
-        "--workers 3 --max-json-mib 2 --max-json-answer-mib 3 --body-budget-mib 4 --answer-budget-mib 6 --cache-mib 7 --max-connections 5 "
-        "--max-connections-per-address 3 --trusted-proxy 10.0.0.7 --trusted-proxy fd00::/8 "
-        "--tls-cert c.pem --tls-key c.key --tls-client-ca ca.pem --insecure --allow-host router.example --allow-origin https://app.example "
-        "--jobs j.db --jobs-folder files --jobs-place /data --jobs-place file:///more --upload-mib 9 "
-        f"--cache valkey://:p@h:1/2 --cache-secret {file}"
+def test_every_router_setting_has_an_option(started: list[Any], cli: Cli, secret: Path) -> None:
+    line, fields = line_and_fields(
+        {
+            f"--token-file {secret}": {"token": "s" * 32, "token_file": secret},
+            "--bootstrap /a": {"bootstrap": ("/a",)},
+            "--http 0.0.0.0:80": {"http_host": "0.0.0.0", "http_port": 80},  # noqa: S104 - nothing listens
+            "--metrics-listen [::1]:9100": {"metrics_host": "::1", "metrics_port": 9100},
+            "--mesh [::]:4002": {"mesh_host": "::", "mesh_port": 4002},
+            "--links 10.0.0.1:5000": {"link_host": "10.0.0.1", "link_port": 5000},
+            "--advertise me": {"advertised_host": "me"},
+            "--dial-inside private": {"dial_inside": "private"},
+            "--mdns": {"use_mdns": True},
+            "--name gpu-1": {"name": "gpu-1"},
+            "--traces http://c:4318/v1/traces": {"traces_url": "http://c:4318/v1/traces"},
+            "--trace-slow 0.5": {"trace_slow_s": 0.5},
+            "--trace-ratio 0.1": {"trace_ratio": 0.1},
+            "--access-log a.log": {"access_log": "a.log"},
+            "--access-log-sample 0.5": {"access_log_sample": 0.5},
+            "--slow-log -": {"slow_log": "-"},
+            "--slow-log-time 250ms": {"slow_log_s": 0.25},
+            "--slow-log-factor 3": {"slow_log_factor": 3.0},
+            "--region eu": {"region": "eu"},
+            "--policy other": {"policy": "other"},
+            "--rules r.toml": {"rules_file": Path("r.toml")},
+            "--keys k.db": {"keys": "k.db"},
+            "--timeout 2s": {"timeout_s": 2.0},
+            "--answer-timeout 2m": {"answer_timeout_s": 120.0},
+            "--arrival 4000ms": {"arrival_s": 4.0},
+            "--drain 3": {"drain_s": 3.0},
+            "--max-message-mib 1MiB --max-json-mib 2 --max-json-answer-mib 3": {
+                "limits": Limits(
+                    max_message_bytes=2**20, max_json_bytes=2**21, max_json_answer_bytes=3 * 2**20
+                )
+            },
+            "--workers 3": {"workers": 3},
+            "--body-budget-mib 4": {"body_budget_bytes": 2**22},
+            "--answer-budget-mib 6": {"answer_budget_bytes": 6 * 2**20},
+            "--cache-mib 7": {"cache_bytes": 7 * 2**20},
+            "--cache valkey://:p@h:1/2": {"cache_url": "valkey://:p@h:1/2"},
+            f"--cache-secret {secret}": {"cache_secret": b"s" * 32, "cache_secret_file": secret},
+            "--max-connections 5": {"max_connections": 5},
+            "--max-connections-per-address 3": {"max_connections_per_address": 3},
+            "--trusted-proxy 10.0.0.7 --trusted-proxy fd00::/8": {
+                "trusted_proxies": ("10.0.0.7", "fd00::/8")
+            },
+            "--tls-cert c.pem": {"tls_certificate": Path("c.pem")},
+            "--tls-key c.key": {"tls_key": Path("c.key")},
+            "--tls-client-ca ca.pem": {"tls_client_ca": Path("ca.pem")},
+            "--insecure": {"is_insecure": True},
+            "--allow-host router.example": {"allowed_hosts": ("router.example",)},
+            "--allow-origin https://app.example": {"allowed_origins": ("https://app.example",)},
+            "--jobs j.db": {"jobs": "j.db"},
+            "--jobs-folder files": {"jobs_folder": Path("files")},
+            "--jobs-place /data --jobs-place file:///more": {
+                "jobs_places": ("/data", "file:///more")
+            },
+            "--upload-mib 9": {"upload_bytes": 9 * 2**20},
+        }
     )
-    given = RouterSettings(
-        data_folder=Path("d"),
-        token="s" * 32,
-        token_file=file,
-        bootstrap=("/a",),
-        http_host="0.0.0.0",  # noqa: S104 - nothing listens here
-        http_port=80,
-        metrics_host="::1",
-        metrics_port=9100,
-        tls_certificate=Path("c.pem"),
-        tls_key=Path("c.key"),
-        tls_client_ca=Path("ca.pem"),
-        is_insecure=True,
-        mesh_host="::",
-        mesh_port=4002,
-        link_host="10.0.0.1",
-        link_port=5000,
-        advertised_host="me",
-        dial_inside="private",
-        use_mdns=True,
-        name="gpu-1",
-        traces_url="http://c:4318/v1/traces",
-        trace_slow_s=0.5,
-        trace_ratio=0.1,
-        access_log="a.log",
-        access_log_sample=0.5,
-        slow_log="-",
-        slow_log_s=0.25,
-        slow_log_factor=3.0,
-        region="eu",
-        policy="other",
-        rules_file=Path("r.toml"),
-        keys="k.db",
-        timeout_s=2.0,
-        answer_timeout_s=120.0,
-        arrival_s=4.0,
-        drain_s=3.0,
-        workers=3,
-        limits=Limits(
-            max_message_bytes=2**20, max_json_bytes=2**21, max_json_answer_bytes=3 * 2**20
-        ),
-        body_budget_bytes=2**22,
-        answer_budget_bytes=6 * 2**20,
-        cache_bytes=7 * 2**20,
-        cache_url="valkey://:p@h:1/2",
-        cache_secret=b"s" * 32,
-        cache_secret_file=file,
-        jobs="j.db",
-        jobs_folder=Path("files"),
-        jobs_places=("/data", "file:///more"),
-        upload_bytes=9 * 2**20,
-        max_connections=5,
-        max_connections_per_address=3,
-        allowed_hosts=("router.example",),
-        allowed_origins=("https://app.example",),
-        trusted_proxies=("10.0.0.7", "fd00::/8"),
-    )
+    cli(f"router run --data d {line}")
+    given = RouterSettings(data_folder=Path("d"), **fields)
     assert started == [given]
     assert_all_differ(given, RouterSettings(data_folder=Path()))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -32,15 +32,18 @@ class Fleet:
         self.folder = owner.folder
         self.owner = NetworkOwner.load(owner.folder)
         self.trust = NetworkTrust(self.owner.ca_der)
-        self.nodes = [self._node(ONE, "gpu-1", "a", "b"), self._node(OTHER, "gpu-2", "b")]
+        self.nodes = [
+            {
+                "peer_id": peer,
+                "name": name,
+                "models": [{"name": model, "version": "1", "state": "ready"} for model in models],
+                "is_draining": False,
+            }
+            for peer, name, models in ((ONE, "gpu-1", "ab"), (OTHER, "gpu-2", "b"))
+        ]
         self.is_kept = True
-        self.before_taking: Callable[[], None] = lambda: None
+        self.before_taking: Callable[[], object] = lambda: None
         """What happens between the command's look and its order."""
-
-    @staticmethod
-    def _node(peer: PeerId, name: str, *models: str) -> dict[str, Any]:
-        ready = [{"name": model, "version": "1", "state": "ready"} for model in models]
-        return {"peer_id": peer, "name": name, "models": ready, "is_draining": False}
 
     def command(self, line: str, *words: str, status: int = 0) -> Said:
         return self._cli(f"node {line}", *words, "--dir", self.folder, status=status)
@@ -54,9 +57,8 @@ class Fleet:
             self.trust.adopt_drains(order)
         return HeldList(self.trust.drains.version, self.is_kept)
 
-    def other_operator_drains(self, *peers: PeerId) -> None:
+    def other_operator_drains(self, *peers: PeerId, now: dt.datetime = NOW) -> None:
         """Let somebody with another copy of the owner's folder sign the next order."""
-        now = dt.datetime.now(dt.UTC)
         order = self.owner.drain(self.trust.drains, dict.fromkeys(peers, now + HOUR), now=now)
         self.trust.adopt_drains(order)
 
@@ -132,17 +134,17 @@ def test_order_of_another_network_or_a_damaged_one_is_told_with_what_to_do(fleet
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "text"),
+    ("line", "status", "text"),
     [
-        (("drain", "gpu-1", "--for", "31d"), 2, "a drain lasts 30 days at most"),
-        (("drain", "gpu"), 1, "no node is named 'gpu'"),
-        (("enable", "\x1b[2Jevil"), 1, "no node is named"),
+        ("drain gpu-1 --for 31d", 2, "a drain lasts 30 days at most"),
+        ("drain gpu", 1, "no node is named 'gpu'"),
+        ("enable \x1b[2Jevil", 1, "no node is named"),
     ],
 )
 def test_drain_that_cannot_be_signed_is_refused(
-    fleet: Fleet, words: tuple[str, ...], status: int, text: str
+    fleet: Fleet, line: str, status: int, text: str
 ) -> None:
-    said = fleet.command(*words, status=status).err
+    said = fleet.command(line, status=status).err
     assert (text in said, "\x1b[2J" in said) == (True, False)
     assert fleet.trust.drains.version == 0
 
@@ -157,8 +159,6 @@ def test_models_that_no_other_node_has_and_a_disk_that_refuses_are_told(fleet: F
 
 
 def test_drains_that_are_over_are_left_out_of_the_next_order(fleet: Fleet) -> None:
-    long_ago = NOW - dt.timedelta(days=2)
-    empty = DrainOrder.empty(fleet.owner.network_id)
-    fleet.trust.adopt_drains(fleet.owner.drain(empty, {OTHER: long_ago + HOUR}, now=long_ago))
+    fleet.other_operator_drains(OTHER, now=NOW - dt.timedelta(days=2))
     fleet.command("drain gpu-1")
     assert (fleet.drained, fleet.trust.drains.version) == ({ONE}, 2)

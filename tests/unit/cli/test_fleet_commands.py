@@ -18,7 +18,6 @@ from capamesh.cli.compact_table import Column, table_lines
 from capamesh.cli.short_text import cut_end, cut_middle, short_reason
 from capamesh.cli.top_view import top_lines
 from capamesh.client.answers import Answer
-from capamesh.protocol.data_dir import DataDir
 from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.oip import error_body
 from capamesh.router.access.operator_key import OperatorKey
@@ -232,19 +231,21 @@ USABLE, NOT_USABLE = {"is_usable": True, "state": "closed"}, {"is_usable": False
 
 
 @pytest.mark.parametrize(
-    ("row", "short", "wide"),
+    ("links", "short", "wide"),
     [
-        ({"links": []}, "no link", "no link"),
-        ({"links": [USABLE]}, "usable", "usable"),
-        ({"links": [{**NOT_USABLE, "last_error": "refused"}]}, "not usable", "not usable: refused"),
-        ({"links": [USABLE, NOT_USABLE]}, "partly usable", "usable 1 of 2 devices"),
-        ({"links": [{**USABLE, "state": "ejected"}]}, "ejected", "usable"),
-        ({"links": [{**USABLE, "state": "forced_open"}]}, "held open", "usable"),
-        ({"links": [USABLE], "is_draining": True}, "draining", "draining"),
+        ([], "no link", "no link"),
+        ([USABLE], "usable", "usable"),
+        ([{**NOT_USABLE, "last_error": "refused"}], "not usable", "not usable: refused"),
+        ([USABLE, NOT_USABLE], "partly usable", "usable 1 of 2 devices"),
+        ([{**USABLE, "state": "ejected"}], "ejected", "usable"),
+        ([{**USABLE, "state": "forced_open"}], "held open", "usable"),
     ],
 )
-def test_node_s_state_is_said_in_words(row: dict[str, Any], short: str, wide: str) -> None:
+def test_node_s_state_is_said_in_words(links: list[dict[str, Any]], short: str, wide: str) -> None:
+    row = {"links": links}
     assert (fleet_rows.short_state(row), fleet._row(row, {})[2]) == (short, wide)
+    row = {"links": [USABLE], "is_draining": True}
+    assert (fleet_rows.short_state(row), fleet._row(row, {})[2]) == ("draining", "draining")
 
 
 @pytest.mark.parametrize(
@@ -294,77 +295,42 @@ def test_no_text_and_no_table_is_wider_than_its_room(
     assert all(cell_len(line) <= width for line in lines)
 
 
-def test_status_fits_but_for_addresses_which_stay_whole(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    set_width(monkeypatch, 80)
-    address = f"/ip4/10.0.0.5/tcp/4001/p2p/{PEER}"
-    model = {"name": LONG, "version": "1", "device": 0, "state": "failed", "reason": RUNTIME}
-    worker = {"device": 0, "name": LONG, "pid": 7, "starts": 1, "last_down": RUNTIME}
-    members = {"mesh_addresses": [address], "workers": [worker], "models": [model]}
-    status = {"role": "node", "state": "waiting", "reason": " ".join([LONG] * 5), **members}
-    DataDir(tmp_path).write_status(status)
-    said = cli("node status --data", tmp_path, status=1).out
-    assert widest("\n".join(line for line in said.splitlines() if address not in line)) <= 80
-    assert address in said.split()
-    assert ".cc:" not in said
+READY = {"name": "m", "version": "1", "state": "ready"}
 
 
 @pytest.mark.parametrize(
-    ("links", "text"),
+    ("row", "column", "text"),
     [
-        ([], "-"),
-        ([{**UP, "reason": "link lost, long ago"}], "closed"),
-        ([{**UP, "state": "inhibited", "reason": "link lost"}], "inhibited: link lost"),
-        ([{**UP, "state": "forced_open", "reason": "said so"}], "forced_open: by the operator"),
-        (
-            [{**UP, "models": [MODEL, {**MODEL, "state": "closed"}]}],
-            "closed\n  m/1 ejected: 5 failures in a row",
-        ),
-        ([UP, {**UP, "address": "a:2"}], "a:1 closed\na:2 closed"),
-        ([GONE], "-"),
-        ([{**GONE, "state": "ramping"}], "-"),
-        ([{**GONE, "models": [MODEL]}], "-"),
+        *[
+            ({"links": links}, 3, text)
+            for links, text in (
+                ([], "-"),
+                ([{**UP, "reason": "link lost, long ago"}], "closed"),
+                ([{**UP, "state": "inhibited", "reason": "link lost"}], "inhibited: link lost"),
+                ([{**UP, "state": "forced_open", "reason": "x"}], "forced_open: by the operator"),
+                (
+                    [{**UP, "models": [MODEL, {**MODEL, "state": "closed"}]}],
+                    "closed\n  m/1 ejected: 5 failures in a row",
+                ),
+                ([UP, {**UP, "address": "a:2"}], "a:1 closed\na:2 closed"),
+                ([{**GONE, "models": [MODEL]}], "-"),
+            )
+        ],
+        *[
+            ({"models": [{**READY, **model}]}, 5, text)
+            for model, text in (
+                ({"provider": "CPUExecutionProvider"}, "m/1 (CPU)"),
+                ({"provider": "CUDAExecutionProvider", "precision": "fp16"}, "m/1 (CUDA, fp16)"),
+                ({"state": "loading", "provider": "CUDAExecutionProvider"}, "m/1 loading"),
+                ({"state": "failed", "reason": "no memory"}, "m/1 failed: no memory"),
+            )
+        ],
     ],
 )
-def test_node_s_circuit_is_shown_with_the_reason_and_where_a_model_s_differs(
-    links: list[dict[str, Any]], text: str
+def test_circuits_and_models_of_a_node_are_shown_with_the_reason(
+    row: dict[str, Any], column: int, text: str
 ) -> None:
-    assert fleet._row({"links": links}, {})[3] == text
-
-
-@pytest.mark.parametrize(
-    ("model", "text"),
-    [
-        ({"provider": "CPUExecutionProvider"}, "m/1 (CPU)"),
-        ({"provider": "CUDAExecutionProvider", "precision": "fp16"}, "m/1 (CUDA, fp16)"),
-        ({"state": "loading", "provider": "CUDAExecutionProvider"}, "m/1 loading"),
-        ({"state": "failed", "reason": "no memory"}, "m/1 failed: no memory"),
-    ],
-)
-def test_nodes_model_is_shown_with_what_runs_it_or_why_it_does_not(
-    model: dict[str, object], text: str
-) -> None:
-    shown = {"name": "m", "version": "1", "state": "ready", **model}
-    assert fleet._row({"models": [shown]}, {})[5] == text
-
-
-def test_nodes_are_shown_by_their_names_with_the_ends_of_peer_ids_where_several_have_one(
-    router: Router, cli: Cli
-) -> None:
-    until = "2027-03-01T12:00:00+00:00"
-    router.body = {
-        "nodes": [
-            {"peer_id": "12D3KooWaaaaaaaa", "name": "gpu", "member_until": until},
-            {"peer_id": "12D3KooWbbbbbbbb", "name": "gpu"},
-            {"peer_id": "12D3KooWcccccccc", "name": "lab"},
-            {"peer_id": "12D3KooWdddddddd", "name": "\x1b[2J"},
-        ]
-    }
-    _, *rows = cli("nodes").lines
-    assert [row.split()[0] for row in rows[:3]] == ["gpu…aaaaaaaa", "gpu…bbbbbbbb", "lab"]
-    assert [row.rpartition(" ")[2] for row in rows[:2]] == ["12:00", "-"]
-    assert "\x1b" not in rows[3]
+    assert fleet._row(row, {})[column] == text
 
 
 @pytest.mark.parametrize("line", ["nodes", "nodes --models", "explain m"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,15 +46,8 @@ def test_requests_come_at_the_rate_and_in_the_shares_that_were_asked_for() -> No
     assert "c" not in names
     assert {key for _, name, key in seen if name == "b"} == {"b-0", "b-1", "b-2", "b-3"}
     assert max(at_s for at_s, _, _ in seen) < 5.0
-
-
-def test_surge_is_more_of_the_same() -> None:
-    assert 9_700 < len(arrived(1, factor=2.0)) < 10_300
-
-
-def test_same_seed_is_the_same_requests() -> None:
-    assert arrived(3) == arrived(3)
-    assert arrived(3) != arrived(4)
+    assert 9_700 < len(arrived(1, factor=2.0)) < 10_300  # a surge is more of the same
+    assert arrived(3) == arrived(3) != arrived(4)
 
 
 class FakeNode(SimpleNamespace):
@@ -62,28 +56,18 @@ class FakeNode(SimpleNamespace):
     def __init__(self, events: Events) -> None:
         super().__init__(antagonist_factor=1.0, slow_factor=1.0, error_share=0.0, log=[])
         self.events = events
+        for what in ("freeze", "thaw", "kill", "start"):
+            setattr(self, what, partial(self.note, what))
 
-    def _note(self, what: str) -> None:
+    def note(self, what: str) -> None:
         self.log.append((self.events.now_s, what))
 
-    def freeze(self) -> None:
-        self._note("freeze")
-
-    def thaw(self) -> None:
-        self._note("thaw")
-
-    def kill(self) -> None:
-        self._note("kill")
-
-    def start(self) -> None:
-        self._note("start")
-
     def drain(self, drained: Any) -> None:
-        self._note("drain")
+        self.note("drain")
         self.events.at(self.events.now_s + 0.5, drained)
 
     def recover(self, kind: FaultKind) -> None:
-        self._note(f"over {kind}")
+        self.note(f"over {kind}")
 
 
 def befallen(*faults: Fault, count: int = 2) -> list[FakeNode]:
@@ -105,8 +89,7 @@ def test_faults_begin_and_end_at_those_they_befall() -> None:
     assert first.error_share == 0.25
     assert second.log == [(5.0, "kill"), (8.0, "start")]
 
-
-def test_rolling_restart_drains_one_node_after_the_other() -> None:
+    # one node after the other
     first, second = befallen(Fault(FaultKind.RESTART, 1.0, 2.0, nodes="all", stagger_s=4.0))
     assert first.log == [(1.0, "drain"), (1.5, "kill"), (3.5, "start")]
     assert second.log == [(5.0, "drain"), (5.5, "kill"), (7.5, "start")]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import virtual_time
 from fleet_fakes import advert, offer
 from scripted_nodes import NodeScript, RealNode, RealRouter, ScriptedServer
-from typing_extensions import override
 
 from capamesh.protocol.adverts import NodeAdvert
 from capamesh.protocol.errors import CapameshError
@@ -64,11 +64,9 @@ class Watched(Responder):
         self.outcome = ""
         self.ended_s = 0.0
 
-    @override
     def complete(self, outcome: Outcome) -> None:
         self._end("ok")
 
-    @override
     def fail(self, error: CapameshError) -> None:
         self._end(error.code)
 
@@ -128,10 +126,7 @@ def rules(policy: str) -> RoutingRules:
 
 def adverts() -> list[NodeAdvert]:
     x, y = (TensorSpec(name, Datatype.UINT8, (-1, -1)) for name in "xy")
-    model = offer()
-    model = type(model)(
-        model.name, model.version, model.digest, model.state, model.reason, (x,), (y,)
-    )
+    model = replace(offer(), inputs=(x,), outputs=(y,))
     return [advert(name, f"{name}:1", models=(model,)) for name in NODES]
 
 
@@ -143,21 +138,16 @@ def scripts(seed: int) -> list[NodeScript]:
 class SimScripted(NodeEnd):
     """A scripted node at a simulated link."""
 
+    is_up = True
+    is_frozen = False
+
     def __init__(self, index: int, script: NodeScript, events: Events) -> None:
         self.index = index
         self.group = NodeGroup(NODES[index], 1, region=NODES[index])
-        self.is_up = True
-        self.is_frozen = False
         self._script = script
         self._events = events
-        self._server: ScriptedServer | None = None
+        self._server: ScriptedServer
 
-    @property
-    @override
-    def process(self) -> bytes:
-        return b""
-
-    @override
     def link_up(self, link: SimLink) -> None:
         def end() -> None:
             self.is_up = False
@@ -167,24 +157,20 @@ class SimScripted(NodeEnd):
             self._script, self._events, respond=link.respond, fail=link.fail, end=end
         )
 
-    @override
     def link_down(self, link: SimLink) -> None:
         raise AssertionError("no link is given up here")
 
-    @override
     def requested(self, link: SimLink, stream: int, meta: bytes, body: Buffer) -> None:
-        if self._server is not None and link.is_open:
+        if link.is_open:
             self._server.requested(stream, meta, body)
 
-    @override
     def withdrawn(self, link: SimLink, stream: int) -> None:
-        if self._server is not None and link.is_open:
+        if link.is_open:
             self._server.withdrawn(stream)
 
-    @override
     def probed(self, link: SimLink, stream: int, meta: bytes) -> None:
-        if self._server is not None and link.is_open:
-            link.report(stream, encode_load(self._server.script.load()))
+        if link.is_open:
+            link.report(stream, encode_load(self._script.load()))
 
 
 def simulated(policy: str, seed: int) -> Seen:

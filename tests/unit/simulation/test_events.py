@@ -16,57 +16,30 @@ def test_events_happen_in_the_order_of_their_times_and_ties_in_the_order_they_we
     events, seen = Events(), []
     for name, at_s in (("late", 2.0), ("first", 1.0), ("second", 1.0)):
         events.at(at_s, lambda name=name: seen.append((name, events.now_s)))
+    events.run_until(1.5)
+    assert (seen, events.now_s, len(events)) == ([("first", 1.0), ("second", 1.0)], 1.5, 1)
+    events.at(1.0, lambda: seen.append(("overdue", events.now_s)))
     events.run_until()
-    assert seen == [("first", 1.0), ("second", 1.0), ("late", 2.0)]
-    assert (events.ran, len(events), events.now_s) == (3, 0, 2.0)
+    assert seen[2:] == [("overdue", 1.5), ("late", 2.0)]
+    assert (events.ran, len(events), events.now_s) == (4, 0, 2.0)
 
 
-def test_run_until_leaves_what_is_later_and_shows_that_time() -> None:
-    events, seen = Events(), []
-    events.at(1.0, seen.append, 1)
-    events.at(3.0, seen.append, 3)
-    events.run_until(2.0)
-    assert (seen, events.now_s, len(events)) == ([1], 2.0, 1)
-
-
-def test_overdue_event_happens_now() -> None:
-    events, seen = Events(), []
-    events.run_until(5.0)
-    events.at(1.0, lambda: seen.append(events.now_s))
-    events.run_until(5.0)
-    assert seen == [5.0]
-
-
-def test_timer_that_was_called_off_does_nothing_and_is_not_to_come() -> None:
-    events, seen = Events(), []
-    timer = events.timer(1.0, seen.append, "no")
-    events.timer(2.0, seen.append, "yes")
-    assert len(events) == 2
-    timer.cancel()
-    timer.cancel()
-    assert (len(events), timer.is_pending) == (1, False)
-    events.run_until()
-    assert (seen, len(events)) == (["yes"], 0)
-
-
-def test_timer_may_be_called_off_after_it_happened() -> None:
-    events, seen = Events(), []
-    timer = events.timer(1.0, seen.append, "yes")
-    events.run_until()
-    timer.cancel()
-    assert (seen, len(events)) == (["yes"], 0)
-
-
-def test_timer_that_was_called_off_holds_nothing() -> None:
+def test_timer_that_was_called_off_does_nothing_and_holds_nothing() -> None:
     class Held: ...
 
-    events, held = Events(), Held()
+    events, seen, held = Events(), list[str](), Held()
     watch = weakref.ref(held)
     timer = events.timer(1.0, print, held)
-    timer.cancel()
+    other = events.timer(2.0, seen.append, "yes")
+    for _ in range(2):
+        timer.cancel()
+    assert (len(events), timer.is_pending) == (1, False)
     del held
     gc.collect()
     assert watch() is None
+    events.run_until()
+    other.cancel()  # after it happened
+    assert (seen, len(events)) == (["yes"], 0)
 
 
 def test_heap_is_swept_when_most_of_it_was_called_off_even_from_within() -> None:
@@ -87,22 +60,15 @@ def test_heap_is_swept_when_most_of_it_was_called_off_even_from_within() -> None
 # as a router's own parts use it
 
 
-def test_calls_come_later_or_soon_by_the_clock_that_they_are_asked_at() -> None:
+def test_calls_come_later_or_soon_by_the_clock_that_they_are_asked_at_or_are_called_off() -> None:
     events, seen = Events(), []
     events.at(1.0, lambda: events.call_later(0.5, lambda: seen.append(("later", events.time()))))
     events.at(1.0, lambda: events.call_soon(lambda: seen.append(("soon", events.time()))))
     events.at(1.0, lambda: seen.append(("in turn", events.time())))
+    events.call_later(1.0, lambda: seen.append(("called off", 0.0))).cancel()
+    events.call_soon(lambda: seen.append(("called off", 0.0))).cancel()
     events.run_until()
     assert seen == [("in turn", 1.0), ("soon", 1.0), ("later", 1.5)]
-
-
-def test_call_that_is_called_off_does_not_come() -> None:
-    events = Events()
-    seen: list[str] = []
-    events.call_later(1.0, lambda: seen.append("later")).cancel()
-    events.call_soon(lambda: seen.append("soon")).cancel()
-    events.run_until()
-    assert seen == []
 
 
 def test_bug_that_an_event_loop_would_log_ends_the_simulation() -> None:

@@ -64,38 +64,51 @@ def test_same_requests_come_whatever_the_policy() -> None:
     assert one.p99_s != other.p99_s
 
 
-def test_healthy_fleet_answers_everything() -> None:
-    results = ill()
+def test_healthy_fleet_answers_everything_and_shares_it() -> None:
+    parts: list[float] = []
+    results = simulate(SMALL, policy="p2c", seed=1, progress=parts.append)
     assert 400 < results.requests < 560
     assert (results.answered, results.failed) == (results.requests, {})
     assert 0.02 < results.p50_s < 0.03
     assert sum(results.node_shares) == pytest.approx(1.0)
     assert min(results.node_shares) > 0.2
+    assert parts == sorted(parts)
+    assert parts[-1] == 1.0
 
 
-def test_requests_whose_node_ends_are_answered_by_others() -> None:
-    results = ill(Fault(FaultKind.KILL, 1.0, nodes=(0,)))
-    assert results.answered == results.requests
-    assert results.node_shares[0] < 0.1
+FIRST = (0,)
+
+
+@pytest.mark.parametrize(
+    ("fault", "answered", "share"),
+    [
+        (Fault(FaultKind.KILL, 1.0, nodes=FIRST), 1.0, 0.1),
+        (Fault(FaultKind.FAST_ERRORS, 1.0, nodes=FIRST), 0.98, 0.15),  # no sinkhole
+        (Fault(FaultKind.SILENT, 1.0, nodes=FIRST), 0.98, 0.15),
+        (Fault(FaultKind.FREEZE, 1.0, 1.0, nodes=FIRST), 0.98, 1.0),
+        (Fault(FaultKind.LIAR, 0.0, nodes=FIRST), 1.0, 0.4),
+        # it ends, though the fault does so later
+        (Fault(FaultKind.KILL, 3.0, 10.0, nodes=FIRST), 1.0, 1.0),
+        (Fault(FaultKind.RESTART, 3.0, 10.0, nodes=FIRST), 1.0, 1.0),
+        (Fault(FaultKind.FREEZE, 1.0, 40.0, nodes=FIRST), 0.98, 1.0),
+    ],
+    ids=lambda each: each.kind if isinstance(each, Fault) else "",
+)
+def test_node_that_is_ill_costs_next_to_no_request_and_gets_few(
+    fault: Fault, answered: float, share: float
+) -> None:
+    results = ill(fault)
+    assert results.requests > 400
+    assert answered <= results.answered / results.requests
+    assert results.node_shares[0] < share
+    if fault.kind is FaultKind.FAST_ERRORS:
+        assert results.verdicts["inhibited"] > 0
 
 
 def test_request_that_may_not_run_twice_fails_with_its_node() -> None:
     unsafe = RequestKind("r", "m", deadline_s=1.0, is_safe=False)
     fault = Fault(FaultKind.KILL, 1.0, 0.2, nodes="all", stagger_s=0.7)
     assert set(ill(fault, requests=(unsafe,), load=0.9).failed) == {"link_lost"}
-
-
-def test_sinkhole_does_not_swallow_the_traffic() -> None:
-    results = ill(Fault(FaultKind.FAST_ERRORS, 1.0, nodes=(0,)))
-    assert results.answered / results.requests > 0.98
-    assert results.node_shares[0] < 0.15
-    assert results.verdicts["inhibited"] > 0
-
-
-def test_node_that_is_silent_costs_little() -> None:
-    results = ill(Fault(FaultKind.SILENT, 1.0, nodes=(0,)))
-    assert results.answered / results.requests > 0.98
-    assert results.node_shares[0] < 0.15
 
 
 @pytest.mark.seeds
@@ -133,34 +146,25 @@ def test_liars_among_the_killed_and_the_frozen_fail_next_to_nothing() -> None:
     assert results.requests - results.answered <= results.requests / 1000
 
 
-def test_rolling_restart_loses_nothing() -> None:
-    results = ill(Fault(FaultKind.RESTART, 0.5, 0.3, nodes="all", stagger_s=0.8), load=0.4)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(FaultKind.RESTART, 0.5, 0.3, nodes="all", stagger_s=0.8),
+        # it starts again after the last request
+        Fault(FaultKind.RESTART, 3.0, 3.0, nodes=FIRST),
+        Fault(FaultKind.KILL, 3.0, 3.0, nodes=FIRST),
+    ],
+    ids=str,
+)
+def test_restart_loses_nothing_and_does_not_keep_the_simulation(fault: Fault) -> None:
+    results = ill(fault, load=0.4)
     assert results.answered == results.requests
-
-
-@pytest.mark.parametrize("kind", [FaultKind.RESTART, FaultKind.KILL])
-def test_node_that_starts_again_after_the_last_request_does_not_keep_the_simulation(
-    kind: FaultKind,
-) -> None:
-    results = ill(Fault(kind, 3.0, 3.0, nodes=(0,)), load=0.4)
-    assert results.answered == results.requests
-
-
-def test_frozen_node_is_passed_by_and_comes_back() -> None:
-    results = ill(Fault(FaultKind.FREEZE, 1.0, 1.0, nodes=(0,)))
-    assert results.answered / results.requests > 0.98
 
 
 @pytest.mark.full
 def test_liar_is_not_taken_to_run_many_requests_at_a_time() -> None:
     scenario = replace(shipped_scenario("liar"), duration_s=20.0)
     assert simulate(scenario, policy="prequal", seed=1).p99_s < 0.05
-
-
-def test_liar_gets_no_more_than_it_can_do() -> None:
-    results = ill(Fault(FaultKind.LIAR, 0.0, nodes=(0,)))
-    assert results.answered == results.requests
-    assert results.node_shares[0] < 0.4
 
 
 @pytest.mark.full
@@ -228,32 +232,14 @@ def test_node_that_is_gone_for_long_leaves_the_fleet_and_is_taken_in_again() -> 
 
 
 @pytest.mark.full
-def test_router_without_a_gate_lets_everything_in() -> None:
-    results = ill(load=3.0, has_gate=False, requests=(RequestKind("r", "m", deadline_s=0.2),))
-    gated = ill(load=3.0, requests=(RequestKind("r", "m", deadline_s=0.2),))
+def test_router_without_a_gate_lets_everything_in_also_when_nodes_refuse() -> None:
+    quick = (RequestKind("r", "m", deadline_s=0.2),)
+    results, gated = (ill(load=3.0, has_gate=has, requests=quick) for has in (False, True))
     assert results.let_in == results.requests
     assert gated.let_in < 0.7 * gated.requests
-
-
-@pytest.mark.full
-def test_router_without_a_gate_lets_everything_in_also_when_nodes_refuse() -> None:
-    narrow = replace(SMALL.models[0], max_in_flight=2)
-    results = ill(load=3.0, has_gate=False, models=(narrow,))
+    results = ill(load=3.0, has_gate=False, models=(replace(SMALL.models[0], max_in_flight=2),))
     assert results.failed["overloaded"] > 100  # by the nodes
     assert results.let_in == results.requests
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        Fault(FaultKind.KILL, 3.0, 10.0, nodes=(0,)),
-        Fault(FaultKind.RESTART, 3.0, 10.0, nodes=(0,)),
-        Fault(FaultKind.FREEZE, 1.0, 40.0, nodes=(0,)),
-    ],
-    ids=str,
-)
-def test_simulation_ends_though_a_fault_ends_later(fault: Fault) -> None:
-    assert ill(fault).requests > 400
 
 
 def test_versions_share_the_requests_by_their_weights_and_a_shadow_gets_copies() -> None:
@@ -291,35 +277,25 @@ def test_routers_ping_their_links_so_that_a_wrong_round_trip_is_forgotten() -> N
     fleet.finish()
 
 
-def test_requests_for_one_model_are_all_retried_or_none() -> None:
-    mixed = (SMALL.requests[0], RequestKind("unsafe", "m", is_safe=False))
-    with pytest.raises(ConfigError, match="some requests for model 'm' may run twice"):
-        ill(requests=mixed)
-
-
-def test_surge_is_more_than_can_be_done() -> None:
-    results = ill(Fault(FaultKind.SURGE, 1.0, 1.0, factor=4.0))
-    assert results.requests > 700
-
-
 def test_every_kind_of_request_and_model_has_its_own_numbers() -> None:
     models = (SMALL.models[0], replace(SMALL.models[0], name="k", batch_rows=8))
     kinds = (RequestKind("a", "m", keys=3), RequestKind("b", "k", rows=2, size_bytes=999))
     results = ill(models=models, requests=kinds)
     assert [kind.name for kind in results.kinds] == ["a", "b"]
     assert all(kind.answered == kind.requests > 0 for kind in results.kinds)
+    assert ill(Fault(FaultKind.SURGE, 1.0, 1.0, factor=4.0)).requests > 700
 
 
-def test_unknown_policy_is_refused() -> None:
-    with pytest.raises(ConfigError, match="policy 'luck' is unknown; known: affinity"):
-        run_scenario(SMALL, policy="luck", seed=1)
-
-
-def test_progress_is_reported_to_the_end() -> None:
-    parts: list[float] = []
-    simulate(replace(SMALL, duration_s=0.5), policy="p2c", seed=1, progress=parts.append)
-    assert parts == sorted(parts)
-    assert parts[-1] == 1.0
+def test_what_cannot_be_simulated_or_compared_is_refused() -> None:
+    mixed = (SMALL.requests[0], RequestKind("unsafe", "m", is_safe=False))
+    for run, said in (
+        (lambda: ill(requests=mixed), "some requests for model 'm' may run twice"),
+        (lambda: run_scenario(SMALL, policy="luck", seed=1), "'luck' is unknown; known: affinity"),
+        (lambda: compare(SMALL, ["p2c"], [1, 1]), r"seeds \[1, 1\]: at least one, each once"),
+        (lambda: compare(SMALL, [], [1]), r"policies \[\]: at least one"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            run()
 
 
 # what must be noticed
@@ -398,13 +374,6 @@ def test_comparison_has_a_row_a_policy_and_a_picture() -> None:
     assert found.svg().startswith("<svg ")
     assert ">p2c<" in found.svg()
     assert (parts[-1], len(parts)) == (1.0, 400)
-
-
-def test_comparison_says_what_it_cannot_compare() -> None:
-    with pytest.raises(ConfigError, match=r"seeds \[1, 1\]: at least one, each once"):
-        compare(SMALL, ["p2c"], [1, 1])
-    with pytest.raises(ConfigError, match=r"policies \[\]: at least one"):
-        compare(SMALL, [], [1])
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from typing_extensions import override
 
 from capamesh.simulation import sim_loop
 from capamesh.simulation.memory_tcp import Machine
@@ -34,30 +33,24 @@ class End(asyncio.Protocol):
         self.trace.append(f"{self.name} {what}")
         self.news.set()
 
-    @override
     def connection_made(self, transport: Any) -> None:
         self.transport: asyncio.Transport = transport
         self._tell("made")
 
-    @override
     def data_received(self, data: bytes) -> None:
         self.read += data
         self.news.set()
 
-    @override
     def eof_received(self) -> bool:
         self._tell(f"end after {len(self.read)}")
         return self.keeps_half
 
-    @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._tell(f"lost {type(exc).__name__}")
 
-    @override
     def pause_writing(self) -> None:
         self._tell("pause")
 
-    @override
     def resume_writing(self) -> None:
         self._tell("resume")
 
