@@ -64,14 +64,6 @@ def test_introduction_comes_back_as_it_was(
     assert Hello.decode(hello.encode()) == hello
 
 
-@pytest.mark.parametrize(
-    ("reported", "known"), [(5, b""), ("text", b""), (bytes(17), bytes(16)), (b"x", b"x")]
-)
-def test_process_may_be_left_out_of_a_hello(reported: object, known: bytes) -> None:
-    assert Hello.decode(pack(GOOD)).process == b""
-    assert Hello.decode(pack({**GOOD, "proc": reported})).process == known
-
-
 @given(st.binary(max_size=80), st.sampled_from(list(GOOD)))
 @settings(max_examples=40, deadline=None)
 def test_junk_is_a_violation(raw: bytes, key: str) -> None:
@@ -108,14 +100,13 @@ def test_each_fault_is_named(change: dict[str, object], complaint: str) -> None:
     assert complaint in caught.value.message
 
 
-def test_too_large_an_introduction_is_refused_unread() -> None:
+def test_introduction_is_bounded_and_its_unknown_fields_are_ignored() -> None:
     with pytest.raises(ProtocolViolation, match=f"at most {MAX_HELLO_BYTES}"):
         Hello.decode(bytes(MAX_HELLO_BYTES + 1))
-
-
-def test_unknown_fields_are_ignored_and_a_long_agent_name_is_cut() -> None:
     hello = Hello.decode(pack({**GOOD, "agent": "x" * 100, "new": [1]}))
-    assert hello.agent_version == "x" * 64
+    assert (hello.agent_version, hello.process) == ("x" * 64, b"")
+    for reported, known in ((5, b""), ("text", b""), (bytes(17), bytes(16)), (b"x", b"x")):
+        assert Hello.decode(pack({**GOOD, "proc": reported})).process == known
 
 
 FIRST = hello(limits())
@@ -127,6 +118,7 @@ class Network:
 
     def __init__(self) -> None:
         self.owners = {b"leaf": "peer", b"new leaf": "peer", b"other leaf": "other"}
+        self.introduction = Introduction(self.verify)
 
     def verify(self, hello: Hello, certificate: bytes) -> Any:
         del hello
@@ -135,50 +127,39 @@ class Network:
         return SimpleNamespace(peer_id=self.owners[certificate])
 
 
-def test_first_hello_is_checked_against_the_certificate_of_tls() -> None:
-    introduction = Introduction(Network().verify)
+@pytest.fixture
+def network() -> Network:
+    return Network()
+
+
+def test_first_hello_is_checked_against_the_certificate_and_the_protocol_of_tls(
+    network: Network,
+) -> None:
+    introduction = network.introduction
+    for protocol in (None, "h2"):
+        with pytest.raises(ProtocolViolation, match=f"the peer speaks {protocol!r} over TLS"):
+            introduction.first(FIRST, b"leaf", protocol)
+    assert introduction.hello is None
+    introduction.recheck()
     assert introduction.first(FIRST, b"leaf", ALPN).peer_id == "peer"
     assert introduction.hello == FIRST
     with pytest.raises(NotMember):
-        Introduction(Network().verify).first(FIRST, b"stranger", ALPN)
+        Network().introduction.first(FIRST, b"stranger", ALPN)
 
 
-@pytest.mark.parametrize("protocol", [None, "h2"])
-def test_peer_of_another_protocol_over_tls_is_refused_before_it_is_heard(
-    protocol: str | None,
+def test_renewed_chain_is_taken_over_now_and_then_and_is_the_one_that_is_rechecked(
+    network: Network,
 ) -> None:
-    introduction = Introduction(Network().verify)
-    with pytest.raises(ProtocolViolation, match=f"the peer speaks {protocol!r} over TLS"):
-        introduction.first(FIRST, b"leaf", protocol)
-    assert introduction.hello is None
-
-
-def test_renewed_chain_is_taken_over_now_and_then() -> None:
-    introduction = Introduction(Network().verify)
+    introduction = network.introduction
     member = introduction.first(FIRST, b"leaf", ALPN)
     assert introduction.again(AGAIN, member, 100.0).peer_id == "peer"
     assert introduction.hello == AGAIN
     with pytest.raises(ProtocolViolation, match="a second HELLO within 1 s"):
         introduction.again(FIRST, member, 100.0 + AGAIN_AFTER_S - 0.01)
-    introduction.again(FIRST, member, 100.0 + AGAIN_AFTER_S)
-    assert introduction.hello == FIRST
-
-
-def test_peer_does_not_become_another() -> None:
-    introduction = Introduction(Network().verify)
-    member = introduction.first(FIRST, b"leaf", ALPN)
     other = dataclasses.replace(FIRST, chain=(b"other leaf",))
     with pytest.raises(ProtocolViolation, match="peer introduces itself as other"):
-        introduction.again(other, member, 100.0)
-    assert introduction.hello == FIRST
-
-
-def test_recheck_is_of_the_last_chain_that_was_shown() -> None:
-    network = Network()
-    introduction = Introduction(network.verify)
-    introduction.recheck()
-    member = introduction.first(FIRST, b"leaf", ALPN)
-    introduction.again(AGAIN, member, 100.0)
+        introduction.again(other, member, 200.0)
+    assert introduction.hello == AGAIN
     del network.owners[b"leaf"]
     introduction.recheck()
     del network.owners[b"new leaf"]
@@ -191,36 +172,18 @@ def there(error: CapameshError) -> CapameshError:
     return error_in(error_frame(7, error)[HEADER_BYTES:])
 
 
-def test_error_keeps_its_kind_its_words_and_its_load() -> None:
+def test_error_keeps_its_kind_its_words_its_load_and_a_bounded_hint() -> None:
     error = RunFailed("the model failed")
     error.load = [1, 2]
     seen = there(error)
-    assert type(seen) is RunFailed
-    assert (seen.message, seen.load) == ("the model failed", [1, 2])
-
-
-@pytest.mark.parametrize(
-    ("hint_s", "seen_s"), [(0.0, 0.0), (0.5, 0.501), (1e6, MAX_AFTER_MS / 1000)]
-)
-def test_hint_when_to_come_again_is_rounded_up_and_bounded(hint_s: float, seen_s: float) -> None:
-    seen = there(Overloaded("full", hint_s))
-    assert isinstance(seen, Overloaded)
-    assert seen.retry_after_s == seen_s
-
-
-def test_size_that_is_refused_is_a_lack_of_room_to_routers_that_do_not_know_it() -> None:
-    error = SizeRefused("too large now", 0.5)
-    seen = there(error)
-    assert type(seen) is SizeRefused
-    assert seen.retry_after_s == 0.501
-    assert unpack_map(error_meta(error), "ERROR")["code"] == Overloaded.code
-
-
-@pytest.mark.parametrize("read", [error_in, goaway_reason])
-def test_metadata_that_is_no_map_is_a_violation(read: object) -> None:
-    assert callable(read)
-    with pytest.raises(ProtocolViolation, match="not a map"):
-        read(pack([]))
+    assert (type(seen), seen.message, seen.load) == (RunFailed, "the model failed", [1, 2])
+    for hint_s, seen_s in ((0.0, 0.0), (0.5, 0.501), (1e6, MAX_AFTER_MS / 1000)):
+        assert there(Overloaded("full", hint_s)).retry_after_s == seen_s
+    # to routers that do not know it, it is a lack of room
+    refused = SizeRefused("too large now", 0.5)
+    seen = there(refused)
+    assert (type(seen), seen.retry_after_s) == (SizeRefused, 0.501)
+    assert unpack_map(error_meta(refused), "ERROR")["code"] == Overloaded.code
 
 
 @pytest.mark.parametrize(
@@ -244,5 +207,8 @@ def test_words_of_a_peer_are_cut_and_plain() -> None:
     assert len(reason) == MAX_ERROR_CHARS
     assert "\x1b" not in goaway_reason(pack({"reason": "\x1b[31mred"}))
     assert goaway_reason(pack({"reason": 5})) == ""
+    for read in (error_in, goaway_reason):
+        with pytest.raises(ProtocolViolation, match="not a map"):
+            read(pack([]))
     others = pack({"code": 3, "message": [], "after_ms": "soon"})
     assert error_in(others).message == error_in(pack({})).message

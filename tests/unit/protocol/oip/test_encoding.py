@@ -165,28 +165,32 @@ def test_output_that_a_node_did_not_classify_is_not_passed_on_as_it_is() -> None
 
 _INPUTS = [TensorSpec("x", Datatype.FP32, (-1, 30)), TensorSpec("words", Datatype.BYTES, ())]
 _OUTPUTS = [TensorSpec("label", Datatype.INT64, (-1,))]
-
-
+LABELS = "labels.txt"
 _ROWS_IN = [TensorSpec("x", Datatype.FP32, (-1, 30)), TensorSpec("k", Datatype.INT8, (-1, 2))]
 _ROWS_OUT = [TensorSpec("y", Datatype.FP32, (-1, 3, 4))]
 
 
 @pytest.mark.parametrize(
-    ("inputs", "outputs", "max_rows", "best_rows"),
+    ("inputs", "outputs", "max_rows", "best_rows", "expected"),
     [
-        (_ROWS_IN, _ROWS_OUT, 0, 1),  # its requests do not share runs, and it has no bound
-        (_INPUTS, _ROWS_OUT, 8, 8),  # a scalar is no row
-        (_ROWS_IN, [TensorSpec("y", Datatype.FP32, (1, 3))], 8, 8),
-        ([], _ROWS_OUT, 8, 8),
+        (_ROWS_IN, _ROWS_OUT, 0, 1, 0),  # its requests do not share runs, and it has no bound
+        (_INPUTS, _ROWS_OUT, 8, 8, 0),  # a scalar is no row
+        (_ROWS_IN, [TensorSpec("y", Datatype.FP32, (1, 3))], 8, 8, 0),
+        ([], _ROWS_OUT, 8, 8, 0),
+        *[(_ROWS_IN, _ROWS_OUT, *rows) for rows in ((8, 1, 8), (8, 4, 8), (0, 16, 16), (1, 1, 1))],
     ],
 )
-def test_model_without_a_batch_of_rows_has_whole_shapes(
-    inputs: list[TensorSpec], outputs: list[TensorSpec], max_rows: int, best_rows: int
+def test_model_that_takes_rows_tells_how_many_and_its_dims_leave_the_batch_out(
+    inputs: list[TensorSpec],
+    outputs: list[TensorSpec],
+    max_rows: int,
+    best_rows: int,
+    expected: int,
 ) -> None:
     body = model_config_body("m", inputs, outputs, max_rows=max_rows, best_rows=best_rows)
-    assert body["max_batch_size"] == 0
-    assert body["output"] == [
-        {"name": one.name, "data_type": "TYPE_FP32", "dims": list(one.shape)} for one in outputs
+    assert body["max_batch_size"] == expected
+    assert [one["dims"] for one in (*body["input"], *body["output"])] == [
+        list(one.shape[1 if expected else 0 :]) for one in (*inputs, *outputs)
     ]
 
 
@@ -201,12 +205,7 @@ def test_configuration_is_in_tritons_words() -> None:
             {"name": "words", "data_type": "TYPE_STRING", "dims": []},
         ],
         "output": [
-            {
-                "name": "label",
-                "data_type": "TYPE_INT64",
-                "dims": [-1],
-                "label_filename": "labels.txt",
-            }
+            {"name": "label", "data_type": "TYPE_INT64", "dims": [-1], "label_filename": LABELS}
         ],
         "model_transaction_policy": {"decoupled": False},
     }
@@ -218,14 +217,3 @@ def test_configuration_is_in_tritons_words() -> None:
     assert (sequential["platform"], sequential["sequence_batching"]) == ("onnxruntime_onnx", {})
     entry = index_entry("m", "2", IndexState.UNAVAILABLE, reason="out of memory")
     assert entry == {"name": "m", "version": "2", "state": "UNAVAILABLE", "reason": "out of memory"}
-
-
-@pytest.mark.parametrize(
-    ("max_rows", "best_rows", "expected"), [(8, 1, 8), (8, 4, 8), (0, 16, 16), (1, 1, 1)]
-)
-def test_model_that_takes_rows_tells_how_many_and_its_dims_leave_the_batch_out(
-    max_rows: int, best_rows: int, expected: int
-) -> None:
-    body = model_config_body("m", _ROWS_IN, _ROWS_OUT, max_rows=max_rows, best_rows=best_rows)
-    assert body["max_batch_size"] == expected
-    assert [one["dims"] for one in (*body["input"], *body["output"])] == [[30], [2], [3, 4]]
