@@ -60,6 +60,11 @@ def test_known_key_has_the_peer_id_that_py_libp2p_derives() -> None:
     key_pair = create_new_key_pair(SEED)
     assert identity.public_bytes == PUBLIC == key_pair.public_key.to_bytes()
     assert identity.peer_id == str(ID.from_pubkey(key_pair.public_key)) == PEER
+    for length in (0, 31, 33):
+        with pytest.raises(ConfigError, match=rf"32 bytes, not {length}"):
+            peer_id_of(bytes(length))
+        with pytest.raises(ConfigError, match="private key has 32 bytes"):
+            Identity.from_private_bytes(bytes(length))
 
 
 @given(st.binary(min_size=32, max_size=32))
@@ -68,14 +73,6 @@ def test_every_public_key_comes_back_from_its_peer_id(public_bytes: bytes) -> No
     assert len(peer_id) == 52
     assert peer_id.startswith("12D3KooW")
     assert public_bytes_of(peer_id) == public_bytes
-
-
-@pytest.mark.parametrize("public_bytes", [b"", bytes(31), bytes(33)])
-def test_public_key_of_another_length_has_no_peer_id(public_bytes: bytes) -> None:
-    with pytest.raises(ConfigError, match=r"32 bytes, not \d+"):
-        peer_id_of(public_bytes)
-    with pytest.raises(ConfigError, match="private key has 32 bytes"):
-        Identity.from_private_bytes(public_bytes)
 
 
 def test_signature_verifies_for_its_peer_and_data_alone() -> None:
@@ -101,35 +98,26 @@ def test_saved_identity_loads_again_and_its_file_is_for_its_owner_alone(tmp_path
     assert Identity.load_or_create(path) == identity != Identity.generate()
     assert hash(Identity.load(path)) == hash(identity)
     assert repr(identity) == f"Identity(peer_id={identity.peer_id!r})"
-
-
-def test_another_identity_is_never_overwritten(tmp_path: Path) -> None:
-    path = tmp_path / "identity.key"
-    first, second = Identity.generate(), Identity.generate()
-    first.save(path)
-    with pytest.raises(ConfigError, match=f"already holds the identity {first.peer_id}"):
-        second.save(path)
-    assert Identity.load(path) == first
+    with pytest.raises(ConfigError, match=f"already holds the identity {identity.peer_id}"):
+        Identity.generate().save(path)
+    assert Identity.load(path) == identity
 
 
 def test_load_or_create_takes_the_key_that_another_process_made_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "identity.key"
-    other = Identity.generate()
-    create = private_files.create_private
+    path, other, create = (
+        tmp_path / "identity.key",
+        Identity.generate(),
+        private_files.create_private,
+    )
 
     def lose_the_race(where: Path, data: bytes) -> bool:
+        monkeypatch.setattr(private_files, "create_private", create)
         other.save(where)
         return create(where, data)
 
-    monkeypatch.setattr(
-        "capamesh.protocol.identity.private_files.create_private",
-        lambda where, data: (
-            monkeypatch.setattr(private_files, "create_private", create),
-            lose_the_race(where, data),
-        )[1],
-    )
+    monkeypatch.setattr(private_files, "create_private", lose_the_race)
     assert Identity.load_or_create(path) == other
 
 
@@ -153,15 +141,11 @@ def other_key_files() -> list[bytes]:
     return [b"", b"junk", SEED, plain, locked, b"-----BEGIN PRIVATE KEY-----\nAAAA\n"]
 
 
-@pytest.mark.parametrize("data", other_key_files())
-def test_file_that_holds_no_plain_ed25519_key_is_refused(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "identity.key"
-    private_files.replace_private(path, data)
-    with pytest.raises(ConfigError, match="identity key"):
-        Identity.load(path)
-
-
-def test_huge_file_a_folder_and_a_pipe_are_no_keys(tmp_path: Path) -> None:
+def test_what_is_no_plain_ed25519_key_is_refused(tmp_path: Path) -> None:
+    for data in other_key_files():
+        private_files.replace_private(tmp_path / "other.key", data)
+        with pytest.raises(ConfigError, match="identity key"):
+            Identity.load(tmp_path / "other.key")
     huge, pipe = tmp_path / "huge", tmp_path / "pipe"
     private_files.replace_private(huge, bytes(private_files.MAX_FILE_BYTES + 1))
     os.mkfifo(pipe, 0o600)
@@ -208,20 +192,16 @@ def test_junk_is_no_peer_id_and_no_signature(text: str, signature: bytes) -> Non
     assert verify_signature(PEER, b"data", signature) is False
 
 
-@pytest.mark.parametrize("name", ["", "x" * 64, "-a", "_a", "a b", "a\n", "ä", "\x1b[2J"])
-def test_text_that_is_no_name_is_refused_with_what_one_is(name: str) -> None:
-    with pytest.raises(
-        ConfigError, match=r"1 to 63 of the characters A-Z a-z 0-9 \. _ - and begins"
-    ):
-        checked_name(name)
-    for good in ("a", "GPU_1.lab-2", "9", "x" * 63):
-        assert checked_name(good) == good
-
-
 @given(st.text())
 def test_name_of_any_host_is_a_name_or_none(host: str) -> None:
     name = name_of_host(host)
     assert name == "" or checked_name(name) == name
+    for good in ("a", "GPU_1.lab-2", "9", "x" * 63):
+        assert checked_name(good) == good
+    said = r"1 to 63 of the characters A-Z a-z 0-9 \. _ - and begins"
+    for bad in ("", "x" * 64, "-a", "_a", "a b", "a\n", "ä", "\x1b[2J"):
+        with pytest.raises(ConfigError, match=said):
+            checked_name(bad)
 
 
 def test_names_that_several_have_are_shown_with_the_ends_of_their_peer_ids() -> None:
@@ -242,31 +222,18 @@ GOOD = "sha256-chunks:" + "0a" * 32
 OLD = "sha256:" + "0a" * 32
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", GOOD[:-1], GOOD + "0", GOOD.upper(), GOOD + "\n", "sha256:0"],
-)
-def test_junk_is_no_digest_of_any_form(text: str) -> None:
-    assert not is_digest(text)
-    assert not is_other_digest(text)
-    assert other_form(text) == ""
-
-
-@pytest.mark.parametrize("text", [OLD, "sha512:" + "0" * 128, "blake3+tree.v2:" + "Zz-_=" * 10])
-def test_digest_of_another_version_is_known_as_such(text: str) -> None:
-    assert not is_digest(text)
-    assert is_other_digest(text)
-    assert other_form(text) == (
-        f"{short_digest(text)} is a digest of another version of Capamesh; this one names files by"
-        " sha256-chunks:…"
-    )
-
-
-def test_digest_is_its_form_and_hexadecimal_digits() -> None:
+def test_digest_is_its_form_and_hexadecimal_digits_and_one_of_another_version_known_as_such() -> (
+    None
+):
     assert digest_of(b"\n" * 32) == GOOD
-    assert is_digest(GOOD)
-    assert not is_other_digest(GOOD)
+    assert (is_digest(GOOD), is_other_digest(GOOD)) == (True, False)
     assert [short_digest(each) for each in (GOOD, "")] == ["sha256-chunks:0a0a0a0a0a0a", ""]
+    for junk in ("", GOOD[:-1], GOOD + "0", GOOD.upper(), GOOD + "\n", "sha256:0"):
+        assert (is_digest(junk), is_other_digest(junk), other_form(junk)) == (False, False, "")
+    end = "is a digest of another version of Capamesh; this one names files by sha256-chunks:…"
+    for other in (OLD, "sha512:" + "0" * 128, "blake3+tree.v2:" + "Zz-_=" * 10):
+        assert (is_digest(other), is_other_digest(other)) == (False, True)
+        assert other_form(other) == f"{short_digest(other)} {end}"
 
 
 ALICE = Identity.from_private_bytes(b"a" * 32)
@@ -275,29 +242,23 @@ SIGNED = sign(ALICE, "m", "1", DIGEST)
 
 
 def test_signature_is_of_just_this_name_version_and_digest() -> None:
-    assert len(SIGNED) == SIGNED_BYTES
-    assert publisher_of(SIGNED) == ALICE.peer_id
+    assert (len(SIGNED), publisher_of(SIGNED)) == (SIGNED_BYTES, ALICE.peer_id)
     assert is_signed(SIGNED, "m", "1", DIGEST)
-    assert not is_signed(SIGNED, "n", "1", DIGEST)
-    assert not is_signed(SIGNED, "m", "2", DIGEST)
-    assert not is_signed(SIGNED, "m", "1", "sha256-chunks:" + "1" * 64)
+    other_digest = "sha256-chunks:" + "1" * 64
+    for other in (("n", "1", DIGEST), ("m", "2", DIGEST), ("m", "1", other_digest)):
+        assert not is_signed(SIGNED, *other)
 
 
-def test_file_of_signatures_comes_back() -> None:
+def test_file_of_signatures_comes_back_and_a_line_that_is_none_is_named() -> None:
     other = sign(Identity.from_private_bytes(b"b" * 32), "m", "1", DIGEST)
     listed = [SignedVersion("10", DIGEST, SIGNED), SignedVersion("1", DIGEST, other)]
     text = signatures_to_text(listed)
     assert text.startswith("# Who has signed")
     assert signatures_from_text(text) == [listed[1], listed[0]]
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["1 sha256-chunks:0", "one d 12D3 AA==", f"1 d {ALICE.peer_id} !", f"1 d {ALICE.peer_id} AA=="],
-)
-def test_line_that_is_no_signature_is_named(line: str) -> None:
-    with pytest.raises(ConfigError, match="line 2"):
-        signatures_from_text("# people\n" + line)
+    peer = ALICE.peer_id
+    for line in ("1 sha256-chunks:0", "one d 12D3 AA==", f"1 d {peer} !", f"1 d {peer} AA=="):
+        with pytest.raises(ConfigError, match="line 2"):
+            signatures_from_text("# people\n" + line)
 
 
 @given(st.integers(0, SIGNED_BYTES * 8 - 1), st.binary(max_size=200))

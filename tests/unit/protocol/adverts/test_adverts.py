@@ -27,26 +27,6 @@ from capamesh.protocol.errors import AdvertRejected
 from capamesh.protocol.ids import PeerId
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "host",
-        "host:0",
-        "host:65536",
-        "host:٨٠",
-        "host:80\n",
-        "2001:db8::1:443",
-        "[fe80::1%eth0]:80",
-        "[host]:80",
-        "-host:80",
-    ],
-)
-def test_other_texts_are_refused_with_the_text(text: str) -> None:
-    with pytest.raises(ValueError, match=r"host|port|address|interface|limit"):
-        parse_address(text)
-
-
 @given(st.text(max_size=40))
 def test_junk_is_an_address_or_a_value_error(text: str) -> None:
     with contextlib.suppress(ValueError):
@@ -55,27 +35,27 @@ def test_junk_is_an_address_or_a_value_error(text: str) -> None:
         assert 1 <= port <= 65_535
 
 
-@pytest.mark.parametrize(
-    ("nodes", "interval_s"),
-    [
-        (1, 10),
-        (100, 10),
-        (101, 11),
-        (1_200, 120),
-        (2**63 - 1, 120),
-    ],
-)
-def test_fleet_says_ten_adverts_a_second_between_10_and_120_s(nodes: int, interval_s: int) -> None:
-    assert advert_interval_s(nodes) == interval_s
+def test_text_that_is_no_address_is_refused_with_why() -> None:
+    ports = ["host:0", "host:65536", "host:٨٠", "host:80\n"]
+    for text in (
+        "",
+        "host",
+        *ports,
+        "2001:db8::1:443",
+        "[fe80::1%eth0]:80",
+        "[host]:80",
+        "-host:80",
+    ):
+        with pytest.raises(ValueError, match=r"host|port|address|interface|limit"):
+            parse_address(text)
 
 
-@given(
-    st.lists(
-        st.tuples(st.floats(0, 400), st.integers(0, 2_000)),
-        min_size=1,
-        max_size=30,
-    )
-)
+def test_fleet_says_ten_adverts_a_second_between_10_and_120_s() -> None:
+    seconds = {1: 10, 100: 10, 101: 11, 1_200: 120, 2**63 - 1: 120}
+    assert {nodes: advert_interval_s(nodes) for nodes in seconds} == seconds
+
+
+@given(st.lists(st.tuples(st.floats(0, 400), st.integers(0, 2_000)), min_size=1, max_size=30))
 def test_number_counts_for_five_minutes_at_least_and_for_ten_at_most(
     words: list[tuple[float, int]],
 ) -> None:
@@ -94,42 +74,29 @@ MINUTE_NS = 60 * 10**9
 NOW_NS = 1_790_000_000 * 10**9
 
 
-@pytest.mark.parametrize(
-    ("known", "new", "expected"),
-    [
-        (None, Sequence(0, 0), True),
-        (Sequence(5, 1), Sequence(5, 1), False),
-        (Sequence(5, 1), Sequence(5, 2), True),
-        (Sequence(5, 9), Sequence(6, 1), True),
-        (Sequence(5, 9), Sequence(4, 10), False),
-    ],
-)
-def test_sequence_is_acceptable_only_if_newer(
-    known: Sequence | None, new: Sequence, expected: bool
-) -> None:
-    assert is_acceptable(known, new) is expected
-
-
-def test_source_counts_up_within_its_boot() -> None:
+def test_sequence_is_acceptable_only_if_newer() -> None:
+    assert is_acceptable(None, Sequence(0, 0))
+    newer = {
+        Sequence(5, 1): False,
+        Sequence(5, 2): True,
+        Sequence(6, 0): True,
+        Sequence(4, 9): False,
+    }
+    assert {each: is_acceptable(Sequence(5, 1), each) for each in newer} == newer
     source = SequenceSource(boot_ns=7)
     assert [source.next(), source.next()] == [Sequence(7, 1), Sequence(7, 2)]
 
 
-@pytest.mark.parametrize(
-    ("last_ns", "expected_ns"),
-    [
+def test_boot_exceeds_the_last_one_unless_no_receiver_can_have_accepted_it() -> None:
+    for last_ns, expected_ns in (
         (None, NOW_NS),
         (NOW_NS - 1, NOW_NS),
         (NOW_NS, NOW_NS + 1),
         (NOW_NS + 9 * MINUTE_NS, NOW_NS + 9 * MINUTE_NS + 1),
         (NOW_NS + 10 * MINUTE_NS, NOW_NS + 10 * MINUTE_NS + 1),
         (NOW_NS + 10 * MINUTE_NS + 1, NOW_NS),
-    ],
-)
-def test_boot_exceeds_the_last_one_unless_no_receiver_can_have_accepted_it(
-    last_ns: int | None, expected_ns: int
-) -> None:
-    assert boot_ns_after(NOW_NS, last_ns) == expected_ns
+    ):
+        assert boot_ns_after(NOW_NS, last_ns) == expected_ns
 
 
 @given(st.lists(st.integers(0, 10 * MINUTE_NS), min_size=1))

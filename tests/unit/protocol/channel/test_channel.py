@@ -58,53 +58,41 @@ def test_junk_raises_only_a_protocol_violation(junk: bytes) -> None:
             pass
 
 
-@pytest.mark.parametrize(
-    ("body", "complaint"),
-    [
+def test_body_that_is_no_message_is_named_and_none_such_is_sent() -> None:
+    for body, complaint in (
         (b"\xc1", "not msgpack"),
         (msgpack.packb({"type": 7}), 'needs a "type" string'),
         (msgpack.packb({"type": "a"}) + b"\x00", "not msgpack"),
         (b"\x91" * 5000, "not msgpack"),
         (msgpack.packb({1: "a"}), "not msgpack"),
-    ],
-)
-def test_body_that_is_no_message_is_named(body: bytes, complaint: str) -> None:
-    with pytest.raises(ProtocolViolation, match=complaint):
-        Decoder().feed(frame(body))
+    ):
+        with pytest.raises(ProtocolViolation, match=complaint):
+            Decoder().feed(frame(body))
+    for message in (
+        {},
+        {"type": None},
+        {"type": 3},
+        *[{"type": "a", "x": x} for x in (object(), 2**64)],
+    ):
+        with pytest.raises(ProtocolViolation):
+            encode(message)
 
 
 def test_length_over_the_limit_is_refused_at_its_last_byte_before_any_body() -> None:
     decoder = Decoder()
     header = struct.pack("<I", MAX_MESSAGE_BYTES + 1)
     assert decoder.feed(header[:3]) == []
-    with pytest.raises(
-        ProtocolViolation, match="16777217 bytes was announced, the limit is 16777216"
-    ):
+    with pytest.raises(ProtocolViolation, match="16777217 bytes was announced, the limit is"):
         decoder.feed(header[3:])
-
-
-def test_lower_limit_for_strangers_counts_the_body() -> None:
-    body = msgpack.packb({"type": "x" * 10})
-    assert Decoder(len(body)).feed(frame(body)) == [{"type": "x" * 10}]
-    with pytest.raises(ProtocolViolation):
-        Decoder(len(body) - 1).feed(frame(body))
-
-
-def test_largest_message_passes_and_one_byte_more_is_too_large() -> None:
     overhead = len(encode({"type": "d", "data": b"x" * 70_000})) - 4 - 70_000
     largest = {"type": "d", "data": bytes(MAX_MESSAGE_BYTES - overhead)}
     assert Decoder().feed(encode(largest)) == [largest]
     with pytest.raises(TooLarge, match="16777217 bytes, the limit is 16777216"):
         encode({"type": "d", "data": bytes(MAX_MESSAGE_BYTES - overhead + 1)})
-
-
-@pytest.mark.parametrize(
-    "message",
-    [{}, {"type": None}, {"type": 3}, {"type": "a", "x": object()}, {"type": "a", "x": 2**64}],
-)
-def test_message_that_cannot_be_sent_is_refused_at_the_sender(message: dict[str, object]) -> None:
+    body = msgpack.packb({"type": "x" * 10})  # one of strangers is lower
+    assert Decoder(len(body)).feed(frame(body)) == [{"type": "x" * 10}]
     with pytest.raises(ProtocolViolation):
-        encode(message)
+        Decoder(len(body) - 1).feed(frame(body))
 
 
 def test_any_message_clears_the_silence() -> None:
