@@ -29,11 +29,7 @@ class FakeSocket:
             raise OSError(97, "Address family not supported by protocol")
         self._family = family
 
-    def __enter__(self) -> FakeSocket:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
+    __enter__ = __exit__ = lambda self, *_: self
 
     def connect(self, address: tuple[str, int]) -> None:
         assert (":" in address[0]) == (self._family == socket.AF_INET6)
@@ -53,12 +49,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> type[FakeSocket]:
     return Machine
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "fe80::1", "node.example"])
-def test_address_that_names_one_place_is_itself(machine: type[FakeSocket], host: str) -> None:
-    assert advertised_host(host) == host
-
-
-def test_wildcard_becomes_the_outward_address(machine: type[FakeSocket]) -> None:
+def test_wildcard_becomes_the_outward_address_and_another_address_is_itself(
+    machine: type[FakeSocket],
+) -> None:
+    for host in ("127.0.0.1", "fe80::1", "node.example"):
+        assert advertised_host(host) == host
     machine.outward[socket.AF_INET6] = "2001:db8::7"
     assert advertised_host("0.0.0.0") == "10.1.2.3"  # noqa: S104 - nothing listens here
     assert advertised_host("::") == advertised_host("0:0::0") == "2001:db8::7"
@@ -80,26 +75,19 @@ def test_all_of_ipv6_on_a_machine_that_others_reach_over_ipv4_needs_an_address_t
     assert advertised_host("::", "router.example") == "router.example"
 
 
-def test_mesh_listens_on_addresses_of_both_families_and_not_on_names() -> None:
+def test_mesh_listens_on_addresses_of_both_families_and_reports_what_others_dial() -> None:
     assert listen_multiaddr("127.0.0.1", 4001) == "/ip4/127.0.0.1/tcp/4001"
     assert listen_multiaddr("::1", 0) == "/ip6/::1/tcp/0"
     with pytest.raises(ConfigError, match="not on the name 'localhost'"):
         listen_multiaddr("localhost", 4001)
-
-
-@pytest.mark.parametrize(
-    ("addr", "host", "reached"),
-    [
-        ("/ip4/0.0.0.0/tcp/4001/p2p/x", "10.1.2.3", "/ip4/10.1.2.3/tcp/4001/p2p/x"),
-        ("/ip6/::/tcp/4001/p2p/x", "fd00::1", "/ip6/fd00::1/tcp/4001/p2p/x"),
-        ("/ip4/0.0.0.0/tcp/4001/p2p/x", "router.example", "/dns4/router.example/tcp/4001/p2p/x"),
-        ("/ip4/127.0.0.1/tcp/4001/p2p/x", "10.1.2.3", "/ip4/127.0.0.1/tcp/4001/p2p/x"),
-    ],
-)
-def test_wildcard_s_multiaddr_is_reported_with_the_address_that_others_dial(
-    addr: str, host: str, reached: str
-) -> None:
-    assert reachable_multiaddr(addr, host) == reached
+    for addr, host, reached in (
+        ("/ip4/0.0.0.0", "10.1.2.3", "/ip4/10.1.2.3"),
+        ("/ip6/::", "fd00::1", "/ip6/fd00::1"),
+        ("/ip4/0.0.0.0", "router.example", "/dns4/router.example"),
+        ("/ip4/127.0.0.1", "10.1.2.3", "/ip4/127.0.0.1"),
+    ):
+        end = "/tcp/4001/p2p/x"
+        assert reachable_multiaddr(addr + end, host) == reached + end
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,19 +39,21 @@ FEW = ConnectionLimits(
 class Port:
     """A port, and what it closed."""
 
-    def __init__(self, limits: ConnectionLimits) -> None:
-        self.limiter = ConnectionLimiter(limits)
+    def __init__(self) -> None:
+        self.limiter = ConnectionLimiter(FEW)
         self.closed: list[str] = []
 
-    def opened(self, name: str, host: str, now_s: float = 0.0) -> Slot:
-        slot = self.limiter.opened(host, now_s)
+    def opened(self, name: str, host: str, *, is_member: bool = False) -> Slot:
+        slot = self.limiter.opened(host, 0.0)
         assert slot is not None
         slot.close = lambda _: self.closed.append(name)
+        if is_member:
+            self.limiter.proved(slot, 0.0)
         return slot
 
 
-def test_longest_unproven_of_an_address_makes_room_for_the_next() -> None:
-    port = Port(FEW)
+def test_longest_unproven_of_an_address_or_of_all_makes_room_for_the_next() -> None:
+    port = Port()
     for name in "abcd":
         port.opened(name, "1.1.1.1")
     assert port.closed == ["a", "b"]
@@ -60,26 +61,24 @@ def test_longest_unproven_of_an_address_makes_room_for_the_next() -> None:
     assert port.closed == ["a", "b"]
     assert repr(port.limiter) == "ConnectionLimiter(3 open, 3 unproven)"
     assert port.limiter.displaced == 2
+    port = Port()
+    for number in range(10):
+        port.opened(str(number), f"1.1.1.{number}")
+    assert port.closed == ["0", "1", "2", "3", "4", "5"]
 
 
 def test_members_are_never_closed_for_strangers_and_are_bounded_in_all() -> None:
-    port = Port(FEW)
-    members = [port.opened(f"member {number}", "1.1.1.1") for number in range(2)]
-    for slot in members:
-        port.limiter.proved(slot, 0.0)
-    more = [port.opened(f"member {number}", "1.1.1.1") for number in range(2, 4)]
-    for slot in more:
-        port.limiter.proved(slot, 0.0)
+    port = Port()
+    first, *_ = [port.opened(f"{number}", "1.1.1.1", is_member=True) for number in range(4)]
     for number in range(10):
         port.opened(f"stranger {number}", f"2.2.2.{number}")
     assert port.closed == [f"stranger {number}" for number in range(8)]
-    last = [port.opened(f"member {number}", "1.1.1.1") for number in range(4, 6)]
-    for slot in last:
-        port.limiter.proved(slot, 0.0)
+    for number in range(2):
+        port.opened(f"late {number}", "1.1.1.1", is_member=True)
     assert port.limiter.opened("1.1.1.1", 0.0) is None
     assert port.limiter.refused == 1
-    port.limiter.closed(members[0])
-    port.limiter.closed(members[0])
+    for _ in range(2):
+        port.limiter.closed(first)
     assert port.limiter.opened("3.3.3.3", 0.0) is not None
 
 
@@ -115,17 +114,14 @@ def test_addresses_of_members_come_in_while_strangers_use_up_their_rate() -> Non
     assert limiter.opened("9.9.9.9", 3602.0) is not None  # a stranger again, and there is time
 
 
-@pytest.mark.parametrize(
-    ("host", "key"),
-    [
-        ("::ffff:1.2.3.4", "1.2.3.4"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("", ""),
-    ],
-)
-def test_ipv6_host_counts_by_the_network_that_it_is_given(host: str, key: str) -> None:
-    assert address_key(host) == key
+def test_ipv6_host_counts_by_the_network_that_it_is_given() -> None:
+    keys = {
+        "::ffff:1.2.3.4": "1.2.3.4",
+        "2001:db8:1:2:3:4:5:6": "2001:db8:1:2::/64",
+        "fe80::1%eth0": "fe80::/64",
+        "": "",
+    }
+    assert {host: address_key(host) for host in keys} == keys
 
 
 @given(
@@ -139,7 +135,7 @@ def test_ipv6_host_counts_by_the_network_that_it_is_given(host: str, key: str) -
 def test_counts_are_what_is_open_and_never_over_the_limits(
     steps: list[tuple[int, str, int]],
 ) -> None:
-    port = Port(FEW)
+    port = Port()
     gone: set[Slot] = set()
     slots: list[Slot] = []
     proven: set[Slot] = set()
@@ -167,13 +163,6 @@ def test_counts_are_what_is_open_and_never_over_the_limits(
         )
 
 
-def test_longest_unproven_of_all_makes_room_when_strangers_have_many_addresses() -> None:
-    port = Port(FEW)
-    for number in range(10):
-        port.opened(str(number), f"1.1.1.{number}")
-    assert port.closed == ["0", "1", "2", "3", "4", "5"]
-
-
 SINCE, LATER = datetime(2029, 1, 1, tzinfo=UTC), datetime(2030, 1, 1, tzinfo=UTC)
 
 
@@ -195,6 +184,9 @@ def test_first_that_come_have_the_places_and_keep_them() -> None:
     quotas.keep(member("c"), 1000)
     assert quotas.over() == []
     assert repr(quotas) == "InviteQuotas(2 members of 1 invites)"
+    for number in range(3000):
+        assert quotas.refusal(member(f"fake {number}")) != ""
+    assert quotas.over() == [OverQuota("i", 2, 2, 2000, MAX_REFUSED)]
 
 
 def test_members_of_an_invite_share_what_is_for_them() -> None:
@@ -213,15 +205,6 @@ def test_members_of_an_invite_share_what_is_for_them() -> None:
         OverQuota("k", 1, 0, 0, 1),
     ]
     assert quotas.invite_of(PeerId("c")) == ""
-
-
-def test_endless_identities_are_counted_only_up_to_a_bound() -> None:
-    quotas = InviteQuotas()
-    for peer in "ab":
-        quotas.keep(member(peer), 0)
-    for number in range(3000):
-        assert quotas.refusal(member(f"fake {number}")) != ""
-    assert quotas.over() == [OverQuota("i", 2, 2, 0, MAX_REFUSED)]
 
 
 @given(
@@ -256,13 +239,10 @@ def test_no_invite_ever_has_more_than_its_members_and_its_bytes(
 
 def test_ends_are_put_down_to_bulk_requests_up_to_a_number_and_then_to_none_for_a_while() -> None:
     deaths = BulkDeaths()
-    assert [deaths.excuse(float(at)) for at in range(MOST)] == [True] * MOST
-    assert not deaths.excuse(float(MOST))
+    assert [deaths.excuse(float(at)) for at in range(MOST + 1)] == [True] * MOST + [False]
     assert deaths.left_s(float(MOST)) == WITHIN_S - MOST
-    assert not deaths.excuse(WITHIN_S - 0.001)
-    assert deaths.excuse(WITHIN_S)  # the first is too long ago
-    assert not deaths.excuse(WITHIN_S + 0.5)
-    assert deaths.excuse(WITHIN_S + 1.0)
+    later_s = [WITHIN_S - 0.001, WITHIN_S, WITHIN_S + 0.5, WITHIN_S + 1.0]
+    assert [deaths.excuse(at_s) for at_s in later_s] == [False, True, False, True]
 
 
 @given(st.lists(st.floats(0.0, 2 * WITHIN_S)))
