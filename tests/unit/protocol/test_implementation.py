@@ -16,6 +16,7 @@ from capamesh.protocol.implementation import PURE, SHARED, SourceFinder, decide
 SUFFIX = importlib.machinery.EXTENSION_SUFFIXES[0]
 MODULES = ("capamesh.protocol.values", "capamesh.router.fleet.endpoint", "capamesh.router.http")
 """The last is a package."""
+COMPILED = frozenset(MODULES)
 
 
 def source_of(root: Path, module: str) -> Path:
@@ -59,16 +60,20 @@ def wheel(folder: Path) -> Path:
 def test_compiled_modules_of_a_wheel_run_whenever_its_sources_were_written(tmp_path: Path) -> None:
     record = wheel(tmp_path / "site-packages")
     os.utime(source_of(tmp_path / "site-packages", MODULES[0]), (1, 1))
-    assert decide(record, {}) == ("compiled", "3 modules", frozenset(MODULES))
+    assert decide(record, {}) == ("compiled", "3 modules", COMPILED)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\xff\xfe\x00", b"null", b'["capamesh.protocol.values"]']
-)
-def test_sources_run_where_the_record_is_broken(tmp_path: Path, content: bytes) -> None:
+def test_sources_run_where_the_record_is_broken_or_the_environment_asks_for_them(
+    tmp_path: Path,
+) -> None:
     record, _ = checkout(tmp_path)
-    record.write_bytes(content)
-    assert decide(record, {}) == ("pure", "no compiled modules are installed", frozenset())
+    for value in ("1", "yes"):
+        assert decide(record, {PURE: value}) == ("pure", "CAPAMESH_PURE is set", COMPILED)
+    for value in ("", "0"):
+        assert decide(record, {PURE: value}) == ("compiled", "3 modules", COMPILED)
+    for content in (b"", b"\xff\xfe\x00", b"null", b'["capamesh.protocol.values"]'):
+        record.write_bytes(content)
+        assert decide(record, {}) == ("pure", "no compiled modules are installed", frozenset())
 
 
 def test_finder_takes_all_sources_where_nobody_knows_which_are_compiled(tmp_path: Path) -> None:
@@ -93,32 +98,14 @@ def test_finder_takes_all_sources_where_nobody_knows_which_are_compiled(tmp_path
     assert finder.find_spec("capamesh.router.only_a_folder", [folder]) is None
 
 
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        ("1", "CAPAMESH_PURE is set"),
-        ("yes", "CAPAMESH_PURE is set"),
-        ("", "3 modules"),
-        ("0", "3 modules"),
-    ],
-)
-def test_sources_run_where_the_environment_asks_for_them(
-    tmp_path: Path, value: str, reason: str
-) -> None:
-    record, _ = checkout(tmp_path)
-    running = "compiled" if reason == "3 modules" else "pure"
-    assert decide(record, {PURE: value}) == (running, reason, frozenset(MODULES))
-
-
-def grow(source: Path) -> None:
+def grow(source: Path, later_ns: int = 0, more: str = "\n") -> None:
     before = source.stat()
-    source.write_text(source.read_text() + "\n")
-    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    source.write_text(source.read_text() + more)
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns + later_ns))
 
 
 def touch(source: Path) -> None:
-    before = source.stat()
-    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    grow(source, 1, "")
 
 
 def rename_library(source: Path) -> None:
@@ -140,9 +127,9 @@ def test_all_sources_run_where_one_is_not_what_was_compiled(
     tmp_path: Path, module: str, change: Callable[[Path], object], why: str
 ) -> None:
     record, sources = checkout(tmp_path)
-    assert decide(record, {}) == ("compiled", "3 modules", frozenset(MODULES))
+    assert decide(record, {}) == ("compiled", "3 modules", COMPILED)
     change(sources[module])
-    assert decide(record, {}) == ("pure", f"{module} {why}", frozenset(MODULES))
+    assert decide(record, {}) == ("pure", f"{module} {why}", COMPILED)
 
 
 def test_finder_takes_the_source_that_a_library_lies_beside(tmp_path: Path) -> None:
@@ -152,7 +139,7 @@ def test_finder_takes_the_source_that_a_library_lies_beside(tmp_path: Path) -> N
     plain = importlib.machinery.PathFinder.find_spec(module, [folder])
     assert plain is not None
     assert str(plain.origin).endswith(SUFFIX), "the library would be taken without the finder"
-    finder = SourceFinder(frozenset(MODULES))
+    finder = SourceFinder(COMPILED)
     spec = finder.find_spec(module, [str(tmp_path / "empty"), folder])
     assert spec is not None
     assert spec.origin == str(sources[module])

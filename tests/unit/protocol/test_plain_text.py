@@ -7,15 +7,15 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from link_wire import feed, greeted
 
 from capamesh.cli import __main__ as command
 from capamesh.cli import printing
 from capamesh.protocol.adverts import Sequence, router_from_body
 from capamesh.protocol.errors import AdvertRejected, InvalidRequest, from_wire
 from capamesh.protocol.ids import PeerId
-from capamesh.protocol.links.connection import Connection
 from capamesh.protocol.links.events import GoawayReceived
-from capamesh.protocol.links.frames import FrameKind, LinkLimits, encode_frame
+from capamesh.protocol.links.frames import FrameKind, encode_frame
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.msgpack_codec import pack
 from capamesh.protocol.plain_text import is_plain, plain, plain_lines
@@ -30,6 +30,9 @@ def test_characters_that_drive_a_terminal_or_turn_a_line_around_are_taken_out() 
     assert plain(EVIL) == TAKEN_OUT
     assert plain("two\r\nlines\tand\x85more") == "two  lines and more"
     assert plain_lines("two\nlines\r\x1b") == "two\nlines \ufffd"
+    text = "Modell „größer“ 模型 نموذج ✓ é 👍"
+    assert plain(text) == plain_lines(text) == text
+    assert is_plain(text)
 
 
 @given(st.text(st.characters(), max_size=40))
@@ -50,18 +53,8 @@ def test_plain_text_has_no_control_or_format_character_of_the_kinds_and_is_a_fix
 def test_links_introduction_and_farewell_come_without_them() -> None:
     hello = {"v": 1, "net": "n", "chain": [b""], "agent": "1\x1b[2J", "credit": 1, "message": 1}
     assert Hello.decode(pack(hello)).agent_version == "1\ufffd[2J"
-    core = Connection(
-        is_dialer=True, hello=Hello.decode(pack(hello)), limits=LinkLimits(chunk_bytes=64)
-    )
-    raw = encode_frame(FrameKind.HELLO, meta=pack(hello))
-    raw += encode_frame(FrameKind.GOAWAY, meta=pack({"reason": EVIL}))
-    reported: list[object] = []
-    while raw:
-        memory = core.buffer()
-        part, raw = raw[: len(memory)], raw[len(memory) :]
-        memory[: len(part)] = part
-        reported += core.received(len(part))
-    assert reported[-1] == GoawayReceived(TAKEN_OUT)
+    goaway = encode_frame(FrameKind.GOAWAY, meta=pack({"reason": EVIL}))
+    assert feed(greeted().dialer, goaway) == [GoawayReceived(TAKEN_OUT)]
 
 
 def test_no_command_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,12 +68,6 @@ def test_no_command_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert is_plain((shown.out + shown.err).replace("\n", ""))
     assert "owned" in shown.out
     assert "owned" in shown.err
-
-
-def test_text_of_any_language_stays_as_it_is() -> None:
-    text = "Modell „größer“ 模型 نموذج ✓ é 👍"
-    assert plain(text) == plain_lines(text) == text
-    assert is_plain(text)
 
 
 def test_what_refuses_a_peer_s_text_does_not_repeat_them() -> None:

@@ -9,7 +9,6 @@ import threading
 from typing import Any
 
 import numpy as np
-import pytest
 from fleet_fakes import in_virtual_time
 
 from capamesh.protocol import memory
@@ -20,7 +19,19 @@ from capamesh.protocol.descriptors import (
 from capamesh.protocol.loop_watch import BEAT_S, TELL_S, LoopWatch
 from capamesh.protocol.memory import CLASS_BYTES, BodyMemories, body_memory
 
-PROGRAM = """
+
+def output_of(program: str) -> str:
+    """Return what a process with this program prints; it must end well."""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_loaded_objects_are_spared_and_the_collector_goes_on() -> None:
+    output_of(
+        """
 import gc
 from capamesh.protocol.gc_tuning import THRESHOLDS, freeze_loaded_objects
 freeze_loaded_objects()
@@ -28,13 +39,12 @@ assert gc.get_freeze_count() > 1000, gc.get_freeze_count()
 assert gc.get_threshold() == THRESHOLDS
 assert gc.isenabled()
 """
+    )
 
 
-def test_loaded_objects_are_spared_and_the_collector_goes_on() -> None:
-    subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=60)
-
-
-SCRIPT = """
+def test_imports_leave_out_what_services_do_not_use_and_others_may_still_read() -> None:
+    output_of(
+        """
 import gc, sys
 from capamesh.protocol.quick_imports import quick_imports
 with quick_imports():
@@ -54,46 +64,29 @@ with quick_imports():
 import rich.table
 assert sys.modules["rich"].console is rich.console
 """
+    )
 
 
-def test_imports_leave_out_what_services_do_not_use_and_others_may_still_read() -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-
-
-@pytest.mark.parametrize(
-    ("limit", "shares"),
-    [
-        (256, DescriptorShares(own=64, links=64, clients=128)),
-        (1024, DescriptorShares(own=64, links=256, clients=704)),
-        (1_048_576, DescriptorShares(own=64, links=8192, clients=1_040_320)),
-        (1, DescriptorShares(own=1, links=1, clients=1)),
-    ],
-)
-def test_each_use_has_a_share_of_the_limit(limit: int, shares: DescriptorShares) -> None:
-    assert shares_of(limit) == shares
-
-
-def test_process_raises_its_limit_to_what_it_may_have_and_keeps_a_higher_one() -> None:
+def test_each_use_has_a_share_of_the_limit_which_a_process_raises_to_what_it_may_have() -> None:
+    shares = {
+        256: DescriptorShares(own=64, links=64, clients=128),
+        1024: DescriptorShares(own=64, links=256, clients=704),
+        1_048_576: DescriptorShares(own=64, links=8192, clients=1_040_320),
+        1: DescriptorShares(own=1, links=1, clients=1),
+    }
+    assert {limit: shares_of(limit) for limit in shares} == shares
     program = """
-import resource, structlog
+import resource
 from capamesh.protocol.descriptors import descriptor_limit, raise_descriptor_limit
-_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-lower = 300
-resource.setrlimit(resource.RLIMIT_NOFILE, (100, lower))
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 300))
 events = []
 class Log:
     def warning(self, event, **fields): events.append((event, fields["limit"]))
 print(raise_descriptor_limit(Log()), descriptor_limit(), resource.getrlimit(resource.RLIMIT_NOFILE), events)
 print(raise_descriptor_limit())
 """
-    reported = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert reported.stdout.splitlines() == [
-        "300 300 (300, 300) [('descriptors_low', 300)]",
-        "300",
-    ]
+    said = output_of(program).splitlines()
+    assert said == ["300 300 (300, 300) [('descriptors_low', 300)]", "300"]
 
 
 SIZE = 10 * CLASS_BYTES
@@ -103,14 +96,11 @@ def address(view: memoryview) -> int:
     return int(np.frombuffer(view, np.uint8).ctypes.data)
 
 
-def test_memory_is_writable_and_of_the_size_that_was_asked_for() -> None:
+def test_memory_is_writable_and_not_lent_again_while_something_lies_in_it() -> None:
     for size in (0, 1, memory.ZEROED_BYTES, 100_001, memory.MOST_KEPT_BYTES + 1):
         view = body_memory(size)
         assert (len(view), view.nbytes, view.readonly) == (size, size, False)
         view[:] = bytes(size)
-
-
-def test_memory_that_something_lies_in_is_not_lent_again() -> None:
     memories = BodyMemories()
     first = memories.lend(SIZE)
     tensor = np.frombuffer(first[100:200], np.float32)
@@ -130,12 +120,9 @@ def test_free_memory_is_bounded_and_the_size_longest_unused_goes_first() -> None
     del old
     lent = [memories.lend(2 * SIZE) for _ in range(4)]
     lent.clear()
-    assert memories.free_bytes == 2 * SIZE
-    assert list(memories._free) == [2 * SIZE]
+    assert (memories.free_bytes, list(memories._free)) == (2 * SIZE, [2 * SIZE])
     assert memories._lent == {}
-
-
-def test_memory_whose_last_user_is_another_thread_is_not_kept() -> None:
+    # one whose last user is another thread is not kept
     memories = BodyMemories()
     held = [memories.lend(SIZE)]
     thread = threading.Thread(target=held.clear)
