@@ -64,6 +64,13 @@ def read_order(home: Network, raw: bytes) -> DrainOrder:
     return DrainOrder.decode(raw, own_authority(home.owner.ca_der))
 
 
+def drained(home: Network, *peers: PeerId, after: DrainOrder | None = None) -> DrainOrder:
+    """Return the owner's order that has these nodes drained for an hour."""
+    return home.owner.drain(
+        after or no_order(home), dict.fromkeys(peers, ISSUED + HOUR), now=ISSUED
+    )
+
+
 READ = {REVOKES: read_list, DRAINS: read_order}
 
 
@@ -206,13 +213,7 @@ def test_owner_signs_no_list_that_is_foreign_forged_or_too_long(
         home.owner.revoke(no_list(home), peers=peers, now=home.now)
 
 
-@pytest.mark.parametrize("left", [timedelta(0), -HOUR, LONGEST_S * SECOND + SECOND])
-def test_drain_that_is_over_or_too_long_is_not_signed(home: Network, left: timedelta) -> None:
-    with pytest.raises(ConfigError, match="a drain ends within 30 days"):
-        home.owner.drain(no_order(home), {ONE: ISSUED + left}, now=ISSUED)
-
-
-def test_largest_order_fits_and_one_more_node_does_not(home: Network) -> None:
+def test_largest_order_fits_and_one_with_more_nodes_or_time_is_not_signed(home: Network) -> None:
     peers = {
         peer_id_of(number.to_bytes(32, "big")): ISSUED + LONGEST_S * SECOND
         for number in range(MAX_DRAINED)
@@ -220,6 +221,9 @@ def test_largest_order_fits_and_one_more_node_does_not(home: Network) -> None:
     encoded = home.owner.drain(no_order(home), peers, now=ISSUED).encode()
     assert len(encoded) < MAX_ORDER_BYTES - 8 * 1024  # room for eight successors' certificates
     assert len(read_order(home, encoded).peers) == MAX_DRAINED
+    for left in (timedelta(0), -HOUR, LONGEST_S * SECOND + SECOND):
+        with pytest.raises(ConfigError, match="a drain ends within 30 days"):
+            home.owner.drain(no_order(home), {ONE: ISSUED + left}, now=ISSUED)
     with pytest.raises(ConfigError, match="1025 nodes, at most 1024"):
         home.owner.drain(no_order(home), {**peers, LAST: ISSUED + HOUR}, now=ISSUED)
 
@@ -259,7 +263,7 @@ def test_saved_list_loads_again_and_no_file_is_the_empty_list(
 
 
 def test_drain_holds_from_its_signing_to_its_end(home: Network) -> None:
-    order = home.owner.drain(no_order(home), {ONE: ISSUED + HOUR}, now=ISSUED)
+    order = drained(home, ONE)
     for now, until in (
         (ISSUED, ISSUED + HOUR),
         (ISSUED + HOUR, ISSUED + HOUR),
@@ -277,8 +281,8 @@ def test_trust_takes_newer_orders_alone_and_of_two_of_one_version_always_the_sam
 ) -> None:
     trust = NetworkTrust(home.owner.ca_der)
     assert trust.encoded_drains == b""
-    first = home.owner.drain(no_order(home), {ONE: ISSUED + HOUR}, now=ISSUED)
-    second = home.owner.drain(first, {}, now=ISSUED)
+    first = drained(home, ONE)
+    second = drained(home, after=first)
     assert [trust.take_drains(first.encode()), trust.take_drains(first.encode())] == [True, False]
     assert trust.drained_until(ONE, ISSUED) == ISSUED + HOUR
     assert [trust.take_drains(second.encode()), trust.take_drains(first.encode())] == [True, False]
@@ -316,8 +320,8 @@ def test_newer_owners_key_replaces_any_version_of_an_older_one(home: Network) ->
 
 def test_order_by_a_retired_key_holds_no_more_and_is_refused(home: Network) -> None:
     trust = NetworkTrust(home.owner.ca_der)
-    old = home.owner.drain(no_order(home), {ONE: ISSUED + HOUR}, now=ISSUED)
-    newer = home.owner.drain(old, {ONE: ISSUED + HOUR}, now=ISSUED)
+    old = drained(home, ONE)
+    newer = drained(home, ONE, after=old)
     assert trust.take_drains(old.encode())
     rotated = home.owner.rotated(home.now)
     assert trust.update(rotated.revoke(no_list(home), is_retiring=True, now=home.now))
