@@ -35,8 +35,11 @@ if TYPE_CHECKING:
     from .conftest import Cli, Said
 
 
-def test_checks_are_told_in_order_though_the_first_ends_last() -> None:
-    may_end = threading.Event()
+OK, WARN, FAIL, SKIP = State.OK, State.WARN, State.FAIL, State.SKIP
+
+
+def test_checks_are_told_in_order_though_the_first_ends_last_and_one_hangs_or_breaks() -> None:
+    may_end, never = threading.Event(), threading.Event()
 
     def slow() -> tuple[Finding, ...]:
         assert may_end.wait(30.0)
@@ -46,31 +49,18 @@ def test_checks_are_told_in_order_though_the_first_ends_last() -> None:
         may_end.set()
         return (ok("quick", ""),)
 
-    assert [each.check for each in diagnosis.made({"slow": slow, "quick": quick}, 30.0)] == [
-        "slow",
-        "quick",
-    ]
+    def broken() -> tuple[Finding, ...]:
+        raise ZeroDivisionError("by nothing")
 
-
-def test_check_that_hangs_is_told_as_late() -> None:
-    never = threading.Event()
+    found = diagnosis.made({"slow": slow, "broken": broken, "quick": quick}, 30.0)
+    states = [(each.check, each.state) for each in found]
+    assert states == [("slow", OK), ("broken", FAIL), ("quick", OK)]
+    assert "by nothing" in found[1].seen
     try:
         (found,) = diagnosis.made({"slow": lambda: (ok("slow", str(never.wait())),)}, 0.0)
     finally:
         never.set()
-    assert (found.check, found.state) == ("slow", State.WARN)
-
-
-def test_check_that_breaks_hides_no_other() -> None:
-    def broken() -> tuple[Finding, ...]:
-        raise ZeroDivisionError("by nothing")
-
-    found = diagnosis.made({"broken": broken, "good": lambda: (ok("good", ""),)}, 30.0)
-    assert [(each.check, each.state) for each in found] == [
-        ("broken", State.FAIL),
-        ("good", State.OK),
-    ]
-    assert "by nothing" in found[0].seen
+    assert (found.check, found.state) == ("slow", WARN)
 
 
 def states_in(said: Said) -> dict[str, str]:
@@ -89,24 +79,22 @@ def test_doctor_looks_at_ports_folder_and_router(tmp_path: Path, cli: Cli) -> No
     assert "port 8000" in found
 
 
-def test_exit_status_is_0_without_a_failure(monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
-    monkeypatch.setattr(diagnosis, "diagnose", lambda _: (ok("a", "\x1b[2Jseen"),))
-    assert "\x1b[2J" not in cli("doctor").out
-    monkeypatch.setattr(diagnosis, "diagnose", lambda _: (fail("a", "seen", "do this"),))
-    assert "do this" in cli("doctor", status=1).out
-
-
-def test_text_that_is_no_token_is_a_failure_and_not_repeated(tmp_path: Path, cli: Cli) -> None:
+def test_failure_is_the_exit_status_and_text_that_is_no_token_is_one_and_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
     (tmp_path / "token").write_text("secret-nonsense")
     (tmp_path / "token").chmod(0o600)
     said = cli("doctor --json --token-file", tmp_path / "token", status=1)
     assert "secret-nonsense" not in said.out
     assert ("token", "fail") in states_in(said).items()
+    monkeypatch.setattr(diagnosis, "diagnose", lambda _: (ok("a", "\x1b[2Jseen"), warn("b", "")))
+    assert "\x1b[2J" not in cli("doctor").out
+    monkeypatch.setattr(diagnosis, "diagnose", lambda _: (fail("a", "seen", "do this"),))
+    assert "do this" in cli("doctor", status=1).out
     assert "is no URL of a router" in cli("doctor --router 10.0.0.5:8000", status=2).err
 
 
 GIB = 1 << 30
-OK, WARN, FAIL, SKIP = State.OK, State.WARN, State.FAIL, State.SKIP
 H100 = GpuFact("NVIDIA H100", 80 * GIB, 79 * GIB, is_partitioned=False)
 GPUS = GpuFacts(
     gpus=(H100,),
@@ -225,18 +213,7 @@ def test_finding_has_its_state_and_names_the_line_that_mends_it(at: int) -> None
 
 def test_last_port_has_the_one_before_it_as_its_neighbour() -> None:
     assert "127.0.0.1:65534" in check_port(PortUse(65_535, is_free=False, user="x")).run
-
-
-def test_warnings_and_skipped_checks_are_no_failures() -> None:
     assert not has_failed((ok("a", ""), warn("b", ""), skip("c", "")))
-    assert has_failed((ok("a", ""), check_descriptors(1024), check_python((3, 9, 0))))
-
-
-def test_trial_is_read_from_what_the_check_of_a_model_printed() -> None:
-    assert trial_result(0, '[{"is_good": true, "reason": ""}]') == ""
-    assert trial_result(1, '[{"is_good": false, "reason": "no CUDA"}]') == "no CUDA"
-    assert trial_result(-11, "") == "the trial run ended with status -11"
-    assert trial_result(1, "[]") == "the trial run ended with status 1"
 
 
 @pytest.mark.parametrize(
@@ -260,7 +237,15 @@ def test_address_of_a_router_or_of_the_mesh_is_a_host_and_a_port(
     assert read(text) == address
 
 
-def test_time_of_a_router_is_its_date_header() -> None:
+def test_words_of_a_trial_and_of_a_router_are_read() -> None:
+    ended = "the trial run ended with status"
+    for status, printed, result in (
+        (0, '[{"is_good": true, "reason": ""}]', ""),
+        (1, '[{"is_good": false, "reason": "no CUDA"}]', "no CUDA"),
+        (-11, "", f"{ended} -11"),
+        (1, "[]", f"{ended} 1"),
+    ):
+        assert trial_result(status, printed) == result
     told = dt.datetime(2026, 11, 26, 19, tzinfo=dt.UTC)
     assert time_of("Thu, 26 Nov 2026 19:00:00 GMT") == told
     for header in ("Thu, 26 Nov 2026 19:00:00 -0000", "Thu, 99 Nov 2026 19:00:00 GMT", "", None):
@@ -271,19 +256,18 @@ HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrn
 LINE = "   0: 0100007F:1F40 00000000:0000 {state} 00000000:00000000 00:00000000 00000000 0 0 {inode} 1\n"
 
 
-def fake_process(root: Path, pid: int, inode: int, command: bytes) -> None:
-    folder = root / "proc" / str(pid)
-    (folder / "fd").mkdir(parents=True)
-    (folder / "fd" / "3").symlink_to(f"socket:[{inode}]")
-    (folder / "cmdline").write_bytes(command)
-    (folder / "comm").write_text("python\n")
-
-
-def fake_tables(root: Path, tcp: str, tcp6: str = "") -> None:
-    folder = root / "proc" / "net"
-    folder.mkdir(parents=True)
-    (folder / "tcp").write_text(HEAD + tcp)
-    (folder / "tcp6").write_text(HEAD + tcp6)
+def fake_processes(root: Path, tcp: str, tcp6: str, commands: dict[int, str]) -> None:
+    """Make a `/proc` with these tables of sockets, and a process with a socket for each command."""
+    net = root / "proc" / "net"
+    net.mkdir(parents=True)
+    (net / "tcp").write_text(HEAD + tcp)
+    (net / "tcp6").write_text(HEAD + tcp6)
+    for pid, command in commands.items():
+        folder = root / "proc" / str(pid)
+        (folder / "fd").mkdir(parents=True)
+        (folder / "fd" / "3").symlink_to(f"socket:[{65 + pid}]")
+        (folder / "cmdline").write_text(command)
+        (folder / "comm").write_text("python\n")
 
 
 def test_port_of_a_listener_is_not_free_and_another_is() -> None:
@@ -309,17 +293,16 @@ def test_folder_that_does_not_exist_is_judged_by_its_parent_and_not_made(
 
 
 def test_hardware_is_a_display_device_of_nvidia(tmp_path: Path) -> None:
-    def device(name: str, vendor: str, kind: str) -> None:
+    for name, vendor, kind, has in (
+        ("0000:00:01.0", "0x8086", "0x030000", False),
+        ("0000:00:02.0", "0x10de", "0x020000", False),
+        ("0000:00:03.0", "0x10de", "0x030200", True),
+    ):
         folder = tmp_path / "sys/bus/pci/devices" / name
         folder.mkdir(parents=True)
         (folder / "vendor").write_text(vendor + "\n")
         (folder / "class").write_text(kind + "\n")
-
-    device("0000:00:01.0", "0x8086", "0x030000")
-    device("0000:00:02.0", "0x10de", "0x020000")
-    assert not gpu_probes.has_hardware(tmp_path)
-    device("0000:00:03.0", "0x10de", "0x030200")
-    assert gpu_probes.has_hardware(tmp_path)
+        assert gpu_probes.has_hardware(tmp_path) is has
 
 
 def test_libraries_are_found_in_packages_of_nvidia(
@@ -349,7 +332,5 @@ def test_libraries_are_found_in_packages_of_nvidia(
 def test_listener_is_found_by_its_socket(
     tmp_path: Path, tables: tuple[str, str], command: str, listener: str
 ) -> None:
-    fake_tables(tmp_path, *tables)
-    fake_process(tmp_path, 11, 76, b"nginx\0")
-    fake_process(tmp_path, 12, 77, command.encode())
+    fake_processes(tmp_path, *tables, {11: "nginx\0", 12: command})
     assert machine_probes.listener_of(8000, tmp_path) == listener
