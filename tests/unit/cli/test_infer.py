@@ -90,6 +90,11 @@ class Model:
         )
 
     @property
+    def wanted(self) -> tuple[Any, Any]:
+        """The outputs that were asked for, and of which classes."""
+        return self.asked["outputs"], self.asked["classes"]
+
+    @property
     def rows(self) -> tuple[str, list[bytes]]:
         """The input that was sent, and its elements."""
         ((name, tensor),) = self.inputs.items()
@@ -112,12 +117,9 @@ def test_outputs_are_shown_and_the_best_classes_where_they_are_asked_for(
     served: Model, cli: Cli
 ) -> None:
     cli(LINE)
-    assert (served.asked["outputs"], served.asked["classes"]) == (None, {})
+    assert served.wanted == (None, {})
     said = cli(f"{LINE} --top 2")
-    assert (served.asked["outputs"], served.asked["classes"]) == (
-        ["label", "scores"],
-        {"scores": 2},
-    )
+    assert served.wanted == (["label", "scores"], {"scores": 2})
     assert said.lines == [
         "OUTPUT DTYPE SHAPE VALUES",
         "label int64 [1] [7]",
@@ -128,14 +130,14 @@ def test_outputs_are_shown_and_the_best_classes_where_they_are_asked_for(
     ]
     assert said.err == "by gpu-1 (…12345678), version 1\n"
     assert cli(f"{LINE} --top 2 -o scores").lines[-3] == "OUTPUT ROW LABEL SCORE CLASS"
-    classes = [
-        {"score": 0.75, "index": 1, "label": "cat"},
-        {"score": 0.25, "index": 0, "label": ""},
-    ]
     found = cli(f"{LINE} --top 2 --json").json
     label, scores = found["outputs"]
     assert (found["node"], label["name"], label["data"]) == (PEER, "label", [7])
-    assert scores == {"name": "scores", "classes": [classes]}
+    cat, other = (
+        {"score": 0.75, "index": 1, "label": "cat"},
+        {"score": 0.25, "index": 0, "label": ""},
+    )
+    assert scores == {"name": "scores", "classes": [[cat, other]]}
 
 
 def test_top_of_outputs_without_scores_is_a_usage_error(served: Model, cli: Cli) -> None:
@@ -189,23 +191,19 @@ def test_texts_are_classified_and_shown_by_their_beginning(
     (tmp_path / "a.txt").write_text(long)
     first, second = cli("infer m --text good", tmp_path / "a.txt").lines[1:]
     assert served.rows == ("text", [b"good", long.encode()])
-    assert (served.asked["outputs"], served.asked["classes"]) == (None, {"scores": 3})
+    assert served.wanted == (None, {"scores": 3})
     assert first == "scores good cat 0.75 1"
     assert second.endswith("a.txt - 0.25 0")
     shown = cli("infer m --text good -t", long).lines[2]
     assert shown == "scores a long text a long text a long text a l… - 0.25 0"
 
 
-def test_embedding_shows_the_vector_and_its_tokens(served: Model, cli: Cli) -> None:
-    served.is_for("text-embedding")
-    cli("infer m --text cat")
-    asked = (served.asked["outputs"], served.asked["classes"])
-    assert asked == (["embedding", "tokens"], {})
-
-
-def test_picture_is_sent_as_its_file_has_it_and_a_large_file_by_both_ends(
+def test_model_gets_what_its_task_takes_and_a_large_file_by_both_ends(
     served: Model, cli: Cli, tmp_path: Path
 ) -> None:
+    served.is_for("text-embedding")
+    cli("infer m --text cat")
+    assert served.wanted == (["embedding", "tokens"], {})
     served.is_for("image-classification")
     (tmp_path / "a.png").write_bytes(b"\x89PNG")
     found = cli("infer m --json", tmp_path / "a.png").json
@@ -273,46 +271,39 @@ def test_options_of_a_request_are_arguments_of_the_sdk(
     assert made == [5, DEFAULT_RETRIES]
 
 
-@pytest.mark.parametrize(
-    ("told", "shown"),
-    [
-        ({"name": "gpu-1"}, "gpu-1 (…12345678)"),
-        ({"name": ""}, PEER),
-        (Answer(403, b"a proxy lets nobody see this"), PEER),
-    ],
-)
 def test_node_is_called_by_its_name_where_it_is_to_be_had(
-    served: Model, router: Router, cli: Cli, told: object, shown: str
+    served: Model, router: Router, cli: Cli
 ) -> None:
-    router.bodies[f"/v1/nodes/{PEER}"] = told
     replica = {"peer_id": PEER, "address": "a:1", "is_chosen": True}
     explanation = {"model": "m", "version": "1", "policy": "p2c", "replicas": [replica]}
     served.answer |= {"cache": "hit", "age_s": 7.0, "explanation": explanation}
-    assert cli(f"{LINE} --explain").err.splitlines()[:2] == [
-        f"by {shown}, version 1; hit, of 7 s ago",
-        f"A request for m/1 would go to {shown} at a:1: no other node hosts the model.",
-    ]
+    nobody = Answer(403, b"a proxy lets nobody see this")
+    for told, shown in (
+        ({"name": "gpu-1"}, "gpu-1 (…12345678)"),
+        ({"name": ""}, PEER),
+        (nobody, PEER),
+    ):
+        router.bodies[f"/v1/nodes/{PEER}"] = told
+        assert cli(f"{LINE} --explain").err.splitlines()[:2] == [
+            f"by {shown}, version 1; hit, of 7 s ago",
+            f"A request for m/1 would go to {shown} at a:1: no other node hosts the model.",
+        ]
 
 
 # values on the command line
 
 
-@pytest.mark.parametrize(
-    ("spec", "text", "expected"),
-    [
+def test_json_takes_dtype_and_shape_from_the_model() -> None:
+    for spec, text, expected in (
         (FLOATS, "[[1, 2, 3], [4, 5, 6.5]]", [[1.0, 2.0, 3.0], [4.0, 5.0, 6.5]]),
         (FLOATS, "[1,2,3]", [[1.0, 2.0, 3.0]]),
         (TEXTS, '["a", "ä"]', [b"a", "ä".encode()]),
         (TEXTS, '"one"', [b"one"]),
         (TEXTS, "[]", []),
         (SCALAR, "-7", -7),
-    ],
-)
-def test_json_takes_dtype_and_shape_from_the_model(
-    spec: TensorSpec, text: str, expected: object
-) -> None:
-    tensor = parse_inputs([f"{spec.name}={text}"], model(spec))[spec.name]
-    assert (tensor.datatype, tensor.to_numpy().tolist()) == (spec.datatype, expected)
+    ):
+        tensor = parse_inputs([f"{spec.name}={text}"], model(spec))[spec.name]
+        assert (tensor.datatype, tensor.to_numpy().tolist()) == (spec.datatype, expected)
 
 
 @pytest.mark.parametrize(
@@ -500,11 +491,16 @@ async def test_example_of_a_model_that_keeps_states_is_a_whole_sequence(tmp_path
     assert dict(request.parameters) == dict(WHOLE_SEQUENCE)
 
 
-async def test_example_of_a_model_for_chat_is_a_question(tmp_path: Path) -> None:
+async def test_example_of_a_model_for_chat_is_a_question_and_a_refused_one_known_as_such(
+    tmp_path: Path,
+) -> None:
     client = Taking(refuses="mute")
     mute, talks = await client.tried(tmp_path, "mute", "talks")
     assert client.asked == ["mute", "talks"]
     assert mute.refusal == "it refuses a short question: no, thanks"
+    (stateful,) = await Taking(refuses="stateful").tried(tmp_path, "stateful")
+    said = (stateful.model, stateful.refusal, stateful.is_sample)
+    assert said == ("stateful", "it refuses one that is made up: no, thanks", False)
     body = json.loads(talks.request.read_text("utf-8"))
     assert (talks.refusal, body["model"], body["max_tokens"]) == ("", "talks", 50)
     assert talks.lines("http://r:1", " --router http://r:1") == [
@@ -514,30 +510,19 @@ async def test_example_of_a_model_for_chat_is_a_question(tmp_path: Path) -> None
     ]
 
 
-@pytest.mark.parametrize(
-    ("datatype", "shape", "refusal"),
-    [
-        (Datatype.FP32, (-1, -1), "the sizes of its input 'X' cannot be made up: FP32[-1,-1]"),
+async def test_model_whose_sizes_can_only_be_guessed_is_sent_nothing_but_a_sample(
+    tmp_path: Path,
+) -> None:
+    unknown = "the sizes of its input 'X' cannot be made up: FP32[-1,-1]"
+    for datatype, shape, refusal in (
         (Datatype.FP32, (-1, 4), ""),
         (Datatype.INT64, (-1, -1), ""),
         (Datatype.BYTES, (-1, -1), ""),
-    ],
-)
-async def test_model_whose_sizes_can_only_be_guessed_is_sent_nothing_but_a_sample(
-    tmp_path: Path, datatype: Datatype, shape: tuple[int, ...], refusal: str
-) -> None:
-    client = Taking(inputs=[TensorSpec("X", datatype, shape)])
-    (example,) = await client.tried(tmp_path, "m")
-    assert (example.refusal, client.asked) == (refusal, [] if refusal else ["m"])
-    if refusal:
-        np.savez(tmp_path / "m.npz", rows=np.ones((2, 7), np.float32))
+        (Datatype.FP32, (-1, -1), unknown),
+    ):
+        client = Taking(inputs=[TensorSpec("X", datatype, shape)])
         (example,) = await client.tried(tmp_path, "m")
-        assert (client.asked, example.refusal, example.is_sample) == (["m"], "", True)
-
-
-async def test_example_that_its_model_refuses_is_known_as_such(tmp_path: Path) -> None:
-    examples = await Taking(refuses="stateful").tried(tmp_path, "plain", "stateful")
-    assert [(each.model, each.refusal, each.is_sample) for each in examples] == [
-        ("plain", "", False),
-        ("stateful", "it refuses one that is made up: no, thanks", False),
-    ]
+        assert (example.refusal, client.asked) == (refusal, [] if refusal else ["m"])
+    np.savez(tmp_path / "m.npz", rows=np.ones((2, 7), np.float32))
+    (example,) = await client.tried(tmp_path, "m")
+    assert (client.asked, example.refusal, example.is_sample) == (["m"], "", True)
