@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import fcntl
 import os
+import re
 import socket
 from typing import TYPE_CHECKING
 
@@ -86,47 +87,32 @@ def token(
     return owner.invite(Role.NODE, expires_at=ends, bootstrap=bootstrap, now=made).encode()
 
 
+NO_ANSWER = (
+    f"no router of {OWNER.network_id} answers within 3 s: 10.0.0.5:4001 (timed out), "
+    "10.0.0.6:4001 (Connection refused). Check that `capamesh up` runs there"
+)
+OLD, OVER = token(ends=NOW - DAY, made=NOW - 2 * DAY), f"{NOW - DAY:%Y-%m-%dT%H:%M:%SZ}"
+
+
 @pytest.mark.parametrize(
-    ("text", "answers", "said"),
+    ("text", "said"),
     [
-        (
-            token(ends=NOW - DAY, made=NOW - 2 * DAY),
-            {},
-            [
-                f"the join token expired at {NOW - DAY:%Y-%m-%dT%H:%M:%SZ}",
-                "ask the network's owner for a new one",
-            ],
-        ),
-        (
-            token()[:-3],
-            {},
-            ["the join token is cut short or mistyped", "copy the whole of it again"],
-        ),
+        (OLD, f"the join token expired at {OVER}.*ask the network's owner for a new one"),
+        (token()[:-3], "the join token is cut short or mistyped.*copy the whole of it again"),
         (
             token(ADDRESS, ADDRESS.replace("0.5", "0.6")),
-            {"10.0.0.5": "timed out", "10.0.0.6": "Connection refused"},
-            [
-                f"no router of {OWNER.network_id} answers within 3 s: 10.0.0.5:4001 (timed out), "
-                "10.0.0.6:4001 (Connection refused). Check that `capamesh up` runs there",
-                "firewall",
-                "prints a new line",
-            ],
+            f"{re.escape(NO_ANSWER)}.*firewall.*prints a new line",
         ),
-        (
-            token(f"/ip4/10.0.0.5/udp/4001/quic-v1/p2p/{PEER}"),
-            {},
-            ["this token names no router's address"],
-        ),
+        (token(f"/ip4/10.0.0.5/udp/4001/quic-v1/p2p/{PEER}"), "token names no router's address"),
     ],
     ids=["expired", "cut", "no answer", "no address"],
 )
 def test_token_that_leads_nowhere_is_refused_with_what_to_do_and_not_repeated(
-    machine: Machine, text: str, answers: dict[str, str], said: list[str]
+    machine: Machine, text: str, said: str
 ) -> None:
-    machine.answers |= answers
+    machine.answers = {"10.0.0.5": "timed out", "10.0.0.6": "Connection refused"}
     line = machine.refused(text)
-    for each in said:
-        assert each in line
+    assert re.search(said, line)
     assert text[20:60] not in line
     assert not machine.home.exists()
 
