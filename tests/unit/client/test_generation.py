@@ -30,9 +30,17 @@ def whole(choices: object, status: int = 200, **others: object) -> Answer:
     return Answer(status, json.dumps(body).encode(), node="A,B", resumed="2")
 
 
+def assembly_of(**headers: str) -> Assembly:
+    return Assembly(Answer(200, b"", **headers), URL, 10_000)
+
+
+def event(value: object) -> bytes:
+    return b"data: %b\n\n" % json.dumps(value).encode()
+
+
 def streamed(*events: object) -> tuple[list[TextPiece], Assembly]:
-    assembly = Assembly(Answer(200, b"", node="A"), URL, 10_000)
-    data = b"".join(b"data: %b\n\n" % json.dumps(event).encode() for event in events)
+    assembly = assembly_of(node="A")
+    data = b"".join(map(event, events))
     pieces = [*assembly.pieces(data), *assembly.pieces(b"data: [DONE]\n\n"), *assembly.pieces(b"")]
     return pieces, assembly
 
@@ -140,24 +148,18 @@ def test_calls_of_tools_are_put_together_and_are_a_message() -> None:
         ({"message": "full", "code": "invalid_request"}, InvalidRequest, "full"),
         ({"message": "gone", "code": 500}, PeerError, "http://r:1 broke the answer off: gone"),
         ("oops", PeerError, "http://r:1 broke the answer off: oops"),
+        (None, CutOff, "ended before its last event"),
     ],
 )
 def test_error_in_a_stream_is_raised_and_what_came_is_kept(
     error: object, kind: type[CapameshError], said: str
 ) -> None:
-    assembly = Assembly(Answer(200, b""), URL, 10_000)
-    first = b"data: %b\n\n" % json.dumps(delta(content="Hel")).encode()
-    assert [piece.text for piece in assembly.pieces(first)] == ["Hel"]
+    assembly = assembly_of()
+    pieces = list(assembly.pieces(event(delta(content="Hel", finish="stop"))))
+    assert "".join(piece.text for piece in pieces) == "Hel"
     with pytest.raises(kind, match=said):
-        list(assembly.pieces(b"data: %b\n\n" % json.dumps({"error": error}).encode()))
+        list(assembly.pieces(event({"error": error}) if error else b""))
     assert assembly.generation().text == "Hel"
-
-
-def test_stream_without_its_end_is_cut_off() -> None:
-    assembly = Assembly(Answer(200, b""), URL, 10_000)
-    list(assembly.pieces(b"data: %b\n\n" % json.dumps(delta(finish="stop")).encode()))
-    with pytest.raises(CutOff, match="ended before its last event"):
-        list(assembly.pieces(b""))
 
 
 @pytest.mark.parametrize(
@@ -170,8 +172,7 @@ def test_stream_without_its_end_is_cut_off() -> None:
     ],
 )
 def test_answer_that_is_no_stream_is_a_violation(body: bytes, said: str) -> None:
-    assembly = Assembly(Answer(200, b""), URL, 10_000)
-    cut = chain.from_iterable(map(assembly.pieces, (body, b"")))
+    cut = chain.from_iterable(map(assembly_of().pieces, (body, b"")))
     with pytest.raises(ProtocolViolation, match=said):
         list(cut)
 
@@ -202,13 +203,10 @@ def test_events_are_the_same_however_bytes_are_cut(size: int) -> None:
     assert events.resumes == 2
 
 
-def test_cr_alone_ends_a_line() -> None:
+def test_cr_alone_ends_a_line_and_a_stream_has_a_bound() -> None:
     events = Events(100)
     assert list(events.of(b"data: a\r\rdata: b\r")) == [b"a"]
     assert list(events.of(b"\rx")) == [b"b"]
-
-
-def test_stream_has_a_bound() -> None:
     events = Events(10)
     assert list(events.of(b"data: 1\n\n")) == [b"1"]
     with pytest.raises(TooLarge, match="more than 10 bytes"):

@@ -117,12 +117,8 @@ offers = st.builds(
     outputs=st.lists(specs, max_size=3).map(tuple),
     provider=texts(0, 64),
     precision=texts(0, 32),
-    best_rows=counts,
-    row_us=counts,
-    max_rows=counts,
-    memory_bytes=counts,
-    is_idempotent=st.booleans(),
-    is_deterministic=st.booleans(),
+    **dict.fromkeys(("best_rows", "row_us", "max_rows", "memory_bytes"), counts),
+    **dict.fromkeys(("is_idempotent", "is_deterministic"), st.booleans()),
     signed=st.just(b"") | st.binary(min_size=96, max_size=96),
     also_signed=st.lists(st.binary(min_size=96, max_size=96), max_size=3).map(tuple),
     labelled=st.lists(texts(0, 256), max_size=3).map(tuple),
@@ -132,7 +128,7 @@ offers = st.builds(
 
 @st.composite
 def devices(draw: st.DrawFn) -> Device:
-    total_bytes = draw(st.integers(0, 2**63 - 1))
+    total_bytes = draw(counts)
     return Device(
         index=draw(st.integers(0, 65_535)),
         kind=draw(texts(1, 32)),
@@ -240,24 +236,16 @@ def test_unknown_fields_are_tolerated(path: tuple[str | int, ...]) -> None:
     assert advert_from_body(body, PEER, SEQUENCE) == ADVERT
 
 
-def test_publisher_learns_that_its_advert_would_be_refused() -> None:
+def test_publisher_learns_that_its_advert_would_be_refused_but_for_a_reason_which_is_cut() -> None:
     with pytest.raises(ConfigError, match=r"refuse this advert: field: region is 'x"):
         advert_to_body(replace(ADVERT, region="x" * 65))
     with pytest.raises(ConfigError, match=r"link_addresses is '7100', expected host:port"):
         router_to_body(replace(ROUTER, link_addresses=("7100",)))
-    with pytest.raises(
-        ConfigError, match=r"interval_s is 0, expected a whole number from 1 to 600"
-    ):
+    with pytest.raises(ConfigError, match=r"interval_s is 0, expected a whole number from 1 to"):
         advert_to_body(replace(ADVERT, interval_s=0))
-
-
-def test_long_reason_with_line_ends_and_undecodable_bytes_is_cut_and_cleaned_rather_than_refused() -> (
-    None
-):
     offer = replace(ADVERT.models[0], state=ModelState.FAILED, reason="bad\n\udcff" + "x" * 600)
     body = advert_to_body(replace(ADVERT, models=(offer,)))
-    read = advert_from_body(body, PEER, SEQUENCE).models[0].reason
-    assert read == "bad ?" + "x" * 507
+    assert advert_from_body(body, PEER, SEQUENCE).models[0].reason == "bad ?" + "x" * 507
 
 
 junk = st.recursive(
@@ -340,14 +328,6 @@ def test_field_that_does_not_fit_is_named(path: tuple[str | int, ...]) -> None:
         assert len(caught.value.message) < 400
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"nodes": -1}, {"nodes": 2**63}, {"nodes": "9"}, {"name": "a b"}]
-)
-def test_router_s_field_that_does_not_fit_is_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(AdvertRejected, match=r"^field: (nodes|name) is .*, expected"):
-        router_from_body({**router_to_body(ROUTER), **wrong}, PEER, SEQUENCE)
-
-
 def test_every_field_without_a_default_is_required_and_an_older_advert_has_the_others() -> None:
     older = replace(
         ADVERT,
@@ -380,6 +360,9 @@ def test_every_field_without_a_default_is_required_and_an_older_advert_has_the_o
             place[key] = value
     router = replace(ROUTER, nodes=0, name="")
     assert sorted(router_to_body(router)) == ["agent_version", "link_addresses", "region"]
+    for wrong in ({"nodes": -1}, {"nodes": 2**63}, {"nodes": "9"}, {"name": "a b"}):
+        with pytest.raises(AdvertRejected, match=r"^field: (nodes|name) is .*, expected"):
+            router_from_body({**router_to_body(ROUTER), **wrong}, PEER, SEQUENCE)
     for each in (ROUTER, router):
         assert router_from_body(router_to_body(each), PEER, SEQUENCE) == each
 
@@ -422,27 +405,20 @@ def test_model_that_is_not_ready_needs_no_digest() -> None:
             assert (offer.digest, offer.state) == ("", ModelState.FAILED if digest else state)
 
 
-@pytest.mark.parametrize(
-    ("windows", "read"),
-    [
-        ({"input": "Y", "samples": 4}, None),
-        ({"input": "X", "samples": 5}, None),
-        ({"input": "X", "samples": 4, "constants": {"Z": 1}}, None),
-        ({"input": "X", "samples": 4}, Windows("X", 4)),
-        (
-            {"input": "X", "samples": 4, "constants": {"sr": 16_000}},
-            Windows("X", 4, 0, 0, (("sr", 16_000.0),)),
-        ),
-    ],
-)
-def test_windows_that_do_not_fit_the_model_count_as_none(
-    windows: dict[str, object], read: Windows | None
-) -> None:
-    body = changed((*MODEL, "windows"), windows)
-    if read is not None and read.constants:
-        body["models"][0]["inputs"].append({"name": "sr", "datatype": "INT64", "shape": []})
-    (offer,) = advert_from_body(body, PEER, SEQUENCE).models
-    assert (offer.windows, offer.state) == (read, ModelState.READY)
-    assert advert_from_body(
-        advert_to_body(replace(ADVERT, models=(offer,))), PEER, SEQUENCE
-    ).models == (offer,)
+def test_windows_that_do_not_fit_the_model_count_as_none() -> None:
+    fitting = {"input": "X", "samples": 4}
+    with_constant = Windows("X", 4, 0, 0, (("sr", 16_000.0),))
+    for windows, read in (
+        ({**fitting, "input": "Y"}, None),
+        ({**fitting, "samples": 5}, None),
+        ({**fitting, "constants": {"Z": 1}}, None),
+        (fitting, Windows("X", 4)),
+        ({**fitting, "constants": {"sr": 16_000}}, with_constant),
+    ):
+        body = changed((*MODEL, "windows"), windows)
+        if read is with_constant:
+            body["models"][0]["inputs"].append({"name": "sr", "datatype": "INT64", "shape": []})
+        (offer,) = advert_from_body(body, PEER, SEQUENCE).models
+        assert (offer.windows, offer.state) == (read, ModelState.READY)
+        again = advert_to_body(replace(ADVERT, models=(offer,)))
+        assert advert_from_body(again, PEER, SEQUENCE).models == (offer,)
