@@ -329,17 +329,6 @@ def test_nodes_status_is_a_table_of_its_workers_and_one_of_its_models(
     assert (told["models"], told["age_s"] >= 0) == (models, True)
 
 
-def test_routers_status_has_a_line_for_each_of_its_workers(tmp_path: Path, cli: Cli) -> None:
-    row = {"name": "worker-1", "state": "ready", "pid": 77, "starts": 1}
-    lost = {"name": "worker-2", "state": "down", "pid": None, "starts": 4, "last_down": "killed"}
-    workers = [{"reason": "", "last_down": "", "link_address": "", **each} for each in (row, lost)]
-    DataDir(tmp_path).write_status({"role": "router", "state": "ready", "workers": workers})
-    said = cli("router status --data", tmp_path, status=1).lines  # nobody holds the folder
-    first = said.index("WORKER STATE PID STARTS LOST LAST BECAUSE LINKS AT")
-    assert said[first + 2] == "worker-2 down down 4 killed -"
-    assert "state stopped (it last said: ready)" in said
-
-
 # the tree, its help and its imports
 
 

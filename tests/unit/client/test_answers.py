@@ -64,20 +64,18 @@ def test_any_failure_is_an_error_of_the_tree(status: int, body: bytes, code: str
     assert error.message
 
 
-def test_failure_without_our_body_shows_its_beginning_on_one_line() -> None:
+def test_failure_of_a_proxy_says_its_title_or_beginning_and_how_a_key_is_given() -> None:
     error = failure_of(Answer(502, b"<html>\n" + b"x" * 1000, "overloaded"), "http://r:1")
     assert error.message == f"http://r:1 answered with HTTP status 502: <html> {'x' * 293}"
-
-
-def test_failure_of_a_proxy_says_its_title_and_how_a_key_is_given() -> None:
     page = b"<html><head><title>401 Authorization Required</title></head><body>nginx</body></html>"
     said = failure_of(Answer(401, page), "http://r:1").message
+    start = "http://r:1 answered with HTTP status 401: "
     assert said.startswith(
-        "http://r:1 answered with HTTP status 401: 401 Authorization Required; a proxy in front of the router asks for a key"
+        f"{start}401 Authorization Required; a proxy in front of the router asks"
     )
     assert "--header 'Authorization: Bearer KEY'" in said
     ours = failure_of(Answer(401, b'{"error": "no key of this router"}'), "http://r:1")
-    assert ours.message == "http://r:1 answered with HTTP status 401: no key of this router"
+    assert ours.message == f"{start}no key of this router"
 
 
 LAST = "Fri, 31 Dec 1999 23:59:59 GMT"
@@ -119,42 +117,34 @@ def address(view: memoryview, offset: int) -> int:
     return np.frombuffer(view, np.uint8).__array_interface__["data"][0] + offset
 
 
-@pytest.mark.parametrize("json_bytes", [1, 16, 77])
-def test_raw_tensors_begin_at_an_aligned_address(json_bytes: int) -> None:
-    body = ArrivingBody(2_000, str(json_bytes), 2_000)
-    body.add(b"a" * 700)
-    assert (body.is_whole, body.missing_bytes) == (False, 1_300)
-    body.add(b"b" * 1_300)
-    assert (body.is_whole, body.missing_bytes) == (True, 0)
-    view = body.view()
-    assert bytes(view) == b"a" * 700 + b"b" * 1_300
-    assert not view.readonly
-    assert address(view, json_bytes) % ALIGNMENT == 0
+def test_raw_tensors_begin_at_an_aligned_address() -> None:
+    for json_bytes in (1, 16, 77):
+        body = ArrivingBody(2_000, str(json_bytes), 2_000)
+        body.add(b"a" * 700)
+        assert (body.is_whole, body.missing_bytes) == (False, 1_300)
+        body.add(b"b" * 1_300)
+        assert (body.is_whole, body.missing_bytes) == (True, 0)
+        view = body.view()
+        assert (bytes(view), view.readonly) == (b"a" * 700 + b"b" * 1_300, False)
+        assert address(view, json_bytes) % ALIGNMENT == 0
+    for no_length in (None, "", "-1", "x", "²", "9" * 40):
+        body = ArrivingBody(3, no_length, 3)
+        body.add(b"abc")
+        assert bytes(body.view()) == b"abc"
 
 
-@pytest.mark.parametrize("json_bytes", [None, "", "-1", "x", "²", "9" * 40])
-def test_header_that_is_no_length_moves_nothing(json_bytes: str | None) -> None:
-    body = ArrivingBody(3, json_bytes, 3)
-    body.add(b"abc")
-    assert bytes(body.view()) == b"abc"
-
-
-def test_body_of_unknown_length_grows_to_the_limit() -> None:
+def test_body_takes_what_was_announced_or_up_to_the_limit() -> None:
     body = ArrivingBody(None, "2", 5)
     body.add(b"abc")
     assert (body.is_whole, body.missing_bytes, bytes(body.view())) == (False, 0, b"abc")
     body.add(b"de")
     with pytest.raises(TooLarge, match="more than 5 bytes"):
         body.add(b"f")
-
-
-def test_announced_length_is_the_most_that_is_taken() -> None:
     with pytest.raises(TooLarge, match="the answer has 6 bytes; the limit is 5"):
         ArrivingBody(6, None, 5)
     assert ArrivingBody(0, None, 5).is_whole
-    body = ArrivingBody(2, None, 5)
     with pytest.raises(TooLarge, match="more than 2 bytes"):
-        body.add(b"abc")
+        ArrivingBody(2, None, 5).add(b"abc")
 
 
 ONE = {"X": np.ones(1, np.float32)}
@@ -211,17 +201,10 @@ def test_classes_without_rows_are_one_row() -> None:
     assert row[0].label == "\ufffd[2Jcat\ufffd"
 
 
-@pytest.mark.parametrize(
-    "text", ["", "1", "x:1", "1:-1", "1:1.5", "1:\u0661", "1:" + "9" * 19, ":0"]
-)
-def test_text_that_is_no_class_breaks_the_protocol(text: str) -> None:
-    with pytest.raises(
-        ProtocolViolation, match=r"output 'y' is b'.*', and texts 'score:index:label' were"
-    ):
-        answered(text, shape=[1])
-
-
-def test_output_that_was_not_classified_breaks_the_protocol() -> None:
+def test_text_that_is_no_class_breaks_the_protocol() -> None:
+    for text in ("", "1", "x:1", "1:-1", "1:1.5", "1:\u0661", "1:" + "9" * 19, ":0"):
+        with pytest.raises(ProtocolViolation, match=r"'y' is b'.*', and texts 'score:index:label'"):
+            answered(text, shape=[1])
     with pytest.raises(ProtocolViolation, match=r"output 'y' is FP32\[1, 2\], and texts"):
         answered(1.0, 2.0, shape=[1, 2], datatype="FP32")
     with pytest.raises(ProtocolViolation, match=r"output 'y' is BYTES\[1, 1, 1\], and texts"):

@@ -24,7 +24,6 @@ from capamesh.protocol.member_status import (
 from capamesh.protocol.membership_life import Ended, Ends, Lasts, MembershipLife, life_ratio
 from capamesh.protocol.membership_upkeep import MembershipUpkeep
 from capamesh.protocol.network import Membership, NetworkOwner, RevocationList, Role
-from capamesh.protocol.serving_notice import ServingNotice
 from capamesh.protocol.token_file import TokenFile
 
 if TYPE_CHECKING:
@@ -359,22 +358,3 @@ def test_models_of_a_node_that_stopped_or_fell_silent_are_not_believed_to_be_rea
     assert believed(said(**NODE)) == said(**NODE)
     router = said(is_running=False, nodes=3)
     assert believed(router) == {**router, "nodes": 0}
-
-
-def test_notice_is_logged_once_for_each_change() -> None:
-    log: Any = EventLog()
-    notice = ServingNotice(log, lambda: {"nodes": 2})
-    for state, reason in (
-        ("starting", "its mesh is not up yet"),
-        ("waiting", "no node has been heard of"),
-        ("ready", ""),
-        ("ready", ""),
-        ("waiting", "all nodes have left"),
-        ("revoked", "by its owner"),
-        ("ready", ""),
-        ("draining", ""),
-        ("stopped", ""),
-    ):
-        notice.look(state, reason)
-    lost = ("not_serving", {"state": "waiting", "reason": "all nodes have left"})
-    assert log.events == [("serving", {"nodes": 2}), lost, ("serving", {"nodes": 2})]

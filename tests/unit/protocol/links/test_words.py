@@ -32,7 +32,6 @@ from capamesh.protocol.links.reasons import (
     error_meta,
     goaway_frame,
     goaway_reason,
-    loss_reason,
 )
 from capamesh.protocol.msgpack_codec import pack
 from capamesh.protocol.network import ALPN
@@ -184,21 +183,6 @@ def test_error_keeps_its_kind_its_words_its_load_and_a_bounded_hint() -> None:
     seen = there(refused)
     assert (type(seen), seen.retry_after_s) == (SizeRefused, 0.501)
     assert unpack_map(error_meta(refused), "ERROR")["code"] == Overloaded.code
-
-
-@pytest.mark.parametrize(
-    ("error", "goaway", "is_greeted", "reason"),
-    [
-        (None, "", True, "the peer closed it"),
-        (None, "upgrade", True, "the peer closed it: upgrade"),
-        (OSError("reset"), "upgrade", False, "the connection was lost: reset: upgrade"),
-        (None, "", False, "the peer closed it before its HELLO: it may not accept this member's"),
-    ],
-)
-def test_lost_connection_says_what_is_known(
-    error: Exception | None, goaway: str, is_greeted: bool, reason: str
-) -> None:
-    assert loss_reason(error, goaway, is_greeted=is_greeted).startswith(reason)
 
 
 def test_words_of_a_peer_are_cut_and_plain() -> None:

@@ -39,17 +39,6 @@ def test_import_of_libp2p_reads_no_part_in_and_has_all_that_are_left_out() -> No
     assert run(program) == "[]"
 
 
-def test_stand_in_refuses_to_be_called_as_what_it_stands_for() -> None:
-    program = (
-        "from libp2p.transport.quic.transport import QUICTransport\n"
-        "try:\n    QUICTransport('key')\n"
-        "except NotImplementedError as error:\n    print(error)"
-    )
-    assert run(program) == (
-        "libp2p.transport.quic.transport.QUICTransport is left out of the mesh process"
-    )
-
-
 def test_part_that_is_read_in_after_all_is_the_real_one() -> None:
     program = (
         "read_in(LOCAL_DISCOVERY)\n"
