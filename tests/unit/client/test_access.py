@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import ssl
+from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from certificates import Authority
@@ -39,18 +40,14 @@ KEY = "Bearer s3cret"
 # the router
 
 
-@pytest.mark.parametrize(
-    ("url", "whole"),
-    [
+def test_url_is_taken_apart_and_shown_whole() -> None:
+    for url, whole in (
         ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
         ("router:8000", "http://router:8000"),
         ("https://host/mesh/", "https://host:443/mesh"),
         (" http://[::1]:8000 ", "http://[::1]:8000"),
-    ],
-)
-def test_url_is_taken_apart_and_shown_whole(url: str, whole: str) -> None:
-    assert RouterAddress.parse(url).url == whole
-    assert RouterAddress.parse(whole).url == whole
+    ):
+        assert RouterAddress.parse(url).url == RouterAddress.parse(whole).url == whole
 
 
 @pytest.mark.parametrize(
@@ -60,15 +57,10 @@ def test_url_is_taken_apart_and_shown_whole(url: str, whole: str) -> None:
         ("ftp://host", "'ftp' is neither http nor https"),
         ("http://host:99999", "range"),
         ("http://user@host", "a user name and password do not belong in it: give them as a header"),
-        *[
-            (url, "")
-            for url in (
-                "https://me:s3cret@host/mesh",
-                "me:s3cret@host",
-                "http://s3cret@",
-                "http://a:s3cret@b@host?c",
-            )
-        ],
+        ("https://me:s3cret@host/mesh", ""),
+        ("me:s3cret@host", ""),
+        ("http://s3cret@", ""),
+        ("http://a:s3cret@b@host?c", ""),
         ("http://host/?a=1", "query"),
         ("http://ho st", "blanks"),
     ],
@@ -165,22 +157,6 @@ def test_file_that_is_no_authority_or_certificate_is_refused_by_name(tmp_path: P
             Access(cert=cert)
 
 
-class RefusedSocket:
-    """A socket over TLS whose router has refused the client's certificate and closed, before anything was written."""
-
-    def __init__(self, on_write: OSError) -> None:
-        self._on_write = on_write
-
-    def settimeout(self, seconds: float) -> None: ...
-
-    def sendall(self, data: bytes) -> None:
-        raise self._on_write
-
-    def recv(self, most_bytes: int) -> bytes:
-        alert = "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert certificate required"
-        raise ssl.SSLError(1, alert)
-
-
 @pytest.mark.parametrize(
     "on_write",
     [
@@ -191,11 +167,17 @@ class RefusedSocket:
     ids=repr,
 )
 def test_refused_certificate_is_told_though_writing_fails_first(on_write: OSError) -> None:
+    """The router has refused it and closed before anything was written."""
+    alert = "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert certificate required"
+
+    def refuse(*_: object, error: OSError = on_write) -> NoReturn:
+        raise error
+
+    recv = partial(refuse, error=ssl.SSLError(1, alert))
+    sock: Any = SimpleNamespace(settimeout=id, sendall=refuse, recv=recv)
     plan: Any = SimpleNamespace(wait_s=1.0, path="/")
-    access: Any = None
-    stream = SyncStream(access, plan)
-    stream._wire = StreamWire("https://router", 1024)
-    stream._sock = RefusedSocket(on_write)  # type: ignore[assignment]
+    stream = SyncStream(plan, plan)
+    stream._wire, stream._sock = StreamWire("https://router", 1024), sock
     stream.send(b"the beginning")
     with pytest.raises(LinkLost, match="give one that the router's authority has signed"):
         stream.until(lambda: False)

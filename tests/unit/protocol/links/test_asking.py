@@ -55,13 +55,18 @@ class ResponseHandler:
         self._act()
 
 
-async def test_asker_that_crashes_costs_no_other_its_answer() -> None:
+@pytest.fixture
+async def ends() -> Ends:
+    return Ends()
+
+
+async def test_asker_that_crashes_costs_no_other_its_answer(ends: Ends) -> None:
     def crash() -> None:
         raise asyncio.InvalidStateError
 
     complaints: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
-    ends, well = Ends(), ResponseHandler()
+    well = ResponseHandler()
     first = ends.link.ask(b"", [], ResponseHandler(crash))
     second = ends.link.ask(b"", [], ResponseHandler(crash))
     probe = ends.link.ask_load(b"", ResponseHandler(crash))
@@ -90,8 +95,9 @@ async def test_load_that_is_told_unasked_comes_to_the_owner_once_the_peer_is_ver
     ends.link.tell_load(b"late")
 
 
-async def test_peer_hears_of_a_withdrawal_but_not_of_a_request_that_was_not_written_yet() -> None:
-    ends = Ends()
+async def test_peer_hears_of_a_withdrawal_but_not_of_a_request_that_was_not_written_yet(
+    ends: Ends,
+) -> None:
     first = ends.link.ask(b"", [], ResponseHandler())  # a lone one is written at once
     second = ends.link.ask(b"", [bytes(100_000)], ResponseHandler())
     ends.link.withdraw(second)
@@ -206,10 +212,10 @@ class Reader(ResponseHandler, PartsHandler):
         self._take(part)
 
 
-async def test_answer_in_parts_is_an_error_to_who_wants_a_whole_one_and_the_rest_is_declined() -> (
-    None
-):
-    ends, asker = Ends(), ResponseHandler()
+async def test_answer_in_parts_is_an_error_to_who_wants_a_whole_one_and_the_rest_is_declined(
+    ends: Ends,
+) -> None:
+    asker = ResponseHandler()
     stream = ends.link.ask(b"", [], asker)
     await ends.reads()
     ends.peer.respond(stream, b"1", [], is_final=False)
@@ -222,14 +228,12 @@ async def test_answer_in_parts_is_an_error_to_who_wants_a_whole_one_and_the_rest
     assert not ends.peer.respond(stream, b"2", [])
 
 
-async def test_reader_may_withdraw_at_any_part_and_hears_no_more() -> None:
-    ends = Ends()
+async def test_reader_may_withdraw_at_any_part_and_hears_no_more(ends: Ends) -> None:
     reader = Reader(lambda: ends.link.withdraw(stream))
     stream = ends.link.ask(b"", [], reader)
     await ends.reads()
-    for meta in (b"1", b"2"):
-        ends.peer.respond(stream, meta, [], is_final=False)
-    ends.peer.respond(stream, b"3", [])
+    for meta in (b"1", b"2", b"3"):
+        ends.peer.respond(stream, meta, [], is_final=meta == b"3")
     ends.deliver()
     assert reader.news == [Answer(b"1", memoryview(b""))]
     assert ends.is_idle
@@ -357,30 +361,22 @@ class Writing:
         self.core: Connection = greeted().dialer
         self.transport = Transport()
         self.reasons: list[str] = []
-        self.writer = LinkWriter(
-            asyncio.get_running_loop(), self.core, MOST_BYTES, self.reasons.append
-        )
+        loop = asyncio.get_running_loop()
+        self.writer = LinkWriter(loop, self.core, MOST_BYTES, self.reasons.append)
         self.writer.begin(cast("asyncio.Transport", self.transport))
-
-    async def written(self) -> int:
-        """Return how many bytes the loop's next turn has written."""
-        self.transport.sent.clear()
-        await asyncio.sleep(0)
-        return len(self.transport.sent)
 
 
 async def test_writer_that_is_held_or_paused_writes_nothing() -> None:
     writing = Writing()
-    await writing.written()
+    await asyncio.sleep(0)
+    writing.transport.sent.clear()
     writing.core.ping(1)
-    writing.writer.is_held = True
-    writing.writer.flush_soon()
-    assert await writing.written() == 0
-    writing.writer.is_held = False
-    writing.writer.is_paused = True
-    writing.writer.flush_soon()
-    assert await writing.written() == 0
-    writing.writer.is_paused = False
+    for name in ("is_held", "is_paused"):
+        setattr(writing.writer, name, True)
+        writing.writer.flush_soon()
+        await asyncio.sleep(0)
+        assert len(writing.transport.sent) == 0
+        setattr(writing.writer, name, False)
     writing.writer.flush()
     assert len(writing.transport.sent) == 20
 

@@ -99,18 +99,18 @@ def body_of(parts: list) -> memoryview:  # type: ignore[type-arg]
 
 
 @settings(max_examples=40, deadline=None)
-@given(_calls, st.none() | st.integers(-(2**63), 2**64 - 1))
-def test_call_comes_back_as_it_was(call: InferCall, budget_ms: int | None) -> None:
+@given(_calls, st.none() | st.integers(-(2**63), 2**64 - 1), _answers)
+def test_call_and_answer_come_back_as_they_were(
+    call: InferCall, budget_ms: int | None, answer: InferAnswer
+) -> None:
     meta, body = encode_call(call, budget_ms)
     assert decode_call(meta, body_of(body), LIMITS) == (call, budget_ms)
-
-
-@settings(max_examples=40, deadline=None)
-@given(_answers)
-def test_answer_comes_back_as_it_was(answer: InferAnswer) -> None:
     meta, body = encode_answer(answer)
     assert decode_answer(meta, body_of(body), LIMITS) == answer
     assert decode_load(encode_load(answer.load)) == answer.load
+    for action in ControlAction:
+        change = ControlCall(action, call.model, call.version)
+        assert decode_call(encode_control(change), NOTHING, LIMITS) == (change, None)
 
 
 def test_tensors_are_views_of_the_body_and_are_sent_without_a_copy() -> None:
@@ -177,48 +177,33 @@ def test_junk_raises_only_what_is_documented(raw: object, body: bytes) -> None:
     expect_documented(body, body)
 
 
-@pytest.mark.parametrize("key", ["m", "v", "i", "o", "b", "q", "r", "l"])
-def test_nesting_too_deep_to_print_is_refused_like_any_junk(key: str) -> None:
-    good = {"m": "m", "v": "1", "i": [], "o": [], "q": 0, "r": 0, "l": [0] * 6}
-    good.pop(key, None)
-    packed = pack(good)
-    meta = bytes([packed[0] + 1]) + packed[1:] + pack(key) + DEEP
-    assert isinstance(unpack(meta, max_array_items=10), dict)
-    expect_documented(meta, b"")
-    described = pack({**good, "i": [None], "o": [None]}).replace(b"\x91\xc0", DEEP)
-    expect_documented(described, b"")
+def test_nesting_too_deep_to_print_is_refused_like_any_junk() -> None:
+    whole = {"m": "m", "v": "1", "i": [], "o": [], "b": 0, "q": 0, "r": 0, "l": [0] * 6}
+    for key in whole:
+        good = {name: value for name, value in whole.items() if name not in {key, "b"}}
+        packed = pack(good)
+        meta = bytes([packed[0] + 1]) + packed[1:] + pack(key) + DEEP
+        assert isinstance(unpack(meta, max_array_items=10), dict)
+        expect_documented(meta, b"")
+        described = pack({**good, "i": [None], "o": [None]}).replace(b"\x91\xc0", DEEP)
+        expect_documented(described, b"")
 
 
-def test_additions_of_a_later_version_are_ignored() -> None:
+def test_additions_of_a_later_version_are_ignored_and_so_is_a_trace_that_is_none() -> None:
     raw = {"m": "m", "i": [["x", "INT8", [1], 1, "more"]], "new": {"a": 1}, "b": 7}
     call, budget_ms = decode_call(pack(raw), memoryview(b"\5"), LIMITS)
     assert budget_ms == 7
     assert call.inputs == (Tensor("x", Datatype.INT8, (1,), b"\5"),)
     more = list(range(1, 19))
     assert decode_load(pack({"l": more})) == LoadReport(*range(1, 16))
-
-
-@pytest.mark.parametrize(
-    "trace", [7, "", "x", TRACE + "0", TRACE.replace("a", "A"), TRACE[:-1] + "0", ["0"] * 55]
-)
-def test_trace_that_is_none_is_no_fault_of_a_call(trace: object) -> None:
-    call, _ = decode_call(pack({"m": "m", "i": [], "t": trace}), NOTHING, LIMITS)
-    assert isinstance(call, InferCall)
-    assert call.trace == ""
-
-
-def test_load_of_an_earlier_version_is_read() -> None:
-    for count in range(6, 15):
-        reported = decode_load(pack({"l": list(range(1, count + 1))}))
-        assert reported == (*range(1, count + 1), *[0] * (15 - count))
+    for count in range(6, 15):  # and what an earlier one leaves out is none
+        reported = decode_load(pack({"l": more[:count]}))
+        assert reported == (*more[:count], *[0] * (15 - count))
         assert reported.bulk_in_flight == (9 if count > 8 else 0)
-
-
-@pytest.mark.parametrize("action", ControlAction)
-@pytest.mark.parametrize("version", ["", "7"])
-def test_change_comes_back_as_it_was(action: ControlAction, version: str) -> None:
-    call = ControlCall(action, ModelName("m"), ModelVersion(version))
-    assert decode_call(encode_control(call), NOTHING, LIMITS) == (call, None)
+    for trace in (7, "", "x", TRACE + "0", TRACE.replace("a", "A"), TRACE[:-1] + "0", ["0"] * 55):
+        call, _ = decode_call(pack({"m": "m", "i": [], "t": trace}), NOTHING, LIMITS)
+        assert isinstance(call, InferCall)
+        assert call.trace == ""
 
 
 def test_texts_of_all_tensors_are_counted_together() -> None:
@@ -235,14 +220,6 @@ def test_texts_of_all_tensors_are_counted_together() -> None:
         decode_answer(meta, memoryview(b"".join(body)), Limits(max_texts=3))
 
 
-def described(*tensors: Tensor) -> tuple[bytes, memoryview]:
-    """Return an answer with these outputs as it comes over a link."""
-    meta, body = encode_answer(
-        InferAnswer(ModelVersion("1"), tensors, 0, 0, LoadReport(0, 0, 1, 0, 0, 0))
-    )
-    return meta, memoryview(b"".join(body))
-
-
 def test_known_layouts_are_so_many() -> None:
     known = KnownLayouts()
     for count in range(MAX_KNOWN + 1):
@@ -253,16 +230,14 @@ def test_known_layouts_are_so_many() -> None:
     assert known[b"1"].parts == (("x", Datatype.INT8, (1,), 0, 1),)
 
 
-@pytest.mark.parametrize(
-    "entry", [["x", "INT8", [True], 1], ["x", "INT8", [1], True], ["x", "INT8", [1.0], 1]]
-)
-def test_description_that_only_equals_a_known_one_is_not_taken_for_it(entry: object) -> None:
+def test_description_that_only_equals_a_known_one_is_not_taken_for_it() -> None:
     known = KnownLayouts()
     raw = {"v": "1", "o": [["x", "INT8", [1], 1]], "q": 0, "r": 0, "l": [0] * 6}
     decode_answer(pack(raw), memoryview(b"a"), LIMITS, known)
     assert len(known) == 1
-    with pytest.raises(ProtocolViolation, match="name, datatype, shape, size are expected"):
-        decode_answer(pack({**raw, "o": [entry]}), memoryview(b"a"), LIMITS, known)
+    for entry in (["x", "INT8", [True], 1], ["x", "INT8", [1], True], ["x", "INT8", [1.0], 1]):
+        with pytest.raises(ProtocolViolation, match="name, datatype, shape, size are expected"):
+            decode_answer(pack({**raw, "o": [entry]}), memoryview(b"a"), LIMITS, known)
 
 
 @settings(max_examples=40, deadline=None)
@@ -358,18 +333,20 @@ def test_each_fault_of_a_call_is_named(raw: object, complaint: str) -> None:
     assert complaint in caught.value.message
 
 
-@pytest.mark.parametrize("at", [0, 5, 8, 10])
-def test_load_is_six_counts_or_more_or_none(at: int) -> None:
-    for junk in (-1, 1.5, None, "9", [9], True):
-        load: list[object] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
-        load[at] = junk
-        for none in (load, load[:5], None, "abcdef"):
-            with pytest.raises(ProtocolViolation, match="a LOAD is not that of a load"):
-                decode_load(pack({"l": none}))
-            error = Overloaded("full")
-            assert load_with(error) is None
-            error.load = none
-            assert load_with(error) is None
+def test_load_is_six_counts_or_more_or_none() -> None:
+    error = Overloaded("full")
+    assert load_with(error) is None
+    wrong: list[object] = [[1, 2, 3, 4, 5], None, "abcdef"]
+    for at in (0, 5, 8, 10):
+        for junk in (-1, 1.5, None, "9", [9], True):
+            load: list[object] = [*range(1, 12)]
+            load[at] = junk
+            wrong.append(load)
+    for none in wrong:
+        with pytest.raises(ProtocolViolation, match="a LOAD is not that of a load"):
+            decode_load(pack({"l": none}))
+        error.load = none
+        assert load_with(error) is None
     error.load = [*range(1, 16), *([0] * 16_000), "of a later version"]
     assert load_with(error) == LoadReport(*range(1, 16))
 
