@@ -76,19 +76,13 @@ def cached(router: MeshGossipSub, number: int, size_bytes: int = 10) -> bytes:
     return message.from_id + message.seqno
 
 
-def test_wanted_message_is_sent_once_however_often_its_id_is_repeated(
+def test_request_for_messages_makes_us_send_each_once_and_no_more_than_the_limit(
     router: MeshGossipSub,
 ) -> None:
-    wanted = cached(router, 1)
-    iwant = rpc_pb2.ControlIWant(messageIDs=[wanted] * 4000)
+    iwant = rpc_pb2.ControlIWant(messageIDs=[cached(router, 1)] * 4000)
     trio.run(router.handle_iwant, iwant, PEER)
-    assert [len(rpc.publish) for rpc in router.sent[PEER]] == [1]
-
-
-def test_one_request_for_messages_makes_us_send_no_more_than_the_limit(
-    router: MeshGossipSub,
-) -> None:
-    ids = [cached(router, number, MAX_IWANT_BYTES // 4) for number in range(20)]
+    assert [len(rpc.publish) for rpc in router.sent.pop(PEER)] == [1]
+    ids = [cached(router, number, MAX_IWANT_BYTES // 4) for number in range(2, 22)]
     trio.run(router.handle_iwant, rpc_pb2.ControlIWant(messageIDs=ids), PEER)
     assert len(router.sent[PEER]) == 3
 
@@ -99,9 +93,7 @@ def test_control_messages_for_unknown_topics_leave_no_trace(router: MeshGossipSu
         prune=[rpc_pb2.ControlPrune(topicID=f"t{n}", backoff=9) for n in range(1000)],
     )
     trio.run(router.handle_rpc, rpc_pb2.RPC(control=control), PEER)
-    assert router.back_off == {}
-    assert not router.graft_flood_tracking
-    assert router.sent == {}
+    assert (router.back_off, dict(router.graft_flood_tracking), router.sent) == ({}, {}, {})
 
 
 def test_peers_wish_to_be_left_alone_is_bounded_and_its_friends_are_not_dialled(
@@ -129,10 +121,9 @@ def test_peer_that_forwards_too_fast_is_not_listened_to(
 def test_bad_messages_silence_a_peer_and_a_reconnect_does_not_clear_it(
     router: MeshGossipSub,
 ) -> None:
-    for _ in range(5):
+    for number in range(6):
+        assert router.allows(PEER, TOPIC), number
         router.blame(PEER, TOPIC)
-    assert router.allows(PEER, TOPIC)
-    router.blame(PEER, TOPIC)
     assert not router.allows(PEER, TOPIC)
     router.remove_peer(PEER)
     assert not router.allows(PEER, TOPIC)
@@ -141,15 +132,11 @@ def test_bad_messages_silence_a_peer_and_a_reconnect_does_not_clear_it(
     assert router.allows(PEER, TOPIC)
 
 
-@pytest.mark.parametrize("prefix", [b"\x80" * 4, b"\xff\xff\xff\x7f"])
-def test_length_prefix_over_the_limit_is_refused(prefix: bytes) -> None:
-    with pytest.raises(ValueError, match=f"the limit is {MAX_RPC_BYTES}"):
-        _length_prefix(bytearray(prefix))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_text_that_cannot_be_dialled_and_a_long_prefix_are_refused() -> None:
+    for prefix in (b"\x80" * 4, b"\xff\xff\xff\x7f"):
+        with pytest.raises(ValueError, match=f"the limit is {MAX_RPC_BYTES}"):
+            _length_prefix(bytearray(prefix))
+    for text in (
         "",
         "/ip4/192.0.2.1/tcp/4001",
         "/ip4/192.0.2.1/tcp/4001/p2p/",
@@ -157,11 +144,9 @@ def test_length_prefix_over_the_limit_is_refused(prefix: bytes) -> None:
         f"/ip4/300.0.2.1/tcp/4001/p2p/{PEER_TEXT}",
         f"/p2p/{PEER_TEXT}",
         "/ip4/192.0.2.1/tcp/4001/p2p/" + "x" * 10_000,
-    ],
-)
-def test_text_that_cannot_be_dialled_is_a_config_error(text: str) -> None:
-    with pytest.raises(ConfigError, match="no address such as"):
-        parse_target(text)
+    ):
+        with pytest.raises(ConfigError, match="no address such as"):
+            parse_target(text)
 
 
 def test_address_to_dial_ends_in_a_peer_id() -> None:
