@@ -41,15 +41,14 @@ NOW = dt.datetime(2027, 3, 1, 12, tzinfo=dt.UTC)
 PEER = "12D3KooWHCvRGvLRkQfQngsbbmLpERxw7x1GXxy6iKp94z1YL3tM"
 UP = {"address": "a:1", "state": "closed", "reason": "", "is_usable": True, "models": []}
 GONE = {**UP, "is_up": False, "is_usable": False, "last_error": "Connection refused"}
+NAMED = {"name": "m", "version": "1"}
+BUSY = {"requests_in_flight": 1, "node_in_flight": 2, "node_limit": 8}
 MODEL = {
-    "name": "m",
-    "version": "1",
+    **NAMED,
+    **BUSY,
     "state": "ejected",
     "reason": "5 failures in a row",
     "share": 0.1,
-    "requests_in_flight": 1,
-    "node_in_flight": 2,
-    "node_limit": 8,
     "queue_us": 1500,
     "run_us": 20,
 }
@@ -78,24 +77,17 @@ def failing(number: int, name: str, reason: str) -> dict[str, Any]:
     return node(number, name, models=[bad], links=[{**GONE, "last_error": reason}])
 
 
-NODES = [
-    node(1, "gpu-1"),
-    node(2, LONG),
-    node(3, LONG),
-    failing(4, "", RUNTIME),
-    failing(5, HOSTILE, HOSTILE),
-]
+NODES = [node(number, name) for number, name in ((1, "gpu-1"), (2, LONG), (3, LONG))]
+NODES += [failing(4, "", RUNTIME), failing(5, HOSTILE, HOSTILE)]
 TENSORS = [
     {"name": f"a_rather_long_input_{at}", "datatype": "FP32", "shape": [-1, 3, 224, 224]}
     for at in range(3)
 ]
 REPLICA = {
+    **BUSY,
     "peer_id": "12D3KooWalpha",
     "address": "a:1",
     "is_chosen": True,
-    "requests_in_flight": 1,
-    "node_in_flight": 3,
-    "node_limit": 8,
     "latency_us": 2500,
     "rtt_us": 400,
     "report_age_us": None,
@@ -230,57 +222,42 @@ def test_models_counts_ready_nodes_and_shows_no_other_version_s_tensors(
 USABLE, NOT_USABLE = {"is_usable": True, "state": "closed"}, {"is_usable": False}
 
 
-@pytest.mark.parametrize(
-    ("links", "short", "wide"),
-    [
-        ([], "no link", "no link"),
-        ([USABLE], "usable", "usable"),
-        ([{**NOT_USABLE, "last_error": "refused"}], "not usable", "not usable: refused"),
-        ([USABLE, NOT_USABLE], "partly usable", "usable 1 of 2 devices"),
-        ([{**USABLE, "state": "ejected"}], "ejected", "usable"),
-        ([{**USABLE, "state": "forced_open"}], "held open", "usable"),
-    ],
-)
-def test_node_s_state_is_said_in_words(links: list[dict[str, Any]], short: str, wide: str) -> None:
-    row = {"links": links}
-    assert (fleet_rows.short_state(row), fleet._row(row, {})[2]) == (short, wide)
-    row = {"links": [USABLE], "is_draining": True}
-    assert (fleet_rows.short_state(row), fleet._row(row, {})[2]) == ("draining", "draining")
+def test_node_s_state_is_said_in_words() -> None:
+    for row, short, wide in (
+        ({"links": []}, "no link", "no link"),
+        ({"links": [USABLE]}, "usable", "usable"),
+        ({"links": [{**NOT_USABLE, "last_error": "no"}]}, "not usable", "not usable: no"),
+        ({"links": [USABLE, NOT_USABLE]}, "partly usable", "usable 1 of 2 devices"),
+        ({"links": [{**USABLE, "state": "ejected"}]}, "ejected", "usable"),
+        ({"links": [{**USABLE, "state": "forced_open"}]}, "held open", "usable"),
+        ({"links": [USABLE], "is_draining": True}, "draining", "draining"),
+    ):
+        assert (fleet_rows.short_state(row), fleet._row(row, {})[2]) == (short, wide)
 
 
-@pytest.mark.parametrize(
-    ("age_days", "said"),
-    [
+def test_membership_is_noted_once_half_and_once_a_tenth_of_it_is_left() -> None:
+    for age_days, said in (
         (49, []),
         (50, ["ends 2027-04-20 12:00 UTC, less than half of it is left"]),
         (90, ["ends 2027-03-11 12:00 UTC, less than a tenth of it is left"]),
-    ],
-)
-def test_membership_is_noted_once_half_and_once_a_tenth_of_it_is_left(
-    age_days: int, said: list[str]
-) -> None:
-    since = NOW - dt.timedelta(days=age_days)
-    until = since + dt.timedelta(days=100)
-    row = node(1, "gpu", member_since=since.isoformat(), member_until=until.isoformat())
-    notes = fleet_rows.node_notes(row, {row["peer_id"]: "gpu"}, NOW)
-    assert notes == [f"gpu: its membership {end}" for end in said]
-    for unknown in (None, "yesterday", 7, "2027-01-01T00:00:00"):
-        assert fleet_rows.node_notes({**row, "member_since": unknown}, {}, NOW) == []
+    ):
+        since = NOW - dt.timedelta(days=age_days)
+        until = since + dt.timedelta(days=100)
+        row = node(1, "gpu", member_since=since.isoformat(), member_until=until.isoformat())
+        notes = fleet_rows.node_notes(row, {row["peer_id"]: "gpu"}, NOW)
+        assert notes == [f"gpu: its membership {end}" for end in said]
+        for unknown in (None, "yesterday", 7, "2027-01-01T00:00:00"):
+            assert fleet_rows.node_notes({**row, "member_since": unknown}, {}, NOW) == []
 
 
-@pytest.mark.parametrize(
-    ("reason", "short"),
-    [
+def test_reason_is_short() -> None:
+    load = "Load model from x.onnx failed:This is an invalid model"
+    for reason, short in (
         (RUNTIME, SHORT),
         ("Connection refused (os error 111)", "Connection refused"),
-        (
-            "10 : INVALID_GRAPH : Load model from x.onnx failed:This is an invalid model. Error in Node:",
-            "Load model from x.onnx failed:This is an invalid model",
-        ),
-    ],
-)
-def test_reason_is_short(reason: str, short: str) -> None:
-    assert short_reason(reason) == short
+        (f"10 : INVALID_GRAPH : {load}. Error in Node:", load),
+    ):
+        assert short_reason(reason) == short
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), max_size=4), st.integers(1, 60))
@@ -374,15 +351,10 @@ def test_explain_asks_as_a_request_with_these_wishes_would(router: Router, cli: 
     )
     cli("explain m")
     path = "/v1/models/a%2Fb/routing?version=2&tenant=me%26you&priority=7&timeout=250000"
-    wishes = {
-        "Policy": "p2c",
-        "Region": "eu,us",
-        "Max-Price": "2.5",
-        "Device": "cpu",
-        "Affinity": "k",
-    }
+    names = ("Policy", "Region", "Max-Price", "Device", "Affinity")
+    wishes = zip(names, ("p2c", "eu,us", "2.5", "cpu", "k"), strict=True)
     assert [(ask.method, ask.path, ask.headers) for ask in router.asks] == [
-        ("GET", path, {f"X-Capamesh-{name}": value for name, value in wishes.items()}),
+        ("GET", path, {f"X-Capamesh-{name}": value for name, value in wishes}),
         ("GET", "/v1/models/m/routing", {}),
     ]
 
@@ -394,8 +366,8 @@ def test_explain_shows_the_chosen_and_why_the_others_are_not(router: Router, cli
         " have it.",
         "",
         "NODE CIRCUIT SHARE IN FLIGHT LATENCY REFUSAL RTT PRICE REGION ADDRESS",
-        "→ …ooWalpha closed 100% 1/3/8 2.5 ms - 400 µs 1.5 eu a:1",
-        "…ooWother inhibited 0% 1/3/8 2.5 ms inhibited: silent, 0.2 s ago 400 µs 1.5 eu a:1",
+        "→ …ooWalpha closed 100% 1/2/8 2.5 ms - 400 µs 1.5 eu a:1",
+        "…ooWother inhibited 0% 1/2/8 2.5 ms inhibited: silent, 0.2 s ago 400 µs 1.5 eu a:1",
     ]
 
 

@@ -279,21 +279,19 @@ def test_machines_freeze_die_and_are_cut_off() -> None:
     assert _run(_machines) == [0.0, 3.0, 5.0, 5.75, 6.25]
 
 
-def test_what_waits_for_ever_is_told_with_its_place() -> None:
+def test_what_waits_for_ever_is_told_with_its_place_and_a_spin_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def wait() -> None:
         await asyncio.Event().wait()
-
-    with pytest.raises(Stalled, match=r"everything waits for ever:\n.*test_sim_loop.py"):
-        _run(wait)
-
-
-def test_spin_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sim_loop, "MOST_TURNS", 1000)
 
     async def spin() -> None:
         while True:
             await asyncio.sleep(0)
 
+    monkeypatch.setattr(sim_loop, "MOST_TURNS", 1000)
+    with pytest.raises(Stalled, match=r"everything waits for ever:\n.*test_sim_loop.py"):
+        _run(wait)
     with pytest.raises(Stalled, match="1000 turns"):
         _run(spin)
 

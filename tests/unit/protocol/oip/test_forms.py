@@ -66,10 +66,8 @@ def test_request_of_a_known_form_is_read_as_the_decoder_reads_it(kind: type) -> 
 
 
 def test_oldest_form_makes_room() -> None:
-    bodies = [
-        body_of({"inputs": [binary(f"x{count}", "INT8", [1], 1)]}, b"a")
-        for count in range(MAX_FORMS + 1)
-    ]
+    names = [f"x{count}" for count in range(MAX_FORMS + 1)]
+    bodies = [body_of({"inputs": [binary(name, "INT8", [1], 1)]}, b"a") for name in names]
     forms = learnt(*bodies)
     assert max(length for _, length in bodies) <= MAX_JSON_BYTES
     assert len(forms) == MAX_FORMS
@@ -144,27 +142,18 @@ def test_inputs_of_texts_and_with_long_names_are_not_remembered_and_the_oldest_m
     assert found == [True, False]
 
 
-PLAIN = {"inputs": [binary("x", "INT8", [1], 1)]}
-
-
-@pytest.mark.parametrize(
-    ("request_", "data"),
-    [
+def test_request_that_has_to_be_looked_at_each_time_is_not_learnt() -> None:
+    plain = {"inputs": [binary("x", "INT8", [1], 1)]}
+    long = [binary("x" * 400, "INT8", [1], 1), binary("y" * 700, "INT8", [1], 1)]
+    for request, data in (
         ({"inputs": [binary("x", "BOOL", [2], 2)]}, b"\0\1"),
         ({"inputs": [binary("x", "BYTES", [1], 5)]}, b"\1\0\0\0a"),
         ({"inputs": [in_json([1], [1])]}, b""),
-        (
-            {"inputs": [binary("x" * 400, "INT8", [1], 1), binary("y" * 700, "INT8", [1], 1)]},
-            b"ab",
-        ),
-        ({**PLAIN, "id": "7"}, b"a"),
-    ],
-)
-def test_request_that_has_to_be_looked_at_each_time_is_not_learnt(
-    request_: dict[str, Any], data: bytes
-) -> None:
-    assert len(learnt(body_of(request_, data))) == 0
-    assert len(learnt(body_of(PLAIN, b"a"))) == 1
+        ({"inputs": long}, b"ab"),
+        ({**plain, "id": "7"}, b"a"),
+    ):
+        assert len(learnt(body_of(request, data))) == 0
+    assert len(learnt(body_of(plain, b"a"))) == 1
     whole, _ = body_of({"inputs": [in_json([0], [])]}, b"")
     assert len(learnt((whole, None))) == 0
 
@@ -264,17 +253,16 @@ def test_text_that_has_to_be_read_whole_each_time_is_not_learnt(body: bytes) -> 
     assert len(texts(body)) == 0
 
 
-def test_list_that_is_not_the_inputs_data_is_not_taken_for_it() -> None:
-    other = {"other": {"data": []}, "inputs": [binary("x", "INT8", [0], 0)]}
-    body = json.dumps(other).encode()
-    assert read(texts(body), body.replace(b"[]", b"[1]", 1)) is None
-
-
-def test_oldest_text_makes_room() -> None:
+def test_oldest_text_makes_room_and_a_list_that_is_not_the_inputs_data_is_not_taken_for_it() -> (
+    None
+):
     bodies = [input_of(name=f"x{number}") for number in range(MAX_TEXT_FORMS + 1)]
     forms = texts(*bodies)
     assert len(forms) == MAX_TEXT_FORMS
     assert [read(forms, each) is None for each in bodies[:2]] == [True, False]
+    other = {"other": {"data": []}, "inputs": [binary("x", "INT8", [0], 0)]}
+    body = json.dumps(other).encode()
+    assert read(texts(body), body.replace(b"[]", b"[1]", 1)) is None
 
 
 @given(
