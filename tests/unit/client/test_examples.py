@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,21 +15,22 @@ from capamesh.client import InvalidRequest
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
 
-def example(name: str) -> ModuleType:
+def example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return an example, whose client is the one that is made up."""
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "Client", FakeClient)
     return module
 
 
 class FakeClient:
     """Answers with the sums of rows; one with a number below zero is refused."""
 
-    def __init__(self, url: str, **options: Any) -> None:
+    def __init__(self, url: str, **_: Any) -> None:
         self.url = url
-        self.options = options
         self.rows: list[int] = []
 
     def __enter__(self) -> FakeClient:
@@ -48,26 +48,15 @@ class FakeClient:
         return {"label": x.sum(axis=1), "half": x / 2}
 
 
-@pytest.fixture
-def ray(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    module = example("ray_data")
-    monkeypatch.setattr(module, "Client", FakeClient)
-    made: Callable[..., Any] = module.Classify
-    return made
-
-
-def test_ray_gets_the_batch_with_the_outputs(ray: Callable[..., Any]) -> None:
-    classify = ray("sums", {"X": "pixels"}, router="http://router")
-    batch = {"name": np.array(["a", "b"]), "pixels": np.array([[1.0, 2.0], [3.0, 4.0]])}
-    found = classify(batch)
+def test_ray_gets_the_batch_with_the_outputs_or_rows_one_by_one_where_one_is_bad(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = example("ray_data", monkeypatch)
+    classify = ray.Classify("sums", {"X": "pixels"}, router="http://router")
+    found = classify({"name": np.array(["a", "b"]), "pixels": np.array([[1.0, 2.0], [3.0, 4.0]])})
     assert list(found) == ["name", "pixels", "label", "half", "error"]
-    assert found["label"].tolist() == [3.0, 7.0]
-    assert found["error"].tolist() == ["", ""]
+    assert (found["label"].tolist(), found["error"].tolist()) == ([3.0, 7.0], ["", ""])
     assert {len(each) for each in found.values()} == {2}
-
-
-def test_ray_gets_rows_one_by_one_where_one_is_bad(ray: Callable[..., Any]) -> None:
-    classify = ray("sums", {"X": "pixels"}, router="http://router")
     # as Ray has rows of lists: an array of objects
     pixels = np.empty(3, object)
     pixels[:] = [[1.0, 2.0], [-1.0, 0.0], [3.0, 4.0]]
@@ -75,7 +64,7 @@ def test_ray_gets_rows_one_by_one_where_one_is_bad(ray: Callable[..., Any]) -> N
     assert found["label"].tolist() == [3.0, None, 7.0]
     assert found["half"].tolist() == [[0.5, 1.0], None, [1.5, 2.0]]
     assert found["error"].tolist() == ["", "below zero", ""]
-    assert classify._client.rows == [3, 1, 1, 1]
+    assert classify._client.rows == [2, 3, 1, 1, 1]
 
 
 class Frame(dict[str, Any]):
@@ -91,9 +80,8 @@ class Frame(dict[str, Any]):
 
 
 def test_spark_gets_a_table_for_each_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = example("spark_frame")
-    monkeypatch.setattr(module, "Client", FakeClient)
-    classify = module.classifier("sums", {"X": "pixels"}, router="http://router")
+    spark = example("spark_frame", monkeypatch)
+    classify = spark.classifier("sums", {"X": "pixels"}, router="http://router")
     frames = [
         Frame({"name": ["a", "b"], "pixels": [[1, 2], [3, 4]], "other": [0, 0]}),
         Frame({"name": ["c"], "pixels": [[5, 6]], "other": [0]}),

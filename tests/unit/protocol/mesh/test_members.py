@@ -112,6 +112,16 @@ def run(opener: Handshake, acceptor: Handshake, now: datetime = NOW) -> None:
         to_opener = [frame for frame in to_opener if frame]
 
 
+def pair(
+    opener: NetworkTrust | None = None, acceptor: NetworkTrust | None = None
+) -> tuple[Handshake, Handshake]:
+    """Return both sides of the handshake of a node with a router, whose trust may be another than their own."""
+    return (
+        side_of(Side.OPENER, NODE, ROUTER, opener),
+        side_of(Side.ACCEPTOR, ROUTER, NODE, acceptor),
+    )
+
+
 def test_signature_is_over_the_documented_concatenation() -> None:
     signed = signed_bytes(
         Side.ACCEPTOR,
@@ -119,17 +129,8 @@ def test_signature_is_over_the_documented_concatenation() -> None:
         opener=(PeerId("12D3a"), b"o" * 32),
         acceptor=(PeerId("12D3b"), b"a" * 32),
     )
-    zero = bytes(1)
-    assert signed == b"".join(
-        (
-            b"capamesh-member-1" + zero + b"A",
-            b"cm-1" + zero,
-            b"12D3a" + zero,
-            b"12D3b" + zero,
-            b"o" * 32,
-            b"a" * 32,
-        )
-    )
+    texts = (b"capamesh-member-1", b"Acm-1", b"12D3a", b"12D3b", b"o" * 32 + b"a" * 32)
+    assert signed == bytes(1).join(texts)
 
 
 def drained(*peers: Membership, version: int = 1) -> DrainOrder:
@@ -150,8 +151,7 @@ def knowing(order: DrainOrder) -> NetworkTrust:
 
 def exchanged(mine: NetworkTrust, its: NetworkTrust) -> tuple[bytes, bytes]:
     """Return the drain orders that an opener and an acceptor with this trust are sent."""
-    opener = side_of(Side.OPENER, NODE, ROUTER, mine)
-    acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE, its)
+    opener, acceptor = pair(mine, its)
     run(opener, acceptor)
     assert opener.member is not None
     return opener.drains, acceptor.drains
@@ -180,23 +180,22 @@ def test_order_by_a_retired_key_is_not_sent_and_is_replaced_however_high_its_ver
     assert behind.take_drains(opener.drains)
 
 
+def revoking(peer: Membership) -> RevocationList:
+    nobody = RevocationList.empty(OWNER.network_id)
+    return OWNER.revoke(nobody, peers=[peer.identity.peer_id], now=NOW)
+
+
 def test_newer_revocation_list_travels_with_the_proof() -> None:
-    listed = OWNER.revoke(
-        RevocationList.empty(OWNER.network_id), peers=[THIRD.identity.peer_id], now=NOW
-    )
-    opener = side_of(Side.OPENER, NODE, ROUTER)
-    acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE, NetworkTrust(OWNER.ca_der, listed))
+    listed = revoking(THIRD)
+    opener, acceptor = pair(acceptor=NetworkTrust(OWNER.ca_der, listed))
     run(opener, acceptor)
-    assert opener.revocations == listed.encode()
-    assert acceptor.revocations == b""
+    assert (opener.revocations, acceptor.revocations) == (listed.encode(), b"")
 
 
 def test_peer_shut_out_by_a_newer_list_gets_it_with_the_refusal() -> None:
-    listed = OWNER.revoke(
-        RevocationList.empty(OWNER.network_id), peers=[NODE.identity.peer_id], now=NOW
-    )
-    opener = side_of(Side.OPENER, NODE, ROUTER)
-    acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE, NetworkTrust(OWNER.ca_der, listed))
+    listed = revoking(NODE)
+    knowing = NetworkTrust(OWNER.ca_der, listed)
+    opener, acceptor = pair(acceptor=knowing)
     with pytest.raises(NotMember, match=r"^revoked peer") as refused:
         acceptor.receive(one(opener.first()), NOW)
     assert acceptor.revealed == listed.encode()
@@ -204,13 +203,13 @@ def test_peer_shut_out_by_a_newer_list_gets_it_with_the_refusal() -> None:
         opener.receive(one(refusal(refused.value.message, acceptor.revealed)), NOW)
     assert opener.revocations == listed.encode()
     # one that has the list, or whose key is another than its chain's, or is refused for another reason, gets none
-    knowing = side_of(Side.OPENER, NODE, ROUTER, NetworkTrust(OWNER.ca_der, listed))
-    for hello, remote in (
-        (knowing.first(), NODE),
-        (side_of(Side.OPENER, NODE, ROUTER).first(), STRANGER),
-        (side_of(Side.OPENER, STRANGER, ROUTER).first(), NODE),
+    for mine, trust, remote in (
+        (NODE, knowing, NODE),
+        (NODE, None, STRANGER),
+        (STRANGER, None, NODE),
     ):
-        acceptor = side_of(Side.ACCEPTOR, ROUTER, remote, NetworkTrust(OWNER.ca_der, listed))
+        hello = side_of(Side.OPENER, mine, ROUTER, trust).first()
+        acceptor = side_of(Side.ACCEPTOR, ROUTER, remote, knowing)
         with pytest.raises(NotMember):
             acceptor.receive(one(hello), NOW)
         assert acceptor.revealed == b""
@@ -252,16 +251,15 @@ json_like = st.recursive(
 )
 
 
-@pytest.mark.parametrize("mark", ["1", None, 7, []])
-def test_drain_order_is_sent_to_nobody_who_tells_of_none(mark: object) -> None:
-    acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE, knowing(drained(THIRD)))
-    opener = side_of(Side.OPENER, NODE, ROUTER)
-    hello = {**one(opener.first()), "drains": mark}
-    if mark is None:
-        del hello["drains"]
-    proof = one(opener.receive(one(acceptor.first()), NOW))
-    acceptor.receive(hello, NOW)
-    assert one(acceptor.receive(proof, NOW)) == {"type": "verdict", "ok": True, "why": ""}
+def test_drain_order_is_sent_to_nobody_who_tells_of_none() -> None:
+    for mark in ("1", None, 7, []):
+        opener, acceptor = pair(acceptor=knowing(drained(THIRD)))
+        hello = {**one(opener.first()), "drains": mark}
+        if mark is None:
+            del hello["drains"]
+        proof = one(opener.receive(one(acceptor.first()), NOW))
+        acceptor.receive(hello, NOW)
+        assert one(acceptor.receive(proof, NOW)) == {"type": "verdict", "ok": True, "why": ""}
 
 
 @pytest.mark.parametrize(
@@ -275,7 +273,7 @@ def test_drain_order_is_sent_to_nobody_who_tells_of_none(mark: object) -> None:
     ],
 )
 def test_bad_proof_is_refused_by_name(fields: dict[str, object], why: str) -> None:
-    opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
+    opener, acceptor = pair()
     proof = one(acceptor.receive(one(opener.first()), NOW))
     opener.receive(one(acceptor.first()), NOW)
     with pytest.raises(NotMember, match=why):
@@ -283,15 +281,15 @@ def test_bad_proof_is_refused_by_name(fields: dict[str, object], why: str) -> No
     assert opener.member is None
 
 
-@pytest.mark.parametrize("drains", ["text", 1, None, [b"order"]])
-def test_drain_order_that_is_no_bytes_is_malformed(drains: object) -> None:
-    opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
-    proof = acceptor.receive(one(opener.first()), NOW)
-    opener.receive(one(acceptor.first()), NOW)
-    opener.receive(one(proof), NOW)
-    with pytest.raises(NotMember, match="malformed: 'drains'"):
-        opener.receive({"type": "verdict", "ok": True, "why": "", "drains": drains}, NOW)
-    assert opener.member is None
+def test_drain_order_that_is_no_bytes_is_malformed() -> None:
+    for drains in ("text", 1, None, [b"order"]):
+        opener, acceptor = pair()
+        proof = acceptor.receive(one(opener.first()), NOW)
+        opener.receive(one(acceptor.first()), NOW)
+        opener.receive(one(proof), NOW)
+        with pytest.raises(NotMember, match="malformed: 'drains'"):
+            opener.receive({"type": "verdict", "ok": True, "why": "", "drains": drains}, NOW)
+        assert opener.member is None
 
 
 @given(
@@ -320,7 +318,7 @@ def test_refusal_is_short_and_a_message_over_the_limit_is_refused_before_it_arri
 
 
 def test_two_members_know_each_other_after_the_last_verdict_and_not_before() -> None:
-    opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
+    opener, acceptor = pair()
     proof = acceptor.receive(one(opener.first()), NOW)
     verdict = acceptor.receive(one(opener.receive(one(acceptor.first()), NOW)), NOW)
     assert acceptor.member is None
@@ -331,13 +329,12 @@ def test_two_members_know_each_other_after_the_last_verdict_and_not_before() -> 
     for side, peer in ((opener, ROUTER), (acceptor, NODE)):
         assert side.member is not None
         assert (side.member.peer_id, side.member.role) == (peer.identity.peer_id, peer.role)
-    assert opener.remote_chain == ROUTER.chain
-    assert (opener.revocations, acceptor.revocations) == (b"", b"")
+    assert (opener.remote_chain, opener.revocations) == (ROUTER.chain, b"")
 
 
 def test_proof_of_another_exchange_or_of_this_side_itself_is_refused() -> None:
     acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE)
-    recorded = one(acceptor.receive(one(side_of(Side.OPENER, NODE, ROUTER).first()), NOW))
+    recorded = one(acceptor.receive(one(pair()[0].first()), NOW))
     second = Handshake(
         Side.OPENER,
         identity=NODE.identity,
@@ -405,17 +402,12 @@ def test_missing_or_wrong_field_is_named(message: object, data: st.DataObject) -
         from_wire(raw)
 
 
-def test_topics_carry_the_network_id() -> None:
+def test_topics_carry_the_network_id_and_a_payload_is_a_kind_byte_and_a_body() -> None:
     assert adverts_topic(NetworkId("cm-1")) == "capamesh/cm-1/adverts"
     assert demand_topic(NetworkId("cm-1")) == "capamesh/cm-1/demand"
-
-
-def test_payload_is_a_kind_byte_and_a_body() -> None:
     assert wrap(PayloadKind.ENVELOPE, b"abc") == b"Eabc"
-    assert unwrap(b"Eabc") == (PayloadKind.ENVELOPE, b"abc")
-    assert unwrap(b"R") == (PayloadKind.REVOCATIONS, b"")
-    assert unwrap(b"") is None
-    assert unwrap(b"Zabc") is None
+    read = (PayloadKind.ENVELOPE, b"abc"), (PayloadKind.REVOCATIONS, b""), None, None
+    assert tuple(map(unwrap, (b"Eabc", b"R", b"", b"Zabc"))) == read
 
 
 def test_start_that_does_not_fit_does_not_tell_its_key_and_another_message_is_named() -> None:
