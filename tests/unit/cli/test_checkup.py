@@ -110,8 +110,9 @@ WANTED = ("libp2p==0.8.1", "numpy>=2.0", "rich>=14")
 TWO = {"onnxruntime": "1.30.0", "onnxruntime-gpu": "1.31.1"}
 
 
-def of(facts: GpuFacts, check: str) -> Finding:
-    return {each.check: each for each in check_gpus(facts)}[check]
+def of(check: str, **facts: Any) -> Finding:
+    """Return what a check finds of these facts on a machine where all else is well."""
+    return {each.check: each for each in check_gpus(replace(GPUS, **facts))}[check]
 
 
 def test_gpu_on_which_a_model_runs_is_well_and_so_is_a_machine_without_one() -> None:
@@ -124,25 +125,20 @@ def test_gpu_on_which_a_model_runs_is_well_and_so_is_a_machine_without_one() -> 
 def judgements() -> list[tuple[Any, ...]]:
     """Return findings, each with its state, what it has seen and the line that mends it, where there are any."""
     return [
-        (of(replace(GPUS, driver_version="579.99"), "driver"), FAIL),
-        (of(replace(GPUS, driver_version="580.1"), "driver"), OK),
-        (of(replace(GPUS, driver_version="1000.2"), "driver"), OK),
-        (of(replace(GPUS, driver_version=""), "driver"), WARN),
+        (of("driver", driver_version="579.99"), FAIL),
+        (of("driver", driver_version="580.1"), OK),
+        (of("driver", driver_version="1000.2"), OK),
+        (of("driver", driver_version=""), WARN),
         (
-            of(replace(GPUS, found_libraries=LIBRARIES[:-1]), "cuda libraries"),
+            of("cuda libraries", found_libraries=LIBRARIES[:-1]),
             FAIL,
             "not found: libcudnn.so.9",
             "pip install 'onnxruntime-gpu[cuda,cudnn]==1.31.1'",
         ),
-        (
-            of(replace(GPUS, gpus=(H100, replace(H100, is_partitioned=True))), "mig"),
-            WARN,
-            "on for 1 of 2",
-            "",
-        ),
-        (of(replace(GPUS, trial="it should run on CUDA"), "cuda provider"), FAIL),
-        (of(replace(GPUS, trial=None), "cuda provider"), SKIP),
-        (of(replace(GPUS, trial=None, has_gpu_runtime=False), "cuda provider"), FAIL),
+        (of("mig", gpus=(H100, replace(H100, is_partitioned=True))), WARN, "on for 1 of 2"),
+        (of("cuda provider", trial="it should run on CUDA"), FAIL),
+        (of("cuda provider", trial=None), SKIP),
+        (of("cuda provider", trial=None, has_gpu_runtime=False), FAIL),
         (check_python((3, 10, 9)), FAIL),
         (check_python((3, 11, 0)), OK),
         (check_python((3, 14, 0)), WARN),

@@ -52,16 +52,11 @@ def test_all_scenarios_are_listed(cli: Cli) -> None:
 
 def test_run_is_summed_up_with_its_kinds_of_requests(tiny: str, cli: Cli) -> None:
     said = cli(f"sim run {tiny} --policy p2c --seed 7")
-    for line in (
-        "scenario tiny: two nodes",
-        "policy p2c, seed 7",
-        "fleet 2 nodes, 1 router, 100 requests/s at most",
-    ):
-        assert line in said.lines
+    fleet = "fleet 2 nodes, 1 router, 100 requests/s at most"
+    assert {"scenario tiny: two nodes", "policy p2c, seed 7", fleet} <= set(said.lines)
     firsts = {line.partition(" ")[0]: line for line in said.lines}
-    assert firsts["requests"].endswith(
-        " in 2 s of virtual time, after 1 s of warm-up that are not counted"
-    )
+    end = " in 2 s of virtual time, after 1 s of warm-up that are not counted"
+    assert firsts["requests"].endswith(end)
     assert {"fast", "bulk"} <= firsts.keys()
     assert said.err == ""  # no bar where there is no terminal
     assert [mean_text(mean) for mean in (0, 11 / 3, 1234567.0)] == ["0", "3.7", "1,234,567"]

@@ -29,9 +29,8 @@ EARLY, LATE = node(small="ready", large="loading"), node(small="ready", large="r
 NEITHER = node(small="loading", large="loading")
 
 
-@pytest.mark.parametrize(
-    ("row", "models", "may_load", "expected"),
-    [
+def test_node_is_routable_with_a_usable_link_and_its_models_ready() -> None:
+    for row, models, may_load, expected in (
         (EARLY, ["small"], False, True),
         (EARLY, ["small", "large"], False, False),
         (EARLY, None, False, False),
@@ -41,12 +40,8 @@ NEITHER = node(small="loading", large="loading")
         (node(), None, False, False),
         ({**LATE, "links": [{"is_usable": False}]}, ["small"], False, False),
         ({**LATE, "is_draining": True}, ["small"], False, False),
-    ],
-)
-def test_node_is_routable_with_a_usable_link_and_its_models_ready(
-    row: dict[str, Any], models: list[str] | None, may_load: bool, expected: bool
-) -> None:
-    assert is_routable(row, models, may_load=may_load) is expected
+    ):
+        assert is_routable(row, models, may_load=may_load) is expected
 
 
 class Answers:
@@ -136,31 +131,22 @@ async def test_dead_node_ends_the_telling(
 ERROR = "capamesh: error: "
 
 
-@pytest.mark.parametrize(
-    ("code", "log", "said"),
-    [
-        (
-            1,
-            f'{{"event": "mesh_ready"}}\n{ERROR}the port is taken\n{ERROR}and another thing\n',
-            " exit status 1: the port is taken; and another thing",
-        ),
-        (-9, f"{ERROR}of the run before", " signal 9; its log, {log}, ends with:\n"),
-        (0, f"{ERROR}of the run before", " exit status 0; its log, {log}, ends with:\n"),
-        (
-            1,
-            f"{ERROR}of the run before\nTraceback: a bug",
-            " exit status 1; its log, {log}, ends with:\n",
-        ),
-    ],
-)
 def test_process_that_said_why_it_ended_is_quoted_and_another_s_log_is_named_and_shown(
-    tmp_path: Path, code: int, log: str, said: str
+    tmp_path: Path,
 ) -> None:
-    (tmp_path / LOG_FILE).write_text(log)
-    process = SimpleNamespace(pid=7, returncode=code)
-    report = Member("router", tmp_path, process, 0).exit_report()  # type: ignore[arg-type]  # it has ended
-    end = said.format(log=tmp_path / LOG_FILE) + (log if said.endswith("\n") else "")
-    assert report == f"router (pid 7) ended with{end}"
+    file = tmp_path / LOG_FILE
+    before, bug = f"{ERROR}of the run before", f"{ERROR}of the run before\nTraceback: a bug"
+    why = f'{{"event": "mesh_ready"}}\n{ERROR}the port is taken\n{ERROR}and another thing\n'
+    for code, log, said in (
+        (1, why, "exit status 1: the port is taken; and another thing"),
+        (-9, before, f"signal 9; its log, {file}, ends with:\n{before}"),
+        (0, before, f"exit status 0; its log, {file}, ends with:\n{before}"),
+        (1, bug, f"exit status 1; its log, {file}, ends with:\n{bug}"),
+    ):
+        file.write_text(log)
+        process: Any = SimpleNamespace(pid=7, returncode=code)
+        report = Member("router", tmp_path, process, 0).exit_report()
+        assert report == f"router (pid 7) ended with {said}"
 
 
 # where members live

@@ -23,7 +23,7 @@ from capamesh.protocol.member_status import (
 )
 from capamesh.protocol.membership_life import Ended, Ends, Lasts, MembershipLife, life_ratio
 from capamesh.protocol.membership_upkeep import MembershipUpkeep
-from capamesh.protocol.network import Membership, NetworkOwner, RevocationList, Role
+from capamesh.protocol.network import JoinToken, Membership, NetworkOwner, RevocationList, Role
 from capamesh.protocol.token_file import TokenFile
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def token(
 def life_of(
     lasts: dt.timedelta, now: dt.datetime = NOW, identity: Identity | None = None
 ) -> tuple[Membership, MembershipLife]:
-    made = OWNER.invite(Role.NODE, expires_at=now + lasts, bootstrap=(), now=now)
+    made = JoinToken.decode(token(lasts, now=now), now)
     mine = Membership.join(identity or Identity.generate(), made, now)
     return mine, MembershipLife(mine, mine.trust())
 
@@ -257,12 +257,12 @@ def test_status_warns_of_the_end_until_the_membership_is_renewed_or_over(member:
         assert fields["expires_in_s"] == member.upkeep.figures(now).left_s
         return str(fields["warning"])
 
+    end = "of its membership's life is left: put a new token"
     assert warning(4) == ""
-    assert warning(5).startswith("less than half of its membership's life is left: put a new token")
-    assert warning(9).startswith("less than a tenth of its membership's life is left: put")
+    assert warning(5).startswith(f"less than half {end}")
+    assert warning(9).startswith(f"less than a tenth {end}")
     put(member.file, token(30 * DAY))
-    assert warning(9) == ""
-    assert warning(15).startswith("less than half")
+    assert (warning(9), warning(15)[:14]) == ("", "less than half")
     assert warning(31) == ""  # its state says more
     assert member.upkeep.ended is not None
     assert member.upkeep.ended.state == "expired"

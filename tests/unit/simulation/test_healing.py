@@ -96,6 +96,13 @@ class Fleet:
     def ask(self, allowed_s: float) -> Caller:
         return Caller(self, allowed_s)
 
+    def ask_until(self, end_s: float, allowed_s: float, every_s: float = EVERY_S) -> list[Caller]:
+        callers = []
+        while self.now_s < end_s:
+            callers.append(self.ask(allowed_s))
+            self.until(self.now_s + every_s)
+        return callers
+
     def end(self) -> None:
         """Let all end: nothing may be left of anybody."""
         self.until(self.now_s + 30.0)
@@ -112,19 +119,14 @@ def crowd_that_leaves(fleet: Fleet) -> None:
 
 def overload(fleet: Fleet) -> None:
     """Four times what the nodes can do, whose callers allow little time, until it ends."""
-    each_s = RUN_S / len(fleet.nodes) / 4
-    while fleet.now_s < ENDS_S:
-        fleet.ask(SHORT_S)
-        fleet.until(fleet.now_s + each_s)
+    fleet.ask_until(ENDS_S, SHORT_S, RUN_S / len(fleet.nodes) / 4)
 
 
 def freeze(fleet: Fleet) -> None:
     """All nodes stand still while callers come."""
     for node in fleet.nodes:
         node.freeze()
-    while fleet.now_s < ENDS_S:
-        fleet.ask(SHORT_S)
-        fleet.until(fleet.now_s + EVERY_S)
+    fleet.ask_until(ENDS_S, SHORT_S)
     for node in fleet.nodes:
         node.thaw()
 
@@ -137,9 +139,7 @@ def lie(fleet: Fleet) -> None:
 
     for node in fleet.nodes:
         node._said = full  # type: ignore[method-assign]
-    while fleet.now_s < ENDS_S:
-        fleet.ask(LONG_S)
-        fleet.until(fleet.now_s + EVERY_S)
+    fleet.ask_until(ENDS_S, LONG_S)
     for node in fleet.nodes:
         del node._said
 
@@ -164,10 +164,7 @@ def test_model_is_answered_within_a_second_after_what_filled_it_is_over(
         fleet = Fleet(policy, nodes)
         cause(fleet)
         ended_s = fleet.now_s
-        callers: list[Caller] = []
-        while fleet.now_s < ended_s + HEALED_S:
-            callers.append(fleet.ask(allowed_s))
-            fleet.until(fleet.now_s + EVERY_S)
+        callers = fleet.ask_until(ended_s + HEALED_S, allowed_s)
         answered_s = [each.ended_s - ended_s for each in callers if each.ended == "ok"]
         assert answered_s, {each.ended for each in callers}
         assert min(answered_s) <= HEALED_S

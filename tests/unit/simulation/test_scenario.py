@@ -52,12 +52,14 @@ def test_capacity_counts_speed_batches_rows_and_antagonists() -> None:
     assert scenario.capacity_per_s == pytest.approx(400 * 2 / 2 * 0.8125 / 4)
 
 
-def test_capacity_is_that_of_the_model_which_is_full_first() -> None:
-    second = (
-        '[[model]]\nname = "slow"\nprofile = [[1, 0.1]]\n[[request]]\nname = "s"\nmodel = "slow"\n'
-    )
-    scenario = load_scenario(PLAIN + second, "two")
+def test_capacity_is_that_of_the_model_which_is_full_first_and_faults_are_read() -> None:
+    second = '[[model]]\nname = "slow"\nprofile = [[1, 0.1]]\n'
+    asked = '[[request]]\nname = "s"\nmodel = "slow"\n'
+    text = '[[fault]]\nkind = "restart"\nat_s = 1\nfor_s = 2\nnodes = "all"\nstagger_s = 3\n'
+    scenario = load_scenario(PLAIN + second + asked + text, "two")
     assert scenario.capacity_per_s == pytest.approx(2 * 10 / 0.5)
+    (fault,) = scenario.faults
+    assert fault == Fault(FaultKind.RESTART, 1.0, 2.0, nodes="all", stagger_s=3.0)
 
 
 @pytest.mark.parametrize(
@@ -100,24 +102,13 @@ def test_error_in_a_scenario_is_named_with_its_key_its_value_and_what_is_allowed
     assert says in caught.value.message
 
 
-def test_faults_are_read() -> None:
-    text = '[[fault]]\nkind = "restart"\nat_s = 1\nfor_s = 2\nnodes = "all"\nstagger_s = 3\n'
-    (fault,) = load_scenario(PLAIN + text, "faulty").faults
-    assert fault == Fault(FaultKind.RESTART, 1.0, 2.0, nodes="all", stagger_s=3.0)
-
-
-@pytest.mark.parametrize("name", shipped_names())
-def test_every_scenario_that_comes_with_the_project_can_be_read(name: str) -> None:
-    scenario = shipped_scenario(name)
-    assert scenario.name == name
-    assert scenario.arrivals_per_s > 0
-    assert scenario.warm_up_s < scenario.duration_s
-
-
-def test_scenario_is_had_with_another_number_of_routers() -> None:
-    assert shipped_scenario("routers@10").routers == 10
-    assert shipped_scenario("routers@10").nodes == shipped_scenario("routers").nodes
-    with pytest.raises(
-        ConfigError, match="'nowhere@3' is unknown; there are all-errors, batching-nodes"
-    ):
+def test_every_scenario_that_comes_with_the_project_can_be_read() -> None:
+    for name in shipped_names():
+        scenario = shipped_scenario(name)
+        assert scenario.name == name
+        assert scenario.arrivals_per_s > 0
+        assert scenario.warm_up_s < scenario.duration_s
+    many = shipped_scenario("routers@10")
+    assert (many.routers, many.nodes) == (10, shipped_scenario("routers").nodes)
+    with pytest.raises(ConfigError, match="'nowhere@3' is unknown; there are all-errors, batching"):
         shipped_scenario("nowhere@3")

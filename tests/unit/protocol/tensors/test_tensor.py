@@ -383,9 +383,8 @@ def test_all_dimensions_after_the_rows_are_the_scores_of_a_row() -> None:
             assert np.size(texts(np.zeros(shape, np.float32), 2, is_by_rows=is_by_rows)) == 0
 
 
-@pytest.mark.parametrize(
-    ("datatype", "shape", "expected"),
-    [
+def test_output_has_classes_where_a_row_has_several_numbers() -> None:
+    for datatype, shape, expected in (
         (Datatype.FP32, (-1, 3), True),
         (Datatype.UINT8, (3,), True),
         (Datatype.FP32, (), True),
@@ -393,12 +392,14 @@ def test_all_dimensions_after_the_rows_are_the_scores_of_a_row() -> None:
         (Datatype.FP32, (-1, 1), False),
         (Datatype.BYTES, (-1, 3), False),
         (Datatype.BOOL, (3,), False),
-    ],
-)
-def test_output_has_classes_where_a_row_has_several_numbers(
-    datatype: Datatype, shape: tuple[int, ...], expected: bool
-) -> None:
-    assert has_classes(TensorSpec("y", datatype, shape)) is expected
+    ):
+        assert has_classes(TensorSpec("y", datatype, shape)) is expected
+    # and an open first dimension counts rows
+    rows = {((-1, 3), 2): True, ((1, 3), 2): False, ((3,), 1): False, ((), 2): True, ((), 1): False}
+    assert {
+        (shape, dimensions): has_rows(TensorSpec("y", Datatype.FP32, shape), dimensions)
+        for shape, dimensions in rows
+    } == rows
 
 
 def test_what_is_no_score_and_too_many_scores_or_classes_are_refused() -> None:
@@ -415,13 +416,3 @@ def test_what_is_no_score_and_too_many_scores_or_classes_are_refused() -> None:
         large = Tensor("y", Datatype.UINT8, shape, bytes(max(shape)))
         with pytest.raises(TooLarge, match=said):
             classified(large, most, is_by_rows=True)
-
-
-@pytest.mark.parametrize(
-    ("shape", "dimensions", "by_rows"),
-    [((-1, 3), 2, True), ((1, 3), 2, False), ((3,), 1, False), ((), 2, True), ((), 1, False)],
-)
-def test_open_first_dimension_counts_rows(
-    shape: tuple[int, ...], dimensions: int, by_rows: bool
-) -> None:
-    assert has_rows(TensorSpec("y", Datatype.FP32, shape), dimensions) is by_rows
