@@ -167,32 +167,32 @@ def test_header_length_is_read_strictly() -> None:
     ],
 )
 def test_malformed_input_is_refused_with_the_value(fields: dict[str, object], error: str) -> None:
-    tensor = {
-        key: value for key, value in _given(**fields).items() if key != "data" or value is not None
-    }
+    tensor = _given(**fields)
+    if tensor["data"] is None:
+        del tensor["data"]
     with pytest.raises(InvalidRequest, match=error):
         _decoded({"inputs": [tensor]})
 
 
 @pytest.mark.parametrize(
-    ("size", "data", "fields", "error"),
+    ("size", "count", "fields", "error"),
     [
-        (8, bytes(7), {}, "binary_data_size 8, but only 7 of the 7 bytes"),
-        (8, bytes(9), {}, "9 bytes follow the JSON, but .* sum to 8"),
-        (-8, b"", {}, "binary_data_size must be an integer of 0 or more, got -8"),
-        (8.0, bytes(8), {}, "must be an integer of 0 or more, got 8.0"),
-        (True, bytes(1), {}, "must be an integer of 0 or more, got True"),
-        (2**80, bytes(8), {}, f"binary_data_size {2**80}, but only 8"),
-        (10**4000, bytes(8), {}, r"binary_data_size 10+\.\.\.0+, but only 8 of"),
-        (8, bytes(8), {"data": [1, 2]}, "both data and binary_data_size"),
-        (0, b"", {"shape": [2**40]}, f"needs {2**42} bytes, got 0"),
+        (8, 7, {}, "binary_data_size 8, but only 7 of the 7 bytes"),
+        (8, 9, {}, "9 bytes follow the JSON, but .* sum to 8"),
+        (-8, 0, {}, "binary_data_size must be an integer of 0 or more, got -8"),
+        (8.0, 8, {}, "must be an integer of 0 or more, got 8.0"),
+        (True, 1, {}, "must be an integer of 0 or more, got True"),
+        (2**80, 8, {}, f"binary_data_size {2**80}, but only 8"),
+        (10**4000, 8, {}, r"binary_data_size 10+\.\.\.0+, but only 8 of"),
+        (8, 8, {"data": [1, 2]}, "both data and binary_data_size"),
+        (0, 0, {"shape": [2**40]}, f"needs {2**42} bytes, got 0"),
     ],
 )
 def test_malformed_binary_input_is_refused_with_the_value(
-    size: object, data: bytes, fields: dict[str, object], error: str
+    size: object, count: int, fields: dict[str, object], error: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=error):
-        _decoded({"inputs": [_binary(size, **fields)]}, data)
+        _decoded({"inputs": [_binary(size, **fields)]}, bytes(count))
 
 
 @pytest.mark.parametrize(
@@ -471,18 +471,16 @@ def test_request_of_the_client_is_understood_and_ours_means_the_same(
     array = _array(datatype, shape)
     theirs = triton.InferInput("x", list(shape), datatype.value)
     theirs.set_data_from_numpy(array, binary_data=is_binary)
+    forms = {"p": True, "q": False}
+    marks = {"sequence_id": 5, "sequence_start": True, "priority": 2, "timeout": 1000}
     body, header_length = triton.InferenceServerClient.generate_request_body(
         [theirs],
         outputs=[
-            triton.InferRequestedOutput("p", binary_data=True),
-            triton.InferRequestedOutput("q", binary_data=False),
+            triton.InferRequestedOutput(name, binary_data=form) for name, form in forms.items()
         ],
         request_id="r-1",
-        sequence_id=5,
-        sequence_start=True,
-        priority=2,
-        timeout=1000,
         parameters={"custom": "é"},
+        **marks,
     )
     request = decode_request("m", "1", body, header_length)
     assert request == InferRequest(
@@ -490,16 +488,9 @@ def test_request_of_the_client_is_understood_and_ours_means_the_same(
         "1",
         "r-1",
         (Tensor("x", datatype, shape, _raw(array, datatype)),),
-        (RequestedOutput("p", is_binary=True), RequestedOutput("q", is_binary=False)),
+        tuple(RequestedOutput(name, is_binary=form) for name, form in forms.items()),
         is_binary_default=False,
-        parameters={
-            "sequence_id": 5,
-            "sequence_start": True,
-            "sequence_end": False,
-            "priority": 2,
-            "timeout": 1000,
-            "custom": "é",
-        },
+        parameters={**marks, "sequence_end": False, "custom": "é"},
     )
     buffers, our_length = encode_request(
         request.inputs,
