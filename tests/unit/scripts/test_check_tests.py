@@ -5,11 +5,7 @@ from __future__ import annotations
 import pytest
 from check_tests import faults_of, waits
 
-UNIT, INTEGRATION, WHOLE = (
-    "tests/unit/test_a.py",
-    "tests/integration/test_a.py",
-    "tests/e2e/test_a.py",
-)
+UNIT, INTEGRATION, WHOLE = (f"tests/{name}/test_a.py" for name in ("unit", "integration", "e2e"))
 SLEEP, PAUSE, CLOCK = "time.sleep(1)", "await asyncio.sleep(0.1)", "time.monotonic()"
 POLL = "from patience import eventually\nawait eventually(lambda: 1, 'never')"
 PORT = "from free_ports import free_port"
@@ -36,9 +32,7 @@ def test_waits_are_found_where_a_loop_is_real(
 ) -> None:
     found = [bool(waits(path, text)) for path in (UNIT, INTEGRATION, WHOLE)]
     assert found == [unit, integration, whole]
-
-
-def test_folders_of_the_real_loop_are_those_of_their_conftest() -> None:
+    # folders of the real loop are those of their conftest
     assert waits("tests/integration/links/test_a.py", PAUSE)
 
 
@@ -47,7 +41,5 @@ def test_count_may_only_be_what_is_found() -> None:
     assert list(faults_of(UNIT, [wait], 1)) == []
     assert next(faults_of(UNIT, [wait], 0)).startswith(f"{UNIT}:1: sleeps: wait for an event")
     (fault,) = faults_of(UNIT, [wait], 2)
-    assert (
-        fault
-        == f"{UNIT}: 1 such places, tests/waits.txt says 2: run scripts/check_tests.py --write"
-    )
+    said = "1 such places, tests/waits.txt says 2: run scripts/check_tests.py --write"
+    assert fault == f"{UNIT}: {said}"

@@ -37,10 +37,11 @@ def test_package_carries_the_samples_and_the_store_accepts_them(
 
 
 @pytest.mark.parametrize(
-    ("name", "features", "classes"), [("digits", 64, 10), ("breast_cancer", 30, 2)]
+    ("name", "features", "classes", "least_right"),
+    [("digits", 64, 10, 0.97), ("breast_cancer", 30, 2, 0.95)],
 )
-def test_sample_has_the_documented_signature_and_an_old_enough_format(
-    name: str, features: int, classes: int
+def test_sample_has_the_documented_signature_and_answers_its_held_out_cases(
+    build_models: ModuleType, name: str, features: int, classes: int, least_right: float
 ) -> None:
     path = SAMPLES / "models" / name / "1/model.onnx"
     (source,) = [source for source in scan(SAMPLES / "models").models if source.name == name]
@@ -50,17 +51,10 @@ def test_sample_has_the_documented_signature_and_an_old_enough_format(
         TensorSpec("label", Datatype.INT64, (-1,)),
         TensorSpec("probabilities", Datatype.FP32, (-1, classes)),
     )
-    onnx_model = onnx.load(path)
+    onnx_model = onnx.load(path)  # of an old enough format
     assert onnx_model.ir_version <= 13
     assert all(opset.version <= 26 for opset in onnx_model.opset_import)
-    labels = (path.parents[1] / "labels.txt").read_text().splitlines()
-    assert len(labels) == classes
-
-
-@pytest.mark.parametrize(("name", "least_right"), [("digits", 0.97), ("breast_cancer", 0.95)])
-def test_sample_answers_its_held_out_cases(
-    build_models: ModuleType, name: str, least_right: float
-) -> None:
+    assert len((path.parents[1] / "labels.txt").read_text().splitlines()) == classes
     cases = Cases.load(SAMPLES / f"cases/{name}.npz")
     assert len(cases.rows) == len(cases.expected) == len(cases.titles) > 100
     decided = decisions(SAMPLES / "models", name, cases)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -81,15 +80,16 @@ def _mutate(root: Path, *args: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(name="project")
 def small_project(tmp_path: Path) -> Path:
     """Return the root of a project with one module and its tests."""
-    package = tmp_path / "protocol/src/capamesh/protocol"
-    tests = tmp_path / "tests/unit/protocol"
-    for each in (package, tests, tmp_path / "scripts"):
-        each.mkdir(parents=True)
+    files = {
+        "protocol/src/capamesh/protocol/__init__.py": "",
+        "protocol/src/capamesh/protocol/knob.py": KNOB,
+        "tests/unit/protocol/test_knob.py": TESTS,
+    }
     for script in ("mutants.py", "mutate.py", "mutation_report.py"):
-        shutil.copy(ROOT / "scripts" / script, tmp_path / "scripts")
-    (package / "__init__.py").write_text("")
-    (package / "knob.py").write_text(KNOB)
-    (tests / "test_knob.py").write_text(TESTS)
+        files[f"scripts/{script}"] = (ROOT / "scripts" / script).read_text()
+    for place, text in files.items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(text)
     return tmp_path
 
 
@@ -103,13 +103,12 @@ def test_each_mutant_is_told_with_the_tests_that_notice_it(project: Path) -> Non
         (each["line"], each["what"]): [name.split("::")[1] for name in each["killers"]]
         for each in json.loads((project / "found.json").read_text())["mutants"]
     }
+    whole, no = ["test_whole_turn"], ["test_no_turn"]
     assert killers == {
         (3, "comparison"): [],
-        (3, "number"): ["test_whole_turn"],
-        (4, "returns nothing"): ["test_whole_turn"],
-        (4, "arithmetic"): ["test_whole_turn"],
-        (4, "number"): ["test_whole_turn"],
-        (5, "returns nothing"): ["test_no_turn"],
+        (3, "number"): whole,
+        **dict.fromkeys([(4, "returns nothing"), (4, "arithmetic"), (4, "number")], whole),
+        (5, "returns nothing"): no,
         (9, "returns nothing"): [],
         (9, "number"): [],
     }
@@ -120,17 +119,11 @@ def _test(name: str) -> str:
 
 
 def _matrix(*killers: Sequence[str]) -> dict[str, object]:
+    door = {"path": "router/door.py", "what": "not", "text": "x"}
     return {
         "tests": {_test(name): {"lines": 3, "cpu_s": 0.5, "tried": 2} for name in "abc"},
         "mutants": [
-            {
-                "key": str(place),
-                "path": "router/door.py",
-                "line": place,
-                "what": "not",
-                "text": "x",
-                "killers": [_test(name) for name in some],
-            }
+            {**door, "key": str(place), "line": place, "killers": [_test(name) for name in some]}
             for place, some in enumerate(killers)
         ],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import generate_observability
@@ -11,18 +12,11 @@ from observability_queries import callers_codes
 
 def test_panels_lie_side_by_side_and_their_queries_have_letters_of_their_own() -> None:
     for file, text in generate_observability.files().items():
-        if file.suffix != ".json":
-            continue
-        panels = json.loads(text)["panels"]
         taken: set[tuple[int, int]] = set()
-        for panel in panels:
-            place = panel["gridPos"]
-            assert place["x"] + place["w"] <= WIDTH
-            cells = {
-                (x, y)
-                for x in range(place["x"], place["x"] + place["w"])
-                for y in range(place["y"], place["y"] + place["h"])
-            }
+        for panel in json.loads(text)["panels"] if file.suffix == ".json" else ():
+            x, y, w, h = (panel["gridPos"][name] for name in "xywh")
+            assert x + w <= WIDTH
+            cells = set(itertools.product(range(x, x + w), range(y, y + h)))
             assert not cells & taken
             taken |= cells
             letters = [target["refId"] for target in panel["targets"]]
