@@ -119,12 +119,13 @@ def used(tmp_path: Path) -> Path:
     """Return a folder whose keys were used in November, and right before and after it."""
     store = store_in(tmp_path)
     store.create("lab", Scope(), 0.0)
+    last_hour = hour_of(2026, 11, 30, 23)
     rows = {
         UsageRow(hour_of(2026, 10, 31, 23), "lab", "m"): Amount(100, 100, 100),
         UsageRow(hour_of(2026, 11, 1, 0), "lab", "m"): Amount(1, 2, 3),
-        UsageRow(hour_of(2026, 11, 30, 23), "lab", "m"): Amount(10, 20, 2048),
-        UsageRow(hour_of(2026, 11, 30, 23), "shop", "n"): Amount(1000, 1000, 0),
-        UsageRow(hour_of(2026, 12, 1, 0), "lab", "m"): Amount(100, 100, 100),
+        UsageRow(last_hour, "lab", "m"): Amount(10, 20, 2048),
+        UsageRow(last_hour, "shop", "n"): Amount(1000, 1000, 0),
+        UsageRow(last_hour + 1, "lab", "m"): Amount(100, 100, 100),
     }
     store.write(UsageBatch(Usage("2026-12", rows, {})))
     return tmp_path

@@ -57,12 +57,12 @@ Seen = list[tuple[str, float, list[tuple[str, int, float, str]]]]
 class Watched(Responder):
     """One request: notes its outcome, and then what became of its attempts."""
 
-    def __init__(self, clock: Callable[[], float], seen: Seen) -> None:
+    handle: Handle | None = None
+    outcome = ""
+    ended_s = 0.0
+
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._seen = seen
-        self.handle: Handle | None = None
-        self.outcome = ""
-        self.ended_s = 0.0
 
     def complete(self, outcome: Outcome) -> None:
         self._end("ok")
@@ -74,10 +74,10 @@ class Watched(Responder):
         assert not self.outcome
         self.outcome, self.ended_s = code, self._clock()
 
-    def note(self) -> None:
+    def told(self) -> tuple[str, float, list[tuple[str, int, float, str]]]:
         picker = self.handle.picker if self.handle is not None else None
         attempts = [] if picker is None else [_told(attempt) for attempt in picker.attempts]
-        self._seen.append((self.outcome, round(self.ended_s, 6), attempts))
+        return self.outcome, round(self.ended_s, 6), attempts
 
 
 def _told(attempt: Attempt) -> tuple[str, int, float, str]:
@@ -104,10 +104,9 @@ class Load:
         pipeline: Pipeline,
         at: Callable[[float, Callable[[], None]], object],
         clock: Callable[[], float],
-        seen: Seen,
     ) -> None:
         for at_s, kind, key in self.moments:
-            watched = Watched(clock, seen)
+            watched = Watched(clock)
             self.watched.append(watched)
             form = CallForm(kind)
 
@@ -118,6 +117,9 @@ class Load:
                     watched.fail(error)
 
             at(at_s, come)
+
+    def seen(self) -> Seen:
+        return [watched.told() for watched in self.watched]
 
 
 def rules(policy: str) -> RoutingRules:
@@ -200,14 +202,11 @@ def simulated(policy: str, seed: int) -> Seen:
         rng=random.Random(seed),
     )
     router.start(adverts())
-    seen: Seen = []
     load = Load(seed)
-    load.send_to(router.parts.routing.pipeline, events.at, events.time, seen)
+    load.send_to(router.parts.routing.pipeline, events.at, events.time)
     events.run_until(END_S)
-    for watched in load.watched:
-        watched.note()
     assert network.pending() == 0
-    return seen
+    return load.seen()
 
 
 def on_a_loop(policy: str, seed: int) -> Seen:
@@ -215,20 +214,15 @@ def on_a_loop(policy: str, seed: int) -> Seen:
 
     async def scenario() -> Seen:
         loop = asyncio.get_running_loop()
-        nodes = [
-            RealNode(script, pair.one_way_s)
-            for script, pair in zip(scripts(seed), PAIRS, strict=True)
-        ]
+        pairs = zip(scripts(seed), PAIRS, strict=True)
+        nodes = [RealNode(script, pair.one_way_s) for script, pair in pairs]
         router = RealRouter(rules(policy), random.Random(seed), adverts(), nodes)
-        seen: Seen = []
         load = Load(seed)
-        load.send_to(router.parts.routing.pipeline, loop.call_at, loop.time, seen)
+        load.send_to(router.parts.routing.pipeline, loop.call_at, loop.time)
         await asyncio.sleep(END_S - loop.time())
-        for watched in load.watched:
-            watched.note()
         assert all(node.is_idle for node in nodes)
         router.parts.watch.close()
-        return seen
+        return load.seen()
 
     return virtual_time.run(scenario())
 
