@@ -105,11 +105,13 @@ def test_error_without_a_valid_membership_says_what_to_do(home: Home) -> None:
     assert home.bootstrap() == ()
     text = token()
     home.joins(text)
-    for given in (text, None):
-        with pytest.raises(ConfigError, match="expired"):
-            home.joins(given, 31)
-    with pytest.raises(ConfigError):
-        home.joins("capamesh1junk")
+    for given, days, said in (
+        (text, 31, "expired"),
+        (None, 31, "expired"),
+        ("capamesh1junk", 0, "cut short"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            home.joins(given, days)
 
 
 def test_token_of_another_network_or_role_is_refused_and_changes_nothing(
@@ -143,23 +145,23 @@ ROTATED = OWNER.rotated(NOW)
 
 
 @pytest.mark.parametrize(
-    ("texts", "given", "days", "event"),
+    ("first", "second", "days", "event"),
     [
         # one that is over does not end a membership that is not
-        ([token(30), token(60)], 0, 31, "token_not_taken"),
+        (token(30), token(60), 31, "token_not_taken"),
         # nor does one that ends earlier
-        ([token(10), token(20)], 0, 0, "token_older_than_membership"),
+        (token(10), token(20), 0, "token_older_than_membership"),
         # one of a later owner's key wins whenever it ends
-        ([token(20), token(10, ROTATED)], 0, 0, "token_older_than_membership"),
+        (token(20), token(10, ROTATED), 0, "token_older_than_membership"),
     ],
 )
 def test_token_of_a_start_does_not_replace_a_better_membership(
-    tmp_path: Path, texts: list[str], given: int, days: int, event: str
+    tmp_path: Path, first: str, second: str, days: int, event: str
 ) -> None:
-    for text in texts:
-        newest = Home(tmp_path).joins(text)
+    Home(tmp_path).joins(first)
+    newest = Home(tmp_path).joins(second)
     home = Home(tmp_path)
-    assert home.joins(texts[given], days) == newest
+    assert home.joins(first, days) == newest
     ((told, fields),) = home.log.events
     assert told == event
     if event == "token_older_than_membership":
@@ -323,9 +325,7 @@ def test_status_says_whether_its_process_still_runs_and_is_over_when_the_next_on
     home.lock()
     started = {"state": "starting", "pid": os.getpid(), "role": "node", "is_running": True}
     assert reported() | started == reported()
-    leave(home)
-    assert not read_status(tmp_path)["is_running"]
-    home.lock()
     home.write_status({"is_running": "no", "state": "draining"})
     assert reported() == {"state": "draining", "is_running": True}
     leave(home)
+    assert not read_status(tmp_path)["is_running"]

@@ -351,25 +351,24 @@ class Stream:
         self.was_reset = True
 
 
-def test_failing_stream_handler_costs_the_peer_its_stream_only() -> None:
+def test_failing_stream_handler_costs_the_peer_its_stream_only_and_cancellation_passes() -> None:
     async def failing(_: object) -> None:
         raise ExceptionGroup("several", [ValueError("bad")])
+
+    async def sleep(*_: object) -> None:
+        await trio.sleep_forever()
+
+    async def cancelled() -> None:
+        for walled in (contain(sleep, print), contain_streams(sleep, print)):
+            with trio.move_on_after(1) as scope:
+                await walled(Stream())
+            assert scope.cancelled_caught
 
     warnings: list[str] = []
     stream = Stream()
     trio.run(contain_streams(failing, lambda event, _: warnings.append(event)), stream)
     assert (stream.was_reset, warnings) == (True, ["stream_failed"])
-
-
-@in_virtual_time
-async def test_cancellation_passes_the_walls() -> None:
-    async def sleep(*_: object) -> None:
-        await trio.sleep_forever()
-
-    for walled in (contain(sleep, print), contain_streams(sleep, print)):
-        with trio.move_on_after(1) as scope:
-            await walled(Stream())
-        assert scope.cancelled_caught
+    in_virtual_time(cancelled)()
 
 
 @in_virtual_time
