@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgpack
@@ -10,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
+from signed_adverts import NOW, NOW_MS, Network
 
 from capamesh.protocol.adverts import (
     MAX_ENVELOPE_BYTES,
@@ -19,36 +19,17 @@ from capamesh.protocol.adverts import (
 )
 from capamesh.protocol.errors import AdvertRejected, ConfigError, LocalError
 from capamesh.protocol.identity import Identity
-from capamesh.protocol.network import Membership, NetworkOwner, RevocationList, Role
+from capamesh.protocol.network import Membership, RevocationList, Role
 
-NOW = datetime(2026, 10, 1, 12, tzinfo=UTC)
-NOW_MS = int(NOW.timestamp()) * 1000
 SEQUENCE = Sequence(NOW_MS * 1_000_000, 3)
 MINUTE_MS = 60_000
 BODY = {"region": "eu", "list": [1, 2.5, None, True, b"\x00"], "deep": {"a": {"b": "c"}}}
 
 
-def identity(number: int) -> Identity:
-    return Identity.from_private_bytes(bytes([number]) * 32)
-
-
-class Network:
-    """An owner, and members whose keys are known."""
-
-    def __init__(self) -> None:
-        self.owner = NetworkOwner.create("test", NOW)
-        self.node, self.other_node = self._join(1, Role.NODE), self._join(2, Role.NODE)
-        self.router = self._join(3, Role.ROUTER)
-
-    def _join(self, number: int, role: Role) -> Membership:
-        ends = NOW + timedelta(days=30)
-        token = self.owner.invite(role, expires_at=ends, bootstrap=(), now=NOW)
-        return Membership.join(identity(number), token, NOW)
-
-
 NET = Network()
-TRUST = NET.router.trust()
-GOOD = seal("advert", BODY, NET.node, SEQUENCE, NOW_MS)
+NODE, OTHER_NODE, ROUTER = NET.member(), NET.member(), NET.member(role=Role.ROUTER)
+TRUST = ROUTER.trust()
+GOOD = seal("advert", BODY, NODE, SEQUENCE, NOW_MS)
 
 
 def payload_of(member: Membership) -> dict[str, Any]:
@@ -63,13 +44,13 @@ def payload_of(member: Membership) -> dict[str, Any]:
     }
 
 
-def signed(payload: bytes, signer: Identity = NET.node.identity) -> bytes:
+def signed(payload: bytes, signer: Identity = NODE.identity) -> bytes:
     raw: bytes = msgpack.packb([payload, signer.sign(b"capamesh-envelope-1\0" + payload)])
     return raw
 
 
 def forged(**parts: object) -> bytes:
-    return signed(msgpack.packb(payload_of(NET.node) | parts))
+    return signed(msgpack.packb(payload_of(NODE) | parts))
 
 
 def reason_of(raw: bytes, now_ms: int = NOW_MS) -> str:
@@ -81,19 +62,19 @@ def reason_of(raw: bytes, now_ms: int = NOW_MS) -> str:
 def test_envelope_of_a_member_opens_to_the_same_with_its_verified_sender() -> None:
     found = open_envelope(GOOD, TRUST, NOW_MS)
     assert (found.kind, found.network) == ("advert", NET.owner.network_id)
-    assert (found.sender.peer_id, found.sender.role) == (identity(1).peer_id, Role.NODE)
+    assert (found.sender.peer_id, found.sender.role) == (NODE.identity.peer_id, Role.NODE)
     assert (found.sequence, found.issued_at_ms, found.body) == (SEQUENCE, NOW_MS, BODY)
 
 
 def test_wire_is_what_the_documentation_tells_another_implementation() -> None:
     payload, signature = msgpack.unpackb(GOOD)
-    key = Ed25519PublicKey.from_public_bytes(identity(1).public_bytes)
+    key = Ed25519PublicKey.from_public_bytes(NODE.identity.public_bytes)
     key.verify(signature, b"capamesh-envelope-1" + b"\x00" + payload)
-    assert msgpack.unpackb(payload) == payload_of(NET.node) | {"body": BODY}
+    assert msgpack.unpackb(payload) == payload_of(NODE) | {"body": BODY}
 
 
 def test_key_order_and_unknown_payload_fields_do_not_matter() -> None:
-    parts = payload_of(NET.node) | {"later": [1]}
+    parts = payload_of(NODE) | {"later": [1]}
     raw = signed(msgpack.packb(dict(reversed(parts.items()))))
     assert open_envelope(raw, TRUST, NOW_MS).sequence == SEQUENCE
 
@@ -112,11 +93,11 @@ def test_key_order_and_unknown_payload_fields_do_not_matter() -> None:
         ({"seq": [1, 2**63]}, "malformed"),
         ({"at": -1}, "malformed"),
         ({"at": float(NOW_MS)}, "malformed"),
-        ({"chain": list(NET.node.chain[:1])}, "malformed"),
-        ({"chain": [*NET.node.chain, b"x"]}, "membership"),
-        ({"chain": [*NET.node.chain, *[b"x"] * 9]}, "malformed"),
-        ({"chain": [b"x" * 4097, NET.node.chain[1]]}, "malformed"),
-        ({"chain": list(reversed(NET.node.chain))}, "membership"),
+        ({"chain": list(NODE.chain[:1])}, "malformed"),
+        ({"chain": [*NODE.chain, b"x"]}, "membership"),
+        ({"chain": [*NODE.chain, *[b"x"] * 9]}, "malformed"),
+        ({"chain": [b"x" * 4097, NODE.chain[1]]}, "malformed"),
+        ({"chain": list(reversed(NODE.chain))}, "membership"),
         ({"body": []}, "malformed"),
         ({"body": {1: 2}}, "malformed"),
     ],
@@ -128,7 +109,7 @@ def test_payload_that_does_not_fit_is_rejected_with_the_reason(
 
 
 def test_every_payload_field_is_required() -> None:
-    whole = payload_of(NET.node)
+    whole = payload_of(NODE)
     for key in whole:
         parts = {name: value for name, value in whole.items() if name != key}
         assert reason_of(signed(msgpack.packb(parts))) == "malformed"
@@ -143,7 +124,7 @@ def test_every_payload_field_is_required() -> None:
         msgpack.packb(["text", bytes(64)]),
         msgpack.packb([b"\x80", bytes(65)]),
         signed(b"\x90"),
-        signed(msgpack.packb(payload_of(NET.node)) + b"\x00"),
+        signed(msgpack.packb(payload_of(NODE)) + b"\x00"),
         signed(b"\x82\xa1v\x01\xa1v\x01"),
     ],
 )
@@ -165,19 +146,19 @@ def test_checks_come_in_the_documented_order() -> None:
     late = {"at": NOW_MS - 11 * MINUTE_MS}
     no_chain = late | {"chain": [b"x", b"y"]}
     other_net = {"net": "cm-" + "0" * 32}
-    payload = msgpack.packb(payload_of(NET.node) | no_chain | other_net)
+    payload = msgpack.packb(payload_of(NODE) | no_chain | other_net)
     assert reason_of(msgpack.packb([payload, bytes(64)])) == "network"
-    payload = msgpack.packb(payload_of(NET.node) | no_chain)
+    payload = msgpack.packb(payload_of(NODE) | no_chain)
     assert reason_of(msgpack.packb([payload, bytes(64)])) == "membership"
-    payload = msgpack.packb(payload_of(NET.node) | late)
+    payload = msgpack.packb(payload_of(NODE) | late)
     assert reason_of(msgpack.packb([payload, bytes(64)])) == "signature"
     assert reason_of(forged(**late)) == "stale"
 
 
 def test_member_of_another_network_is_no_member_here() -> None:
-    stranger = Network().node
+    stranger = Network().member()
     assert reason_of(seal("advert", {}, stranger, SEQUENCE, NOW_MS)) == "network"
-    parts = payload_of(stranger) | {"net": str(NET.node.network_id)}
+    parts = payload_of(stranger) | {"net": str(NODE.network_id)}
     assert reason_of(signed(msgpack.packb(parts), stranger.identity)) == "membership"
 
 
@@ -201,20 +182,20 @@ def test_size_is_checked_before_anything_is_read_and_no_other_body_is_sealed() -
     assert reason_of(b"\xc1" * (MAX_ENVELOPE_BYTES + 1)) == "oversize"
     assert reason_of(b"\xc1" * MAX_ENVELOPE_BYTES) == "malformed"
     with pytest.raises(ConfigError, match=r"has \d+ bytes; the limit is 262144: host fewer models"):
-        seal("advert", {"x": "x" * MAX_ENVELOPE_BYTES}, NET.node, SEQUENCE, NOW_MS)
+        seal("advert", {"x": "x" * MAX_ENVELOPE_BYTES}, NODE, SEQUENCE, NOW_MS)
     for value in (object(), 2**64, list(range(1025)), {1: 2}):
         with pytest.raises(LocalError, match=r"plain msgpack values|no receiver would accept"):
-            seal("advert", {"a": value}, NET.node, SEQUENCE, NOW_MS)
+            seal("advert", {"a": value}, NODE, SEQUENCE, NOW_MS)
 
 
 @pytest.mark.parametrize(
     ("kind", "member", "other"),
     [
-        ("advert", NET.node, NET.router),
-        ("goodbye", NET.node, NET.router),
-        ("router", NET.router, NET.node),
-        ("demand", NET.node, None),
-        ("demand", NET.router, None),
+        ("advert", NODE, ROUTER),
+        ("goodbye", NODE, ROUTER),
+        ("router", ROUTER, NODE),
+        ("demand", NODE, None),
+        ("demand", ROUTER, None),
     ],
 )
 def test_kind_is_taken_from_its_role_only(
@@ -230,17 +211,17 @@ def test_kind_is_taken_from_its_role_only(
 
 
 def test_signature_of_another_member_or_for_another_purpose_does_not_count() -> None:
-    payload = msgpack.packb(payload_of(NET.node))
-    assert reason_of(signed(payload, NET.other_node.identity)) == "signature"
-    assert reason_of(msgpack.packb([payload, NET.node.identity.sign(payload)])) == "signature"
+    payload = msgpack.packb(payload_of(NODE))
+    assert reason_of(signed(payload, OTHER_NODE.identity)) == "signature"
+    assert reason_of(msgpack.packb([payload, NODE.identity.sign(payload)])) == "signature"
 
 
 def test_expired_or_revoked_member_is_no_member_any_more() -> None:
     late_ms = NOW_MS + 31 * 24 * 60 * MINUTE_MS
-    assert reason_of(seal("advert", {}, NET.node, SEQUENCE, late_ms), late_ms) == "membership"
-    trust = NET.router.trust()
+    assert reason_of(seal("advert", {}, NODE, SEQUENCE, late_ms), late_ms) == "membership"
+    trust = ROUTER.trust()
     open_envelope(GOOD, trust, NOW_MS)
     nothing_revoked = RevocationList.empty(NET.owner.network_id)
-    trust.update(NET.owner.revoke(nothing_revoked, peers=(identity(1).peer_id,), now=NOW))
+    trust.update(NET.owner.revoke(nothing_revoked, peers=(NODE.identity.peer_id,), now=NOW))
     with pytest.raises(AdvertRejected, match="revoked"):
         open_envelope(GOOD, trust, NOW_MS)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import itertools
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from signed_adverts import NOW, NOW_MS, Network
 
 from capamesh.protocol.adverts import MAX_ENVELOPE_BYTES, Sequence, seal
 from capamesh.protocol.channel.framing import Decoder, Message, encode
 from capamesh.protocol.errors import NotMember, ProtocolViolation
-from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import NetworkId, PeerId
 from capamesh.protocol.mesh.gossip import (
     PayloadKind,
@@ -56,25 +56,17 @@ from capamesh.protocol.mesh.validator import (
 from capamesh.protocol.network import (
     DrainOrder,
     Membership,
-    NetworkOwner,
     NetworkTrust,
     RevocationList,
     Role,
 )
 from capamesh.protocol.network_clock import NetworkClock
 
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-OWNER = NetworkOwner.create("test", NOW)
-OTHER_OWNER = NetworkOwner.create("other", NOW)
-
-
-def join(role: Role, owner: NetworkOwner = OWNER) -> Membership:
-    token = owner.invite(role, expires_at=NOW + timedelta(hours=1), bootstrap=(), now=NOW)
-    return Membership.join(Identity.generate(), token, NOW)
-
-
-NODE, ROUTER, THIRD = join(Role.NODE), join(Role.ROUTER), join(Role.NODE)
-STRANGER = join(Role.ROUTER, OTHER_OWNER)
+HOUR = timedelta(hours=1)
+NETWORK, OTHER_NETWORK = Network(), Network()
+OWNER = NETWORK.owner
+NODE, ROUTER, THIRD = (NETWORK.member(role=role) for role in (Role.NODE, Role.ROUTER, Role.NODE))
+STRANGER = OTHER_NETWORK.member(role=Role.ROUTER)
 
 
 def side_of(
@@ -172,7 +164,9 @@ def test_order_by_a_retired_key_is_not_sent_and_is_replaced_however_high_its_ver
     behind.update(retiring)
     ahead.update(retiring)
     ahead.take_drains(later.encode())
-    node, router = join(Role.NODE, owner), join(Role.ROUTER, owner)
+    network = Network()
+    network.owner = owner
+    node, router = network.member(), network.member(role=Role.ROUTER)
     opener = side_of(Side.OPENER, node, router, behind)
     acceptor = side_of(Side.ACCEPTOR, router, node, ahead)
     run(opener, acceptor)
@@ -421,10 +415,8 @@ def test_start_that_does_not_fit_does_not_tell_its_key_and_another_message_is_na
 
 # what of others' words is passed on
 
-NOW_MS = int(NOW.timestamp() * 1000)
 NOBODY = RevocationList.empty(OWNER.network_id)
-HOUR = timedelta(hours=1)
-ALICE, BOB, FOREIGNER = join(Role.NODE), join(Role.NODE), join(Role.NODE, OTHER_OWNER)
+ALICE, BOB, FOREIGNER = NETWORK.member(), NETWORK.member(), OTHER_NETWORK.member()
 A, B = ALICE.identity.peer_id, BOB.identity.peer_id
 ACCEPT, IGNORE, REJECT = Verdict.ACCEPT, Verdict.IGNORE, Verdict.REJECT
 
@@ -474,7 +466,7 @@ class Judge:
 
     def hears_three(self, now_s: float = 1.0) -> None:
         """Have three members of invites of their own tell the true time."""
-        for member in (ALICE, BOB, join(Role.NODE)):
+        for member in (ALICE, BOB, NETWORK.member()):
             assert self.says(1, member, now_s=now_s) == ""
 
 
@@ -534,7 +526,7 @@ def test_newer_list_or_order_is_forwarded_once_from_any_member_and_nobody_elses(
         assert judge.result(sent, B) == (IGNORE, "replay")
         assert judge.result(forged(sent)) == (REJECT, "signature")
     assert judge.says(1, BOB) == "membership"
-    foreign = OTHER_OWNER.drain(DrainOrder.empty(OWNER.network_id), {}, now=NOW)
+    foreign = OTHER_NETWORK.owner.drain(DrainOrder.empty(OWNER.network_id), {}, now=NOW)
     for bad in (wrap(PayloadKind.DRAINS, foreign.encode()), b"D", b"D" + bytes(70_000)):
         assert judge.result(bad) == (REJECT, "signature")
 
@@ -563,8 +555,8 @@ def test_sender_above_its_rate_is_ignored_until_time_passes(judge: Judge) -> Non
 
 
 def of_one_invite(count: int, members: int) -> list[Membership]:
-    token = OWNER.invite(Role.NODE, expires_at=NOW + HOUR, bootstrap=(), now=NOW, members=members)
-    return [Membership.join(Identity.generate(), token, NOW) for _ in range(count)]
+    token = NETWORK.invite(members=members)
+    return [NETWORK.member(token) for _ in range(count)]
 
 
 def test_invite_has_only_so_many_passed_on_until_some_leave_or_fall_silent(judge: Judge) -> None:
@@ -602,7 +594,7 @@ def test_member_with_a_wrong_clock_hears_those_that_agree_on_another(off_ms: int
     judge = Judge(off_ms, has_clock=True)
     judge.hears_three()
     strange_ms = NOW_MS - 2 * off_ms
-    assert judge.says(1, join(Role.NODE), now_s=1.0, at_ms=strange_ms) in {"stale", "future"}
+    assert judge.says(1, NETWORK.member(), now_s=1.0, at_ms=strange_ms) in {"stale", "future"}
     if off_ms < 0:  # what was recorded at the time that the wrong clock shows is not passed on
         recorded = {"at_ms": judge.now_ms, "boot_ms": judge.now_ms}
         assert judge.says(1, now_s=2.0, **recorded) == "replay"
@@ -617,7 +609,7 @@ def test_known_sender_is_heard_whatever_its_clock_says_for_its_numbers_go_on(jud
 
 def test_known_sender_that_begins_anew_ahead_is_refused_and_heard_once_it_is_right() -> None:
     judge = Judge(has_clock=True)
-    for member in (ALICE, BOB, join(Role.NODE)):
+    for member in (ALICE, BOB, NETWORK.member()):
         assert judge.says(1, member, now_s=1.0, boot_ms=NOW_MS - 1000) == ""
     ahead_ms = NOW_MS + 25 * 60_000
     assert judge.says(1, now_s=1.0, at_ms=ahead_ms, boot_ms=ahead_ms) == "future"
@@ -634,7 +626,7 @@ def test_sender_that_was_ahead_as_this_machine_was_is_heard_once_both_are_right(
     for counter in (1, 2):
         said = [judge.says(counter, now_s=3.0) for _ in range(2)]
         assert said == ["", "replay"]
-    for other in (BOB, join(Role.NODE)):
+    for other in (BOB, NETWORK.member()):
         assert judge.says(1, other, now_s=4.0) == ""
     assert judge.says(2, now_s=4.0, **ahead) == "future"
 
