@@ -266,20 +266,18 @@ def test_name_of_several_or_of_nobody_revokes_nobody(
 ) -> None:
     invite = owner.token("--role", "node")["invite"]
     names[0]["name"] = invite[:8]
-    for words, said in (
-        (("gpu-2", *ROUTER), "'gpu-2' may mean 2 nodes: "),
-        (
-            (invite[:8], *ROUTER),
-            f"may mean each of {invite}, {PEERS[0]}; give the whole of one",
-        ),
-        (("gpu-9", *ROUTER), "no node is named 'gpu-9'"),
-        (("gpu-9", *ROUTER), "no invite in the book begins so"),
+    both = f"may mean each of {invite}, {PEERS[0]}; give the whole of one"
+    for word, where, said in (
+        ("gpu-2", ROUTER, "'gpu-2' may mean 2 nodes: "),
+        (invite[:8], ROUTER, both),
+        ("gpu-9", ROUTER, "no node is named 'gpu-9'"),
+        ("gpu-9", ROUTER, "no invite in the book begins so"),
         *[
-            ((each,), f"{each!r} is neither a whole peer id, nor an invite as `capamesh network")
+            (each, (), f"{each!r} is neither a whole peer id, nor an invite as `capamesh network")
             for each in ("foo", "ab" * 19, "AB" * 20, "gpu-1")
         ],
     ):
-        assert said in owner.run("revoke", *words, status=1).err
+        assert said in owner.run("revoke", word, *where, status=1).err
         assert revoked(owner) == (set(), set())
     owner.run("revoke", invite, *ROUTER)
     assert revoked(owner) == (set(), {invite})

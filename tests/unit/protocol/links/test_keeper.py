@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Any
 
 import pytest
 from fleet_fakes import in_virtual_time
+from signed_adverts import Network
 
 from capamesh.protocol.errors import LinkLost
-from capamesh.protocol.identity import Identity
 from capamesh.protocol.links.keeper import UNANSWERED, LinkKeeper
 from capamesh.protocol.links.liveness import LinkTimes, Liveness
 from capamesh.protocol.links.transport import LinkTransport
-from capamesh.protocol.network import Membership, NetworkOwner, Role
+from capamesh.protocol.network import Role
 from capamesh.protocol.reach import Inside
 
 
@@ -166,11 +165,7 @@ async def test_each_dial_waits_for_its_permit_and_tells_once_how_it_went() -> No
 async def test_name_is_dialled_only_where_its_addresses_may_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = dt.datetime.now(dt.UTC)
-    token = NetworkOwner.create("n", now).invite(
-        Role.ROUTER, expires_at=now + dt.timedelta(days=1), bootstrap=(), now=now
-    )
-    membership = Membership.join(Identity.generate(), token, now)
+    membership = Network().member(role=Role.ROUTER)
     membership.save(tmp_path)
     transport = LinkTransport(membership, tmp_path, agent_version="test")
 
