@@ -133,19 +133,14 @@ def test_order_of_another_network_or_a_damaged_one_is_told_with_what_to_do(fleet
     assert not (fleet.folder / DRAINS_FILE).exists()
 
 
-@pytest.mark.parametrize(
-    ("line", "status", "text"),
-    [
+def test_drain_that_cannot_be_signed_is_refused(fleet: Fleet) -> None:
+    for line, status, text in (
         ("drain gpu-1 --for 31d", 2, "a drain lasts 30 days at most"),
         ("drain gpu", 1, "no node is named 'gpu'"),
         ("enable \x1b[2Jevil", 1, "no node is named"),
-    ],
-)
-def test_drain_that_cannot_be_signed_is_refused(
-    fleet: Fleet, line: str, status: int, text: str
-) -> None:
-    said = fleet.command(line, status=status).err
-    assert (text in said, "\x1b[2J" in said) == (True, False)
+    ):
+        said = fleet.command(line, status=status).err
+        assert (text in said, "\x1b[2J" in said) == (True, False)
     assert fleet.trust.drains.version == 0
 
 

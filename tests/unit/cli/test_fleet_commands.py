@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -180,10 +181,10 @@ def test_node_is_one_line_and_what_is_wrong_stands_below(
     assert cli("nodes").lines[32:] == ["and 30 more: give --wide"]
 
 
-@pytest.mark.parametrize("line", ["nodes", "models", "nodes --wide", "models --wide"])
-def test_empty_list_says_the_next_step(hosting: Router, cli: Cli, line: str) -> None:
+def test_empty_list_says_the_next_step(hosting: Router, cli: Cli) -> None:
     hosting.bodies |= {"/v1/nodes": {"nodes": []}, "/v2/repository/index": []}
-    assert "capamesh " in cli(line).out
+    for line in ("nodes", "models", "nodes --wide", "models --wide"):
+        assert "capamesh " in cli(line).out
 
 
 def test_models_counts_ready_nodes_and_shows_no_other_version_s_tensors(
@@ -310,15 +311,13 @@ def test_circuits_and_models_of_a_node_are_shown_with_the_reason(
     assert fleet._row(row, {})[column] == text
 
 
-@pytest.mark.parametrize("line", ["nodes", "nodes --models", "explain m"])
-def test_peer_id_is_shown_by_its_end_and_whole_in_wide_tables(
-    router: Router, cli: Cli, line: str
-) -> None:
+def test_peer_id_is_shown_by_its_end_and_whole_in_wide_tables(router: Router, cli: Cli) -> None:
     nodes = [{"peer_id": PEER, "links": [{**UP, "models": [MODEL]}]}]
     router.body = decision({**REPLICA, "peer_id": PEER}, nodes=nodes)
-    words = cli(line).out.split()
-    assert ("…4z1YL3tM" in words, PEER in words) == (True, False)
-    assert PEER in cli(f"{line} --wide").out.split()
+    for line in ("nodes", "nodes --models", "explain m"):
+        words = cli(line).out.split()
+        assert ("…4z1YL3tM" in words, PEER in words) == (True, False)
+        assert PEER in cli(f"{line} --wide").out.split()
 
 
 def test_models_of_nodes_that_are_held_or_gone_are_shown_so(router: Router, cli: Cli) -> None:
@@ -418,25 +417,25 @@ def test_words_of_policies_and_refusals_are_the_router_s_own() -> None:
 # circuit
 
 
-@pytest.mark.parametrize(
-    ("position", "state"),
-    [("open", "forced_open"), ("closed", "forced_closed"), ("auto", "automatic")],
-)
-def test_circuit_shows_the_router_its_own_key(
-    router: Router, cli: Cli, tmp_path: Path, position: str, state: str
-) -> None:
+def test_circuit_shows_the_router_its_own_key(router: Router, cli: Cli, tmp_path: Path) -> None:
     key = OperatorKey.create(tmp_path)
     router.body = {"peer_id": "12D3KooWalpha"}
-    said = cli(f"circuit alpha {position} --model m --version 2 --data", tmp_path)
-    (ask,) = router.asks
-    assert (ask.method, ask.path) == ("PUT", "/v1/nodes/alpha/circuit")
-    assert key.opens(ask.headers["Authorization"])
-    sent = b'{"state": "%b", "model": "m", "version": "2"}' % state.encode()
-    assert bytes(ask.buffers[0]).replace(b" ", b"") == sent.replace(b" ", b"")
-    assert said.out.startswith("m/2 at 12D3KooWalpha ")
-    back = f"capamesh circuit 12D3KooWalpha auto --model m --version 2 --data {tmp_path}"
-    assert (back in said.err) is (position != "auto")
-    assert key._key.decode() not in said.out + said.err
+    words = f"--model m --version 2 --data {tmp_path}"
+    for position, state in (
+        ("open", "forced_open"),
+        ("closed", "forced_closed"),
+        ("auto", "automatic"),
+    ):
+        said = cli(f"circuit alpha {position} {words}")
+        ask = router.asks.pop()
+        assert (ask.method, ask.path) == ("PUT", "/v1/nodes/alpha/circuit")
+        assert key.opens(ask.headers["Authorization"])
+        sent = {"state": state, "model": "m", "version": "2"}
+        assert json.loads(bytes(ask.buffers[0])) == sent
+        assert said.out.startswith("m/2 at 12D3KooWalpha ")
+        back = f"capamesh circuit 12D3KooWalpha auto {words}"
+        assert (back in said.err) is (position != "auto")
+        assert key._key.decode() not in said.out + said.err
 
 
 def test_circuit_command_that_cannot_be_given_asks_nothing_and_a_refusal_is_reported(

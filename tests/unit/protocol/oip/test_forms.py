@@ -54,15 +54,10 @@ def test_request_of_a_known_form_is_read_as_the_decoder_reads_it(kind: type) -> 
     read = forms.read("other", "2", kind(body), length)
     assert isinstance(read, InferRequest)
     assert read == decode_request("other", "2", body, length)
-    for other, its_length in (
-        (body + b"d", length),
-        (body[:-1], length),
-        (body[:length], len(body)),
-        (body, length - 1),
-        (body, None),
-        (body.replace(b"FP32", b"INT8"), length),
-    ):
-        assert forms.read("m", "", kind(other), its_length) is None
+    other = body.replace(b"FP32", b"INT8"), length
+    cut = (body[:-1], length), (body[:length], len(body)), (body, length - 1), (body, None)
+    for bad, its_length in (other, *cut, (body + b"d", length)):
+        assert forms.read("m", "", kind(bad), its_length) is None
 
 
 def test_oldest_form_makes_room() -> None:
