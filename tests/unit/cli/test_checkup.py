@@ -212,25 +212,21 @@ def test_last_port_has_the_one_before_it_as_its_neighbour() -> None:
     assert not has_failed((ok("a", ""), warn("b", ""), skip("c", "")))
 
 
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("http://127.0.0.1:8000", ("127.0.0.1", 8000)),
-        ("https://router.example/path", ("router.example", 443)),
-        ("http://[::1]:8000", ("::1", 8000)),
-        *[(url, None) for url in ("http://x:99999", "http://[::1", "router:8000", "ftp://x:1", "")],
-        ("/ip4/10.0.0.5/tcp/4001/p2p/12D3", ("10.0.0.5", 4001)),
-        ("/ip6/::1/tcp/4001", ("::1", 4001)),
-        ("/dns4/router/tcp/4001/p2p/12D3", ("router", 4001)),
-        *[(f"/ip4/10.0.0.5/{end}", None) for end in ("udp/4001/quic", "tcp/0", "tcp/70000")],
-        ("10.0.0.5:4001", None),
-    ],
-)
-def test_address_of_a_router_or_of_the_mesh_is_a_host_and_a_port(
-    text: str, address: tuple[str, int] | None
-) -> None:
-    read = mesh_address if text.startswith("/") else router_address
-    assert read(text) == address
+def test_address_of_a_router_or_of_the_mesh_is_a_host_and_a_port() -> None:
+    addresses = {
+        "http://127.0.0.1:8000": ("127.0.0.1", 8000),
+        "https://router.example/path": ("router.example", 443),
+        "http://[::1]:8000": ("::1", 8000),
+        **dict.fromkeys(("http://x:99999", "http://[::1", "router:8000", "ftp://x:1", "")),
+        "/ip4/10.0.0.5/tcp/4001/p2p/12D3": ("10.0.0.5", 4001),
+        "/ip6/::1/tcp/4001": ("::1", 4001),
+        "/dns4/router/tcp/4001/p2p/12D3": ("router", 4001),
+        **dict.fromkeys(f"/ip4/10.0.0.5/{end}" for end in ("udp/4001/quic", "tcp/0", "tcp/70000")),
+        "10.0.0.5:4001": None,
+    }
+    for text, address in addresses.items():
+        read = mesh_address if text.startswith("/") else router_address
+        assert read(text) == address
 
 
 def test_words_of_a_trial_and_of_a_router_are_read() -> None:

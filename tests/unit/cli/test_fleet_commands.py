@@ -273,42 +273,26 @@ def test_no_text_and_no_table_is_wider_than_its_room(
     assert all(cell_len(line) <= width for line in lines)
 
 
-READY = {"name": "m", "version": "1", "state": "ready"}
-
-
-@pytest.mark.parametrize(
-    ("row", "column", "text"),
-    [
-        *[
-            ({"links": links}, 3, text)
-            for links, text in (
-                ([], "-"),
-                ([{**UP, "reason": "link lost, long ago"}], "closed"),
-                ([{**UP, "state": "inhibited", "reason": "link lost"}], "inhibited: link lost"),
-                ([{**UP, "state": "forced_open", "reason": "x"}], "forced_open: by the operator"),
-                (
-                    [{**UP, "models": [MODEL, {**MODEL, "state": "closed"}]}],
-                    "closed\n  m/1 ejected: 5 failures in a row",
-                ),
-                ([UP, {**UP, "address": "a:2"}], "a:1 closed\na:2 closed"),
-                ([{**GONE, "models": [MODEL]}], "-"),
-            )
-        ],
-        *[
-            ({"models": [{**READY, **model}]}, 5, text)
-            for model, text in (
-                ({"provider": "CPUExecutionProvider"}, "m/1 (CPU)"),
-                ({"provider": "CUDAExecutionProvider", "precision": "fp16"}, "m/1 (CUDA, fp16)"),
-                ({"state": "loading", "provider": "CUDAExecutionProvider"}, "m/1 loading"),
-                ({"state": "failed", "reason": "no memory"}, "m/1 failed: no memory"),
-            )
-        ],
-    ],
-)
-def test_circuits_and_models_of_a_node_are_shown_with_the_reason(
-    row: dict[str, Any], column: int, text: str
-) -> None:
-    assert fleet._row(row, {})[column] == text
+def test_circuits_and_models_of_a_node_are_shown_with_the_reason() -> None:
+    both = [MODEL, {**MODEL, "state": "closed"}]
+    for links, text in (
+        ([], "-"),
+        ([{**UP, "reason": "link lost, long ago"}], "closed"),
+        ([{**UP, "state": "inhibited", "reason": "link lost"}], "inhibited: link lost"),
+        ([{**UP, "state": "forced_open", "reason": "x"}], "forced_open: by the operator"),
+        ([{**UP, "models": both}], "closed\n  m/1 ejected: 5 failures in a row"),
+        ([UP, {**UP, "address": "a:2"}], "a:1 closed\na:2 closed"),
+        ([{**GONE, "models": [MODEL]}], "-"),
+    ):
+        assert fleet._row({"links": links}, {})[3] == text
+    for model, text in (
+        ({"provider": "CPUExecutionProvider"}, "m/1 (CPU)"),
+        ({"provider": "CUDAExecutionProvider", "precision": "fp16"}, "m/1 (CUDA, fp16)"),
+        ({"state": "loading", "provider": "CUDAExecutionProvider"}, "m/1 loading"),
+        ({"state": "failed", "reason": "no memory"}, "m/1 failed: no memory"),
+    ):
+        shown = {**NAMED, "state": "ready", **model}
+        assert fleet._row({"models": [shown]}, {})[5] == text
 
 
 def test_peer_id_is_shown_by_its_end_and_whole_in_wide_tables(router: Router, cli: Cli) -> None:

@@ -107,22 +107,17 @@ def test_policies_are_compared_and_drawn(tiny: str, tmp_path: Path, cli: Cli) ->
     assert [(each["policy"], each["seed"]) for each in found] == [("p2c", 1), ("round-robin", 1)]
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
+def test_impossible_scenario_is_refused_in_one_line(tiny: str, cli: Cli) -> None:
+    for line, said in (
         ("run nothing", f"scenario 'nothing' is unknown; there are {shipped_names()[0]},"),
         ("run ./absent.toml", "cannot read the scenario ./absent.toml: No such file"),
-        ("run TINY --policy luck", "policy 'luck' is unknown; known: affinity,"),
-        ("compare TINY --policies p2c,p2c --processes 1", "at least one, each once"),
-        ("run TINY --policy p2c --plot /absent/p.svg", "cannot write /absent/p.svg"),
-    ],
-)
-def test_impossible_scenario_is_refused_in_one_line(
-    tiny: str, line: str, said: str, cli: Cli
-) -> None:
-    complaint = cli(f"sim {line.replace('TINY', tiny)}", status=1).err
-    assert complaint.count("\n") == 1
-    assert said in complaint
+        (f"run {tiny} --policy luck", "policy 'luck' is unknown; known: affinity,"),
+        (f"compare {tiny} --policies p2c,p2c --processes 1", "at least one, each once"),
+        (f"run {tiny} --policy p2c --plot /absent/p.svg", "cannot write /absent/p.svg"),
+    ):
+        complaint = cli(f"sim {line}", status=1).err
+        assert complaint.count("\n") == 1
+        assert said in complaint
 
 
 def test_file_is_read_as_a_scenario_whatever_its_name(

@@ -240,17 +240,14 @@ class Foreign:
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (Foreign(BufferError("requires grad")), "a Foreign that numpy cannot take over: requires"),
-        (Foreign(BufferError("no copy"), device=(2, 0)), "cannot take over: no copy; give it as a"),
-        (Foreign(ValueError("bfloat16")), "bfloat16; give it as a numpy array, such as"),
-    ],
-)
-def test_array_that_cannot_be_taken_over_says_what_to_do(given: Foreign, said: str) -> None:
-    with pytest.raises(InvalidRequest, match=f"input 'X' is {said}|{said}"):
-        ask_infer("m", {"X": given})
+def test_array_that_cannot_be_taken_over_says_what_to_do() -> None:
+    for error, device, said in (
+        (BufferError("requires grad"), 1, "a Foreign that numpy cannot take over: requires"),
+        (BufferError("no copy"), 2, "cannot take over: no copy; give it as a"),
+        (ValueError("bfloat16"), 1, "bfloat16; give it as a numpy array, such as"),
+    ):
+        with pytest.raises(InvalidRequest, match=f"input 'X' is .*{said}"):
+            ask_infer("m", {"X": Foreign(error, device=(device, 0))})
 
 
 def came(array: Any, *, is_binary: bool, datatype: Datatype | None = None) -> Any:
