@@ -100,30 +100,25 @@ def test_headers_are_beside_those_of_a_request_which_count_first() -> None:
         assert "cm_x" not in repr(shown)
 
 
-@pytest.mark.parametrize(
-    ("headers", "said"),
-    [
+def test_header_that_cannot_be_sent_is_refused_without_its_value() -> None:
+    unprintable = "the value of the header 'X-Key' is no printable"
+    for headers, said in (
         ({"Content-Length": "1"}, "the header 'Content-Length' is the client's own"),
         ({"X-Capamesh-Tenant": "a"}, "is one of routing: give it as RoutingOptions"),
         ({"Idempotency-Key": "k1"}, "is of one request: give it as idempotency_key="),
         ({"a b": KEY}, "a header's name is 'a b'"),
         ({f"A: {KEY}": ""}, "a header's name is"),
-        ({"X-Key": f"{KEY}\r\nX-Other: 1"}, "the value of the header 'X-Key' is no printable"),
-        ({"X-Key": "s3crét"}, "the value of the header 'X-Key' is no printable"),
-        ({"X-Key": 7}, "the value of the header 'X-Key' is no printable"),
+        ({"X-Key": f"{KEY}\r\nX-Other: 1"}, unprintable),
+        ({"X-Key": "s3crét"}, unprintable),
+        ({"X-Key": 7}, unprintable),
         ({"X-Key": "s3cret" * 1000}, f"has 6000 characters; at most {MAX_VALUE_CHARS}"),
         ({f"X-{n}": KEY for n in range(MAX_HEADERS + 1)}, f"at most {MAX_HEADERS} are taken"),
-    ],
-)
-def test_header_that_cannot_be_sent_is_refused_without_its_value(
-    headers: dict[str, str], said: str
-) -> None:
-    for make in (Client, AsyncClient):
-        with pytest.raises(ConfigError) as caught:
-            make("http://host", headers=headers)
-        assert said in caught.value.message
-        if f"A: {KEY}" not in headers:
-            assert "s3cr" not in caught.value.message
+    ):
+        for make in (Client, AsyncClient):
+            with pytest.raises(ConfigError) as caught:
+                make("http://host", headers=headers)
+            assert said in caught.value.message
+            assert f"A: {KEY}" in headers or "s3cr" not in caught.value.message
     with pytest.raises(ConfigError) as caught:
         Access(key="cm_\n")
     assert "cm_" not in caught.value.message
@@ -208,22 +203,19 @@ def test_every_option_is_what_the_router_understands() -> None:
     assert options_of(RoutingOptions(max_price=1e-7).headers())[0].constraints.max_price == 1e-7
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (RoutingOptions(tenant="a\r\nX-Evil: 1"), "tenant is 'a.*printable ASCII"),
-        (RoutingOptions(policy=" p2c"), "policy is ' p2c'"),
-        (RoutingOptions(affinity="größe"), "affinity is"),
-        (RoutingOptions(regions="eu"), r"regions is the text 'eu'; give a list: \['eu'\]"),
-        (RoutingOptions(regions=("a,b",)), "regions has 'a,b'; names without commas"),
-        (RoutingOptions(nodes=("",)), "nodes has ''"),
-        (RoutingOptions(max_price=-1), "max_price is -1; give a number from 0"),
-        (RoutingOptions(max_price=math.nan), "max_price is nan"),
-    ],
-)
-def test_option_that_a_header_cannot_hold_is_refused(options: RoutingOptions, said: str) -> None:
-    with pytest.raises(InvalidRequest, match=said):
-        options.headers()
+def test_option_that_a_header_cannot_hold_is_refused() -> None:
+    for options, said in (
+        ({"tenant": "a\r\nX-Evil: 1"}, "tenant is 'a.*printable ASCII"),
+        ({"policy": " p2c"}, "policy is ' p2c'"),
+        ({"affinity": "größe"}, "affinity is"),
+        ({"regions": "eu"}, r"regions is the text 'eu'; give a list: \['eu'\]"),
+        ({"regions": ("a,b",)}, "regions has 'a,b'; names without commas"),
+        ({"nodes": ("",)}, "nodes has ''"),
+        ({"max_price": -1}, "max_price is -1; give a number from 0"),
+        ({"max_price": math.nan}, "max_price is nan"),
+    ):
+        with pytest.raises(InvalidRequest, match=said):
+            RoutingOptions(**options).headers()
 
 
 # what is imported from the client
