@@ -55,9 +55,7 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_others() -> None:
     first, again, other = (simulate(scenario, policy="p2c", seed=seed) for seed in (1, 1, 2))
     assert first.to_json() == again.to_json()
     assert first.timeline != other.timeline
-
-
-def test_same_requests_come_whatever_the_policy() -> None:
+    # and the same requests come whatever the policy
     one, other = (simulate(SMALL, policy=policy, seed=1) for policy in ("random", "round-robin"))
     assert (one.policy, other.policy) == ("random", "round-robin")
     assert [m.requests for m in one.timeline] == [m.requests for m in other.timeline]
