@@ -301,9 +301,8 @@ def test_json_takes_dtype_and_shape_from_the_model() -> None:
         assert (tensor.datatype, tensor.to_numpy().tolist()) == (spec.datatype, expected)
 
 
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
+def test_value_that_does_not_fit_says_why() -> None:
+    for text, why in (
         ("X=[[1,2]]", r"shape \[1, 2\], the model takes \[-1, 3\]"),
         ("X=[[1,2,3],[4,5]]", "value of 'X': .*rows differ in length: row 1 has 3, row 2 has 2"),
         ("X=[[1,2,3],[1,2,3],[]]", "row 1 has 3, row 3 has 0"),
@@ -314,11 +313,9 @@ def test_json_takes_dtype_and_shape_from_the_model() -> None:
         ("Y=1", r"has no input 'Y'; its inputs: X FP32\[-1, 3\]"),
         ("X=@/absent.npy", "cannot read /absent.npy for input 'X': No such file"),
         ("X=" + "[" * 5000, "JSON|dimension|shape"),
-    ],
-)
-def test_value_that_does_not_fit_says_why(text: str, why: str) -> None:
-    with pytest.raises(InvalidRequest, match=why):
-        parse_inputs([text], model(FLOATS))
+    ):
+        with pytest.raises(InvalidRequest, match=why):
+            parse_inputs([text], model(FLOATS))
 
 
 def test_wrong_forms_are_usage_errors() -> None:

@@ -77,9 +77,8 @@ def test_rows_are_lines_whatever_numbers_they_have() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("rows", "said"),
-    [
+def test_object_that_is_no_data_is_told() -> None:
+    for rows, said in (
         ([[1, 2]], "row 0 of the data is [1, 2]; a dict of columns is expected"),
         ([{"a": 1}, {"a": object()}], "row 1 of the data cannot be sent: it has a value of object"),
         ([{(1, 2): 1}], "row 0 of the data cannot be sent"),
@@ -89,12 +88,10 @@ def test_rows_are_lines_whatever_numbers_they_have() -> None:
         (np.array(1), "the array is one value"),
         ({"a": np.zeros(2), "b": np.zeros(3)}, "other numbers of rows"),
         ({"a": [[1], [2, 3]]}, "not of one shape"),
-    ],
-)
-def test_object_that_is_no_data_is_told(rows: Any, said: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        source_of(rows)
-    assert said in caught.value.message
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            source_of(rows)
+        assert said in caught.value.message
 
 
 def test_arrays_are_files_of_numpy() -> None:
