@@ -1,10 +1,11 @@
-"""The routes of uploaded files at the front of a real router core, with a real store and a real disk."""
+"""The routes of uploaded files, whole or in parts, at the front of a real router core, with a real store and a real disk."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import AsyncIterator
@@ -16,14 +17,16 @@ import pytest
 from fleet_fakes import offer
 from job_pages import JobClients
 from polling import until
-from router_http import WALL_S
+from router_http import WALL_S, bearer
 from upload_forms import BOUNDARY, DATA, form, line, on_disk, part, refused, served, usual
 
 from capamesh.protocol.tensors import Limits
 from capamesh.router.jobs.spec import InputFormat, InputSpec, JobSpec, OutputSpec
 from capamesh.router.jobs.uploads import folder as folders
-from capamesh.router.jobs.uploads import keeper, uploads
+from capamesh.router.jobs.uploads import joined, keeper, uploads
 from capamesh.router.jobs.values import Pinned
+
+FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 
 
 @pytest.fixture
@@ -32,32 +35,42 @@ async def clients(tmp_path: Path) -> AsyncIterator[JobClients]:
         yield clients
 
 
-async def sent(
-    clients: JobClients,
-    body: bytes,
-    key: str = "",
-    kind: str = f"multipart/form-data; boundary={BOUNDARY}",
+async def post(
+    clients: JobClients, path: str, body: dict[str, Any] | bytes | None = None, key: str = ""
 ) -> aiohttp.ClientResponse:
-    headers = {"Content-Type": kind, **({"Authorization": f"Bearer {key}"} if key else {})}
-    response = await clients.http.client.post("/v1/files", data=body, headers=headers)
+    """Post a form, JSON or nothing."""
+    headers = {**(bearer(key) if key else {}), **(FORM if isinstance(body, bytes) else {})}
+    given: dict[str, Any] = {"data": body} if isinstance(body, bytes) else {"json": body}
+    response = await clients.http.client.post(path, headers=headers, **given)
     await response.read()
     return response
+
+
+async def json_of(response: aiohttp.ClientResponse, status: int = 200) -> dict[str, Any]:
+    assert response.status == status, await response.text()
+    found: dict[str, Any] = await response.json()
+    return found
+
+
+def names(clients: JobClients) -> list[str]:
+    """Return the names of the files on the disk."""
+    return [place.name for place in on_disk(clients)]
+
+
+async def sent(clients: JobClients, body: bytes, key: str = "") -> aiohttp.ClientResponse:
+    return await post(clients, "/v1/files", body, key)
 
 
 async def made(
     clients: JobClients, data: bytes = DATA, key: str = "", **options: Any
 ) -> dict[str, Any]:
-    response = await sent(clients, usual(data, **options), key)
-    assert response.status == 200, await response.text()
-    found: dict[str, Any] = await response.json()
-    return found
+    return await json_of(await sent(clients, usual(data, **options), key))
 
 
 async def begun(clients: JobClients, size: int, key: str = "", **headers: str) -> dict[str, Any]:
     given = {"Upload-Length": str(size), "Upload-Name": "in.bin", **headers}
     response = await clients.ask(key, "POST", "/v1/files", **given)
-    assert response.status == 201, await response.text()
-    found: dict[str, Any] = await response.json()
+    found = await json_of(response, 201)
     assert response.headers["Location"] == f"/v1/files/{found['id']}"
     return found
 
@@ -65,10 +78,9 @@ async def begun(clients: JobClients, size: int, key: str = "", **headers: str) -
 async def patched(
     clients: JobClients, file: str, offset: int | str, data: bytes, key: str = ""
 ) -> aiohttp.ClientResponse:
-    headers = {"Upload-Offset": str(offset), **({"Authorization": f"Bearer {key}"} if key else {})}
-    response = await clients.http.client.request(
-        "PATCH", f"/v1/files/{file}", data=data, headers=headers
-    )
+    headers = {"Upload-Offset": str(offset), **(bearer(key) if key else {})}
+    path = f"/v1/files/{file}"
+    response = await clients.http.client.request("PATCH", path, data=data, headers=headers)
     await response.read()
     return response
 
@@ -94,25 +106,18 @@ async def test_file_is_uploaded_shown_listed_read_and_deleted(clients: JobClient
     file = await made(clients)
     assert file["id"].startswith("file-")
     assert abs(file["created_at"] - WALL_S) < 60
-    assert file["expires_at"] - file["created_at"] == 30 * 86400
-    assert {name: file[name] for name in ("object", "bytes", "filename", "purpose", "status")} == {
-        "object": "file",
-        "bytes": len(DATA),
-        "filename": "in.bin",
-        "purpose": "user_data",
-        "status": "processed",
-    }
+    expected = {"object": "file", "bytes": len(DATA), "filename": "in.bin"}
+    expected |= {"purpose": "user_data", "status": "processed"}
+    assert file == file | expected | {"expires_at": file["created_at"] + 30 * 86400}
     path = f"/v1/files/{file['id']}"
     assert await clients.told("", "GET", path) == file
     listed = await clients.told("", "GET", "/v1/files")
     assert (listed["data"], listed["has_more"]) == ([file], False)
-    response = await clients.ask("", "GET", f"{path}/content")
-    assert await response.read() == DATA
-    assert response.headers["ETag"] == f'"{hashlib.sha256(DATA).hexdigest()}"'
-    assert [place.name for place in on_disk(clients)] == [file["id"]]
+    assert await content_of(clients, file["id"]) == DATA
+    assert names(clients) == [file["id"]]
     deleted = await clients.told("", "DELETE", path)
     assert deleted == {"id": file["id"], "object": "file", "deleted": True}
-    assert on_disk(clients) == []
+    assert names(clients) == []
     error = await refused(await clients.ask("", "GET", path), 404)
     assert (error["type"], error["code"]) == ("not_found_error", "file_not_found")
 
@@ -155,7 +160,7 @@ async def test_wrong_line_refuses_a_file_of_requests(clients: JobClients, is_fir
 async def test_name_leads_nowhere(clients: JobClients, given: str, name: str) -> None:
     file = await made(clients, filename=given)
     assert file["filename"] == name
-    assert [place.name for place in on_disk(clients)] == [file["id"]]
+    assert names(clients) == [file["id"]]
 
 
 @pytest.mark.parametrize(
@@ -194,9 +199,7 @@ async def test_form_that_is_wrong_is_refused(clients: JobClients, body: bytes, w
         ({"Content-Type": "multipart/form-data"}, ""),
         ({"Content-Type": f"multipart/form-data; boundary={'b' * 71}"}, ""),
         ({"Content-Encoding": "gzip"}, "sent as it is"),
-        ({"Upload-Length": "x"}, "Upload-Length is 'x'"),
-        ({"Upload-Length": "-1"}, "Upload-Length is '-1'"),
-        ({"Upload-Length": "9" * 20}, "Upload-Length is '999"),
+        *(({"Upload-Length": each}, f"is '{each[:5]}") for each in ("x", "-1", "9" * 20)),
         ({"Upload-Length": "5", "Upload-Purpose": "other"}, "purpose is 'other'"),
         ({"Upload-Length": "5", "Upload-Expires-After": "5"}, "expires_after are '5'"),
     ],
@@ -230,28 +233,27 @@ async def test_file_may_be_larger_than_a_message_but_has_no_more_bytes_than_it_m
 
 
 async def test_upload_goes_on_where_it_ended(clients: JobClients) -> None:
-    file = await begun(clients, len(DATA))
-    assert (file["status"], file["offset"], file["bytes"]) == ("pending", 0, len(DATA))
-    response = await patched(clients, file["id"], 0, DATA[:4000])
-    assert response.headers["Upload-Offset"] == "4000"
-    assert (await response.json())["offset"] == 4000
-    assert await offset_of(clients, file["id"]) == 4000
+    begin = await begun(clients, len(DATA))
+    assert (begin["status"], begin["offset"], begin["bytes"]) == ("pending", 0, len(DATA))
+    file = begin["id"]
+    response = await patched(clients, file, 0, DATA[:4000])
+    assert (response.headers["Upload-Offset"], (await response.json())["offset"]) == ("4000", 4000)
+    assert await offset_of(clients, file) == 4000
     assert (await clients.told("", "GET", "/v1/files"))["data"] == []
-    early = await clients.ask("", "GET", f"/v1/files/{file['id']}/content")
+    early = await clients.ask("", "GET", f"/v1/files/{file}/content")
     assert (await refused(early, 409))["code"] == "file_conflict"
     for offset in (0, 3999, 4001, 10**12):  # whoever errs is told the right one
-        response = await patched(clients, file["id"], offset, b"x" * 10)
+        response = await patched(clients, file, offset, b"x" * 10)
         assert (await refused(response, 409))["code"] == "file_conflict"
         assert response.headers["Upload-Offset"] == "4000"
-        assert await offset_of(clients, file["id"]) == 4000
-    response = await clients.ask("", "PATCH", f"/v1/files/{file['id']}")
+        assert await offset_of(clients, file) == 4000
+    response = await clients.ask("", "PATCH", f"/v1/files/{file}")
     assert "Upload-Offset is ''" in (await refused(response, 400))["message"]
-    response = await patched(clients, file["id"], 4000, DATA[4000:])
-    done = await response.json()
-    assert (response.status, done["status"], done.get("offset")) == (200, "processed", None)
-    assert await content_of(clients, file["id"]) == DATA
+    done = await json_of(await patched(clients, file, 4000, DATA[4000:]))
+    assert (done["status"], done.get("offset")) == ("processed", None)
+    assert await content_of(clients, file) == DATA
     for offset in (0, len(DATA)):
-        response = await patched(clients, file["id"], offset, b"")
+        response = await patched(clients, file, offset, b"")
         assert "all of it is here" in (await refused(response, 409))["message"]
         assert response.headers["Upload-Offset"] == f"{len(DATA)}"
     empty = await begun(clients, 0)
@@ -288,21 +290,30 @@ async def test_more_bytes_than_announced_are_refused(clients: JobClients) -> Non
     assert (await patched(clients, file, 1000, b"")).status == 200
 
 
-async def raw(clients: JobClients) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection(clients.http.client.host, clients.http.client.port)
+async def begin(
+    clients: JobClients, first: str, body: bytes, size: int, *lines: str
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Begin a request whose body has `size` bytes on a connection of its own."""
+    client = clients.http.client
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    head = (f"{first} HTTP/1.1", "Host: x", f"Content-Length: {size}", *lines, "", "")
+    writer.write("\r\n".join(head).encode() + body)
+    return reader, writer
 
 
-def patch_head(file: str, offset: int, size: int) -> bytes:
-    return (
-        f"PATCH /v1/files/{file} HTTP/1.1\r\nHost: x\r\nUpload-Offset: {offset}\r\n"
-        f"Content-Length: {size}\r\n\r\n"
-    ).encode()
+async def begin_form(clients: JobClients, body: bytes, size: int) -> Any:
+    return await begin(clients, "POST /v1/files", body, size, *map(": ".join, FORM.items()))
+
+
+async def begin_file(clients: JobClients, file: str, count: int, *lines: str) -> Any:
+    """Begin to write a file of 1,000 bytes."""
+    first = f"PATCH /v1/files/{file}"
+    return await begin(clients, first, b"x" * count, 1000, "Upload-Offset: 0", *lines)
 
 
 async def writing(clients: JobClients, file: str) -> tuple[Any, asyncio.StreamWriter]:
     """Return a connection on which 600 of 1,000 bytes of a file have come."""
-    reader, writer = await raw(clients)
-    writer.write(patch_head(file, 0, 1000) + b"x" * 600)
+    reader, writer = await begin_file(clients, file, 600)
 
     async def is_there() -> bool:
         return await offset_of(clients, file) == 600
@@ -339,31 +350,22 @@ async def test_one_of_two_requests_that_write_a_file_is_refused(clients: JobClie
     assert await content_of(clients, file) == b"x" * 1000
 
 
-def form_head(size: int) -> bytes:
-    return (
-        f"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n"
-        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
-    ).encode()
-
-
 async def test_client_that_sends_nothing_is_given_up(tmp_path: Path) -> None:
     async with served(tmp_path, arrival_s=0.2) as clients:
         file = (await begun(clients, 1000))["id"]
-        for data, left in (
-            (patch_head(file, 0, 1000) + b"x" * 600, 600),
-            (form_head(9000) + usual(b"x" * 1000)[:800], 600),
+        for begun_with in (
+            begin_file(clients, file, 600),
+            begin_form(clients, usual(b"x" * 1000)[:800], 9000),
         ):
-            reader, writer = await raw(clients)
-            writer.write(data)
+            reader, writer = await begun_with
             assert (await reader.readline()).startswith(b"HTTP/1.1 408")
             writer.close()
-            assert await offset_of(clients, file) == left
-        assert [place.name for place in on_disk(clients)] == [f"{file}.part"]
+            assert await offset_of(clients, file) == 600
+        assert names(clients) == [f"{file}.part"]
 
 
 async def test_form_that_breaks_off_leaves_nothing(clients: JobClients) -> None:
-    _, writer = await raw(clients)
-    writer.write(form_head(90_000) + usual(b"x" * 80_000)[:70_000])
+    _, writer = await begin_form(clients, usual(b"x" * 80_000)[:70_000], 90_000)
     await until(lambda: on_disk(clients))
     writer.transport.abort()
     await until(lambda: not on_disk(clients))
@@ -391,12 +393,7 @@ async def test_uploads_at_once_are_bounded(
     file = (await begun(clients, 1000, theirs))["id"]
     writers = []
     for one, key in ((files[0], mine), (files[1], mine), (file, theirs)):
-        _, writer = await raw(clients)
-        head = patch_head(one, 0, 1000).replace(
-            b"Host: x", b"Host: x\r\nX-API-Key: " + key.encode()
-        )
-        writer.write(head + b"x" * 10)
-        writers.append(writer)
+        writers.append((await begin_file(clients, one, 10, f"X-API-Key: {key}"))[1])
         if one == files[1]:
             await until(lambda: len(on_disk(clients)) == 2)
             response = await patched(clients, files[2], 0, b"x", mine)
@@ -429,7 +426,7 @@ async def test_full_disk_is_told(clients: JobClients, monkeypatch: pytest.Monkey
     assert (error["code"], error["type"]) == ("storage_full", "server_error")
     assert await offset_of(clients, file) == 600  # what fits is there
     error = await refused(await sent(clients, usual(b"x" * 1000)), 507)
-    assert [place.name for place in on_disk(clients)] == [f"{file}.part"]
+    assert names(clients) == [f"{file}.part"]
     room[0] = 10**6
     assert (await patched(clients, file, 600, b"x" * 400)).status == 200
 
@@ -575,7 +572,7 @@ async def test_bytes_that_no_file_has_are_collected(clients: JobClients) -> None
     api_folder = folders.FileFolder(clients.http.job_service.places.jobs_folder)
     assert await keeper.collect(store.files, api_folder, time.time() - 3600) == 0
     assert await keeper.collect(store.files, api_folder, time.time() + 60) == 2
-    assert [place.name for place in on_disk(clients)] == [file, "notes.txt"]
+    assert names(clients) == [file, "notes.txt"]
 
 
 async def test_file_that_is_whole_on_the_disk_alone_is_finished(clients: JobClients) -> None:
@@ -587,5 +584,147 @@ async def test_file_that_is_whole_on_the_disk_alone_is_finished(clients: JobClie
     part_of_it.rename(part_of_it.with_suffix(""))
     assert await offset_of(clients, file) == 4
     assert (await patched(clients, file, 4, b"")).status == 200
-    content = await clients.ask("", "GET", f"/v1/files/{file}/content")
-    assert await content.read() == b"abcd"
+    assert await content_of(clients, file) == b"abcd"
+
+
+# in parts
+
+
+async def upload_of(clients: JobClients, size: int, **changed: Any) -> str:
+    body = {"bytes": size, "filename": "in.bin", "purpose": "user_data", "mime_type": "x/y"}
+    found = await json_of(await post(clients, "/v1/uploads", {**body, **changed}))
+    assert (found["object"], found["status"], found["file"]) == ("upload", "pending", None)
+    return f"/v1/uploads/{found['id']}"
+
+
+async def added(clients: JobClients, upload: str, data: bytes) -> str:
+    body = form(part("data", data, filename="part"))
+    found = await json_of(await post(clients, f"{upload}/parts", body))
+    assert (found["object"], found["upload_id"]) == ("upload.part", upload.rpartition("/")[2])
+    return str(found["id"])
+
+
+async def completed(
+    clients: JobClients, upload: str, *part_ids: str, **more: Any
+) -> aiohttp.ClientResponse:
+    return await post(clients, f"{upload}/complete", {"part_ids": part_ids, **more})
+
+
+async def joined_of(clients: JobClients, upload: str, *part_ids: str) -> bytes:
+    """Return the file that some parts become."""
+    found = await json_of(await completed(clients, upload, *part_ids))
+    return await content_of(clients, found["file"]["id"])
+
+
+async def test_parts_become_a_file_in_the_order_that_is_asked_for(clients: JobClients) -> None:
+    upload = await upload_of(clients, len(DATA))
+    ends = (0, 5000, 5001, len(DATA))
+    pieces = [DATA[first:end] for first, end in itertools.pairwise(ends)]
+    parts = await asyncio.gather(*(added(clients, upload, piece) for piece in pieces))
+    assert (await clients.told("", "GET", "/v1/files"))["data"] == []
+    digest = hashlib.md5(DATA, usedforsecurity=False).hexdigest()
+    found = await json_of(await completed(clients, upload, *parts, md5=digest))
+    assert (found["status"], found["bytes"]) == ("completed", len(DATA))
+    assert upload.endswith(found["id"])
+    file = found["file"]
+    assert (file["filename"], file["bytes"], file["status"]) == ("in.bin", len(DATA), "processed")
+    assert names(clients) == [file["id"]]
+    assert await joined_of(clients, upload, *parts) == DATA  # the same file again
+    assert names(clients) == [file["id"]]
+    await refused(await post(clients, f"{upload}/cancel"), 409)
+    await refused(await post(clients, f"{upload}/parts", form(part("data", b"x"))), 409)
+
+
+async def test_wrong_parts_are_refused_and_the_upload_stays(clients: JobClients) -> None:
+    upload, other = await upload_of(clients, 6), await upload_of(clients, 3)
+    one, two = [await added(clients, upload, data) for data in (b"one", b"two")]
+    foreign = await added(clients, other, b"two")
+    whole = f"part_{(await made(clients))['id'].removeprefix('file-')}"  # a file in one piece
+    for part_ids in ((one, "part_nobody"), (one, foreign), (one, one), (one,), (whole,)):
+        error = await refused(await completed(clients, upload, *part_ids), 400)
+        assert error["param"] == "part_ids"
+    error = await refused(await completed(clients, upload, one, two, md5="0" * 32), 400)
+    assert error["param"] == "md5"
+    for body in ({}, {"part_ids": "x"}, {"part_ids": [1]}, {"part_ids": ["x"] * 1025}):
+        await refused(await post(clients, f"{upload}/complete", body), 400)
+    assert await joined_of(clients, upload, two, one) == b"twoone"
+
+
+@pytest.mark.parametrize(
+    ("changed", "param"),
+    [
+        *(({"bytes": each}, "bytes") for each in (-1, "3", True)),
+        ({"filename": None}, "filename"),
+        ({"purpose": "fine-tune"}, "purpose"),
+        ({"expires_after": {"anchor": "created_at", "seconds": 1}}, "expires_after"),
+        ({"expires_after": 5}, "expires_after"),
+    ],
+)
+async def test_upload_that_cannot_be_is_refused(
+    clients: JobClients, changed: dict[str, Any], param: str
+) -> None:
+    body = {"bytes": 3, "filename": "in.bin", "purpose": "user_data", **changed}
+    assert (await refused(await post(clients, "/v1/uploads", body), 400))["param"] == param
+
+
+async def test_parts_are_so_large_and_so_many_and_files_no_larger_than_they_may(
+    clients: JobClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"bytes": 2**50, "filename": "in.bin", "purpose": "user_data"}
+    await refused(await post(clients, "/v1/uploads", body), 413)
+    monkeypatch.setattr(joined, "MAX_PART_BYTES", 1000)
+    monkeypatch.setattr(joined, "MAX_PARTS", 2)
+    upload = await upload_of(clients, 3)
+    await refused(await post(clients, f"{upload}/parts", form(part("data", DATA))), 413)
+    for wrong in (form(part("file", b"x")), form(part("data", b"x"), part("data", b"y"))):
+        error = await refused(await post(clients, f"{upload}/parts", wrong), 400)
+        assert error["param"] == "data"
+    assert on_disk(clients) == []
+    _, new = [await added(clients, upload, data) for data in (b"old", b"new")]
+    await refused(await post(clients, f"{upload}/parts", form(part("data", b"x"))), 429)
+    assert await joined_of(clients, upload, new) == b"new"  # what is not used is forgotten
+    assert len(on_disk(clients)) == 1
+
+
+async def test_cancelled_upload_and_its_parts_are_gone(clients: JobClients) -> None:
+    upload = await upload_of(clients, 6)
+    one = await added(clients, upload, b"one")
+    assert len(on_disk(clients)) == 1
+    found = await json_of(await post(clients, f"{upload}/cancel"))
+    assert (found["status"], found["file"]) == ("cancelled", None)
+    assert on_disk(clients) == []
+    await refused(await completed(clients, upload, one), 404)
+    for gone in (upload, *(f"/v1/uploads/{each}" for each in ("upload_", "file-0", "x" * 300))):
+        await refused(await post(clients, f"{gone}/cancel"), 404)
+
+
+async def test_client_that_leaves_in_the_middle_of_a_part_leaves_nothing(
+    clients: JobClients,
+) -> None:
+    upload = await upload_of(clients, len(DATA))
+    has_come = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield form(part("data", DATA))[:-100]
+        has_come.set()
+        await asyncio.Event().wait()
+
+    sending = asyncio.ensure_future(
+        clients.http.client.post(f"{upload}/parts", data=body(), headers=FORM)
+    )
+    await has_come.wait()
+    await until(lambda: bool(on_disk(clients)))
+    sending.cancel()
+    await until(lambda: not on_disk(clients))
+
+
+async def test_requests_of_a_batch_are_checked_once_all_parts_are_here(
+    clients: JobClients,
+) -> None:
+    lines, twice = line("a") + line("b"), line("a") + line("a")
+    upload = await upload_of(clients, len(lines), purpose="batch")
+    parts = [await added(clients, upload, each) for each in (lines[:20], lines[20:])]
+    found = await json_of(await completed(clients, upload, *parts))
+    assert found["file"]["purpose"] == "batch"
+    upload = await upload_of(clients, len(twice), purpose="batch")
+    await refused(await completed(clients, upload, await added(clients, upload, twice)), 400)
