@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from job_desk import ranges
 from job_files import write_jsonl
 from router_http import Http
 from typing_extensions import override
@@ -14,7 +15,7 @@ from typing_extensions import override
 from capamesh.router.access.keys import Verb
 from capamesh.router.jobs.spec import JobSpec
 from capamesh.router.jobs.standing import JobRunner, Progress
-from capamesh.router.jobs.values import JobId
+from capamesh.router.jobs.values import Job, JobId
 
 ROWS = 10
 
@@ -93,3 +94,22 @@ class JobClients:
         """Submit a job and return its id."""
         job = await self.told(key, "POST", "/v1/jobs", self.body(**more))
         return str(job["id"])
+
+    async def planned(self, job: str, shards: int = 2, rows: int = ROWS // 2) -> Job:
+        """Plan a job, the only one that waits for that, as so many shards."""
+        store = await self.http.job_service.store()
+        taken = await store.claim_plan("test")
+        assert taken is not None
+        await store.add_shards(JobId(job), taken[1], 0, ranges(shards, rows))
+        done = await store.finish_plan(JobId(job), taken[1], "fingerprint")
+        assert done is not None
+        return done
+
+    async def assert_unknown(self, key: str, job: str, *tails: str, method: str = "GET") -> None:
+        """See that a job is to a key as one that is not there."""
+        none = job[:-4] + "0000"
+        for tail in tails:
+            told = [await self.ask(key, method, f"/v1/jobs/{each}{tail}") for each in (job, none)]
+            texts = {(await each.text()).replace(job, "").replace(none, "") for each in told}
+            codes = [(each.status, each.headers["X-Capamesh-Error"]) for each in told]
+            assert (codes, len(texts)) == ([(404, "job_not_found")] * 2, 1), tail

@@ -1,33 +1,41 @@
-"""OpenAI's routes for generation at a router's port, with nodes that generate as a test says."""
+"""OpenAI's routes for generation at a router's port, with nodes that generate as a test says, and may be lost meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiohttp
 import pytest
-from chat_nodes import CHAT, asked_of, chatting, data_of, part_of, words
+from chat_nodes import CHAT, all_asked_of, asked_of, chatting, counting, data_of, part_of, words
 from fleet_fakes import Ask, FakeLink, Reply, failing, hang, offer
+from loop_clock import LoopClock
 from openapi_fits import answers_of, misfits
 from patience import eventually
 from router_http import DRAWN, Http
 from tidy_router import tidy
 
 from capamesh.protocol.errors import (
+    CapameshError,
     ContextExceeded,
+    DeadlineExceeded,
     InvalidRequest,
     ModelUnavailable,
+    Overloaded,
+    RequestKills,
     RunFailed,
 )
 from capamesh.protocol.tensors import Limits
 from capamesh.router.policies import DEFAULT_POLICY
+from capamesh.router.requests.generation import parts
 from capamesh.router.requests.generation.run import MOST_RESUMES
 
 CHATS, TEXTS = "/v1/chat/completions", "/v1/completions"
+RESUMED, DONE = ": resumed", "data: [DONE]"
 HI = [{"role": "user", "content": "Hi"}]
 HEAD = {"id": f"chatcmpl-{DRAWN}", "created": 1_700_000_000, "model": "chat"}
 USED = {"c": 0, "u": [9, 4, 3]}
@@ -61,9 +69,50 @@ def text_of(events: list[Any]) -> str:
     chunks = [each for each in events if not isinstance(each, str) and each.get("choices")]
     deltas = [each["choices"][0]["delta"] for each in chunks]
     assert [each.get("role") for each in deltas] == ["assistant", *[None] * (len(deltas) - 1)]
-    finishes = [each["choices"][0]["finish_reason"] for each in chunks]
-    assert set(finishes[:-1]) == {None}
+    assert {each["choices"][0]["finish_reason"] for each in chunks[:-1]} <= {None}
     return "".join(each.get("content", "") for each in deltas)
+
+
+def nodes(http: Http, reply: Reply, count: int = 4) -> list[FakeLink]:
+    """Add nodes that all follow one script, whichever is asked first."""
+    return [node(http, reply, peer=peer) for peer in "abcdefgh"[:count]]
+
+
+def asks_of(links: Sequence[FakeLink]) -> list[Ask]:
+    return [ask for link in links for ask in link.asks]
+
+
+def in_turn(*replies: Reply) -> Reply:
+    """Answer so in turn, whichever node is asked; all that follow as the last."""
+    left = list(replies)
+
+    def reply(ask: Ask) -> None:
+        (left.pop(0) if len(left) > 1 else left[0])(ask)
+
+    return reply
+
+
+def die(ask: Ask) -> None:
+    ask.link.end(is_sudden=True)
+
+
+def numbers(last: int) -> str:
+    return "".join(f"{number} " for number in range(1, last + 1))
+
+
+async def left_behind(http: Http, links: list[FakeLink], *texts: str, **options: Any) -> Ask:
+    """Begin a stream, leave once some pieces have come, and return what the node was asked."""
+    asked = asyncio.create_task(chat(http, stream=True, **options))
+    while not asks_of(links):
+        await asyncio.sleep(0)
+    (ask,) = asks_of(links)
+    for pieces in words(*texts):
+        ask.part(part_of(pieces))
+    answer = await asked
+    await answer.content.readline()
+    answer.close()
+    await ask.link.cancelled.wait()
+    return ask
 
 
 async def test_pieces_are_events_with_the_role_first_and_the_end_last(http: Http) -> None:
@@ -81,13 +130,13 @@ async def test_pieces_are_events_with_the_role_first_and_the_end_last(http: Http
         chunk({"content": "llo"}),
         chunk({}, "stop"),
         {**head, "choices": [], "usage": USAGE},
-        "data: [DONE]",
+        DONE,
     ]
     (ask,) = link.asks
     assert ask.call.takes_parts
     assert asked_of(ask) == {"messages": HI}
     *chunks, last = await streamed(http)
-    assert last == "data: [DONE]"
+    assert last == DONE
     assert all("usage" not in each for each in chunks)  # it was not asked for
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
@@ -157,16 +206,15 @@ async def test_calls_of_tools_have_one_id_and_end_a_choice(http: Http) -> None:
         function = {"name": name, "arguments": arguments}
         return {"index": at, "id": call_id, "type": "function", "function": function}
 
-    assert [each["delta"].get("tool_calls") for each in deltas] == [
-        [begun(0, "x", "f", '{"a')],
-        [
-            {"index": 0, "function": {"arguments": '":1}'}},
-            begun(1, f"call_{DRAWN}", "g", ""),
-        ],
-        [{"index": 1, "function": {"arguments": "{}"}}],
-        None,
+    def more(at: int, arguments: str) -> dict[str, Any]:
+        return {"index": at, "function": {"arguments": arguments}}
+
+    assert [(each["delta"].get("tool_calls"), each["finish_reason"]) for each in deltas] == [
+        ([begun(0, "x", "f", '{"a')], None),
+        ([more(0, '":1}'), begun(1, f"call_{DRAWN}", "g", "")], None),
+        ([more(1, "{}")], None),
+        (None, "tool_calls"),
     ]
-    assert [each["finish_reason"] for each in deltas] == [None, None, None, "tool_calls"]
     (choice,) = (await (await chat(http)).json())["choices"]
     assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", None)
     assert [each["function"] for each in choice["message"]["tool_calls"]] == [
@@ -176,14 +224,11 @@ async def test_calls_of_tools_have_one_id_and_end_a_choice(http: Http) -> None:
 
 
 async def test_choices_are_told_apart(http: Http) -> None:
-    link = node(
-        http, chatting(*words("a", "b", choice=1, finish="length"), *words("c", finish="stop"))
-    )
+    pieces = *words("a", "b", choice=1, finish="length"), *words("c", finish="stop")
+    link = node(http, chatting(*pieces))
     body = await (await chat(http, n=2)).json()
-    assert [(each["message"]["content"], each["finish_reason"]) for each in body["choices"]] == [
-        ("c", "stop"),
-        ("ab", "length"),
-    ]
+    told = [(each["message"]["content"], each["finish_reason"]) for each in body["choices"]]
+    assert told == [("c", "stop"), ("ab", "length")]
     assert asked_of(link.asks[0])["n"] == 2
     events = await streamed(http, n=2)
     assert [each["choices"][0]["index"] for each in events[:-1]] == [1, 1, 1, 0, 0]
@@ -209,13 +254,9 @@ async def test_texts_are_continued_each_by_a_call_of_its_own(http: Http) -> None
         chatting(*words(f"<{name}", ">", finish="stop"), [USED])(ask)
 
     link = node(http, reply)
-    answer = await chat(http, TEXTS, prompt=["one", "two", [1, 2]], max_tokens=5)
-    body = await answer.json()
-    assert [(each["index"], each["text"]) for each in body["choices"]] == [
-        (0, "<one>"),
-        (1, "<two>"),
-        (2, "<ids>"),
-    ]
+    body = await (await chat(http, TEXTS, prompt=["one", "two", [1, 2]], max_tokens=5)).json()
+    told = [(each["index"], each["text"]) for each in body["choices"]]
+    assert told == [*enumerate(("<one>", "<two>", "<ids>"))]
     assert (body["object"], body["id"]) == ("text_completion", f"cmpl-{DRAWN}")
     assert body["usage"]["prompt_tokens"] == 27
     assert [asked_of(ask)["max_tokens"] for ask in link.asks] == [5, 5, 5]
@@ -291,37 +332,28 @@ async def test_prompt_that_is_too_long_is_told_of_as_openai_does(
 ) -> None:
     said = "This model's maximum context length is 64 tokens; the prompt has 70"
     node(http, failing(ContextExceeded(said)))
-    for path, body, param in (
-        (CHATS, {"messages": HI}, "messages"),
-        (TEXTS, {"prompt": "Hi"}, "prompt"),
-        ("/v1/responses", {"input": "Hi"}, "input"),
+    for path, status, body in (
+        (CHATS, 400, {"messages": HI}),
+        (TEXTS, 400, {"prompt": "Hi"}),
+        ("/v1/responses", 400, {"input": "Hi"}),
+        ("/api/chat", 413, {"messages": HI}),
+        ("/v2/models/chat/generate", 413, {"text_input": "Hi"}),
     ):
-        asked = {"model": "chat", "stream": is_streamed, **body}
-        answer = await http.client.post(path, json=asked)
-        error = (await answer.json())["error"]
-        assert answer.status == 400
-        assert answer.headers["X-Capamesh-Error"] == "context_length_exceeded"
-        assert error.pop("message").startswith(said)
-        assert error == {
-            "type": "invalid_request_error",
-            "param": param,
-            "code": "context_length_exceeded",
-        }
-    for path, body in (
-        ("/api/chat", {"messages": HI}),
-        ("/v2/models/chat/generate", {"text_input": "Hi"}),
-    ):
-        answer = await http.client.post(path, json={"model": "chat", **body})
-        assert (answer.status, answer.headers["X-Capamesh-Error"]) == (
-            413,
-            "context_length_exceeded",
-        )
+        streamed = {"stream": is_streamed} if status == 400 else {}
+        answer = await http.client.post(path, json={"model": "chat", **streamed, **body})
+        code = answer.headers["X-Capamesh-Error"]
+        assert (answer.status, code) == (status, "context_length_exceeded")
+        if status == 400:
+            error = (await answer.json())["error"]
+            assert error.pop("message").startswith(said)
+            (param,) = body
+            assert error == {"type": "invalid_request_error", "param": param, "code": code}
 
 
 async def test_error_within_a_stream_is_its_last_event(http: Http) -> None:
     link = node(http, chatting(*words("a", "b"), end=RunFailed("the device is gone")))
     *chunks, last = await streamed(http)
-    assert len([chunk for chunk in chunks if chunk != ": resumed"]) == 2 * (1 + MOST_RESUMES)
+    assert len([chunk for chunk in chunks if chunk != RESUMED]) == 2 * (1 + MOST_RESUMES)
     assert last["error"]["message"] == "the answer broke off after 2 parts: the device is gone"
     assert last["error"]["code"] == "run_failed"
     assert len(link.asks) == 1 + MOST_RESUMES
@@ -329,47 +361,29 @@ async def test_error_within_a_stream_is_its_last_event(http: Http) -> None:
     assert (answer.status, (await answer.json())["error"]) == (500, last["error"])
 
 
-@pytest.mark.parametrize("is_streamed", [False, True])
-async def test_client_that_leaves_stops_the_node(http: Http, is_streamed: bool) -> None:
+async def test_client_that_leaves_stops_the_node(http: Http) -> None:
     link = node(http, hang)
-    asked = asyncio.create_task(chat(http, stream=is_streamed))
+    asked = asyncio.create_task(chat(http))
     await link.asked.wait()
-    if is_streamed:
-        link.asks[0].part(part_of(words("a")[0]))
-        answer = await asked
-        await answer.content.readline()
-        answer.close()
-    else:
-        asked.cancel()
+    asked.cancel()
     await link.cancelled.wait()
-    assert link.asks[0].ended == "withdrawn"
+    assert link.asks.pop().ended == "withdrawn"
+    link.cancelled.clear()
+    assert (await left_behind(http, [link], "a")).ended == "withdrawn"
 
 
-async def test_client_that_does_not_read_holds_a_bounded_answer(http: Http) -> None:
-    long = [[{"c": 0, "t": [1], "x": "x" * 10_000}] for _ in range(3000)]
-    link = node(http, chatting(*long, *words("", finish="stop")))
+async def test_client_that_pauses_holds_a_bounded_answer_and_gets_every_piece_in_order(
+    http: Http,
+) -> None:
+    texts = [f"{at} {'x' * 10_000} " for at in range(3000)]
+    link = node(http, chatting(*words(*texts, finish="stop")))
     slow = await chat(http, stream=True)
-    await slow.content.readany()
     before = -1
     while before < len(link.released):  # sockets and both sides' buffers hold some megabytes
         before = len(link.released)
         for _ in range(100):
             await asyncio.sleep(0)
-    assert not link.asks[0].ended
-    assert len(link.released) < 2000
-    slow.close()
-
-
-async def test_client_that_pauses_gets_every_piece_in_order(http: Http) -> None:
-    texts = [f"{at} {'x' * 10_000} " for at in range(2000)]
-    link = node(http, chatting(*words(*texts, finish="stop")))
-    slow = await chat(http, stream=True)
-    before = -1
-    while before < len(link.released):
-        before = len(link.released)
-        for _ in range(100):
-            await asyncio.sleep(0)
-    assert before < len(texts) - 1, "it has all of it before it reads"
+    assert (link.asks[0].ended, before < 2000) == ("", True)
     assert text_of(data_of(await slow.text())) == "".join(texts)
 
 
@@ -446,14 +460,268 @@ async def test_tokens_and_the_waits_for_them_are_counted(http: Http, is_streamed
     await answer.read()
     await chat(http, model="gone")
     text = await (await http.client.get("/metrics")).text()
-    found = [line for line in text.splitlines() if "_token" in line and line[0] != "#"]
-    counted = {name: float(value) for name, _, value in (line.rpartition(" ") for line in found)}
-    assert {
-        name: value for name, value in counted.items() if name.startswith("capamesh_tokens")
-    } == {
-        'capamesh_tokens_total{kind="prompt",model="chat"}': 9,
-        'capamesh_tokens_total{kind="cached",model="chat"}': 4,
-        'capamesh_tokens_total{kind="completion",model="chat"}': 3,
+    kinds = (("prompt", 9), ("cached", 4), ("completion", 3))
+    expected = {f'tokens_total{{kind="{kind}",model="chat"}} {count}.0' for kind, count in kinds}
+    expected |= {
+        f'{each}_seconds_count{{model="chat"}} 1.0' for each in ("first_token", "token_gap")
     }
-    assert counted['capamesh_first_token_seconds_count{model="chat"}'] == 1
-    assert counted['capamesh_token_gap_seconds_count{model="chat"}'] == 1
+    told = {each for each in text.splitlines() if each.startswith("capamesh_")}
+    assert {each.removeprefix("capamesh_") for each in told} >= expected
+    assert sum(each.startswith("capamesh_tokens_total{") for each in told) == 3
+
+
+# where a node is lost
+
+
+async def test_another_node_goes_on_where_one_is_lost(http: Http) -> None:
+    links = nodes(http, counting(9, dies_after=(4, None)))
+    events = await streamed(http, stream_options={"include_usage": True})
+    assert text_of(events) == numbers(9)
+    assert [at for at, each in enumerate(events) if each == RESUMED] == [4]
+    assert (events[-2]["usage"]["completion_tokens"], events[-1]) == (9, DONE)
+    second = next(asked for asked in map(asked_of, asks_of(links)) if "so_far" in asked)
+    assert second == {"messages": HI, "so_far": {"0": [1, 2, 3, 4]}, "ended": [], "seed": 77}
+    metrics = await (await http.client.get("/metrics")).text()
+    assert 'capamesh_generations_resumed_total{model="chat"} 1.0' in metrics.splitlines()
+
+
+async def test_whole_answer_goes_on_too_and_is_one_request(http: Http) -> None:
+    nodes(http, counting(9, dies_after=(4, 2, None)))
+    answer = await chat(http)
+    body = await answer.json()
+    assert (answer.status, answer.headers["X-Capamesh-Resumed"]) == (200, "2")
+    assert body["choices"][0]["message"]["content"] == numbers(9)
+    totals = http.telemetry.totals.latencies
+    assert [sum(each.counts) for each in totals.values()] == [1]
+    assert dict(http.telemetry.refusals()) == {}
+
+
+async def test_no_more_nodes_are_asked_than_a_few(http: Http) -> None:
+    links = nodes(http, counting(100, dies_after=(0, 2)), count=8)
+    events = await streamed(http)
+    # the first died before its first piece, which is a retry as ever
+    assert text_of(events) == numbers(2 * (MOST_RESUMES + 1))
+    assert events.count(RESUMED) == MOST_RESUMES
+    assert events[-1]["error"]["code"] == "link_lost"
+    assert len(asks_of(links)) == MOST_RESUMES + 2
+
+
+async def test_client_is_told_that_no_node_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = LoopClock(monkeypatch)
+    async with tidy(timeout_s=20.0) as http:
+        nodes(http, counting(9, dies_after=(4,)), count=1)
+        asked = asyncio.create_task(streamed(http))
+        await eventually(lambda: "waiting" in http.fleet.counts, "no other node is waited for")
+        clock.set_forward(21.0)
+        *pieces, last = await asked
+        assert text_of(pieces) == numbers(4)
+        said = "the answer broke off after 4 tokens, and no other node could go on with it: "
+        assert last["error"]["message"].startswith(said)
+
+
+async def test_answers_have_a_limit_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = LoopClock(monkeypatch)
+    async with tidy(answer_timeout_s=20.0, timeout_s=30.0) as http:
+        links = nodes(http, chatting(*words("a"), end=hang), count=2)
+        asked = asyncio.create_task(streamed(http))
+        await eventually(lambda: any(link.released for link in links), "no piece has come")
+        clock.set_forward(21.0)
+        *pieces, last = await asked
+        assert (text_of(pieces), last["error"]["code"]) == ("a", "deadline_exceeded")
+        assert len(asks_of(links)) == 1
+
+
+async def test_client_that_left_meanwhile_has_nobody_asked_and_pays_for_what_was_made(
+    http: Http,
+) -> None:
+    links = nodes(http, hang, count=2)
+    first = await left_behind(http, links, "a", "b", headers=http.bearer(concurrency=1))
+    first.link.end(is_sudden=True)
+    await http.settled()
+    assert len(asks_of(links)) == 1
+    await eventually(lambda: bool(http.quotas.unwritten().rows), "nothing is counted")
+    (used,) = http.quotas.unwritten().rows.values()
+    prompt = 51 // 4  # reckoned by its bytes, for the node has counted nothing yet
+    assert (used.requests, used.rows) == (1, prompt + 2)
+
+
+async def test_full_node_is_no_reason_to_go_on_for_ever(http: Http) -> None:
+    full = failing(Overloaded("full"))
+    links = nodes(http, in_turn(counting(9, dies_after=(3,)), full))
+    events = await streamed(http)
+    assert (text_of(events[:-1]), events.count(RESUMED)) == (numbers(3), 1)
+    assert events[-1]["error"]["message"].endswith("could go on with it: full")
+    assert len(asks_of(links)) == 4
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RunFailed("a device fault"),
+        # a node's word on what it has begun itself
+        InvalidRequest("your request is wrong"),
+        DeadlineExceeded("too late"),
+        RequestKills("2 workers ended"),
+    ],
+    ids=lambda error: error.code,
+)
+async def test_failed_run_is_gone_on_with(http: Http, error: CapameshError) -> None:
+    nodes(http, in_turn(chatting(*words("1 ", "2 "), end=error), counting(4)), count=2)
+    assert text_of(await streamed(http)) == numbers(4)
+
+
+async def test_pieces_before_one_that_is_none_are_told_once(http: Http) -> None:
+    lost = [*words("1 "), [*words("2 ", first=2)[0], {"c": 5}]]
+    links = nodes(http, in_turn(chatting(*lost, end=hang), counting(4)), count=2)
+    assert text_of(await streamed(http)) == numbers(4)
+    told = [asked_of(ask).get("so_far") for ask in asks_of(links) if ask.ended == "answered"]
+    assert told == [{"0": [1, 2]}]
+
+
+async def test_choices_that_have_ended_are_not_gone_on_with(http: Http) -> None:
+    lost = [*words("a", "b", choice=1, finish="stop"), *words("c", first=7)]
+    rest = chatting(*words("d", finish="length"), [{"u": [5, 0, 4]}])
+    links = nodes(http, in_turn(chatting(*lost, end=die), rest), count=2)
+    body = await (await chat(http, n=2)).json()
+    told = [(each["message"]["content"], each["finish_reason"]) for each in body["choices"]]
+    assert told == [("cd", "length"), ("ab", "stop")]
+    assert body["usage"]["completion_tokens"] == 4
+    (second,) = [each for each in map(asked_of, asks_of(links)) if "so_far" in each]
+    assert (second["so_far"], second["ended"]) == ({"0": [7]}, [1])
+
+
+@pytest.mark.parametrize("finish", [None, "stop"])
+async def test_answer_of_which_only_the_end_is_missing_is_not_asked_for_again(
+    http: Http, finish: str | None
+) -> None:
+    lost = words("a", "b", finish=finish)
+    links = nodes(http, chatting(*lost, end=die))
+    body = await (await chat(http, max_tokens=2)).json()
+    (choice,) = body["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("ab", finish or "length")
+    assert body["usage"]["completion_tokens"] == 2
+    assert len(asks_of(links)) == 1
+
+
+async def test_answer_too_long_to_keep_is_not_gone_on_with(
+    http: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "MOST_KEPT", 3)
+    links = nodes(http, counting(9, dies_after=(4, None)))
+    events = await streamed(http)
+    assert events[-1]["error"]["message"].startswith("the answer broke off after 4 parts: ")
+    assert len(asks_of(links)) == 1
+
+
+async def test_texts_go_on_each_for_itself(http: Http) -> None:
+    nodes(http, counting(6, dies_after=(3, 3, None)), count=4)
+    body = await (await chat(http, TEXTS, prompt=["x", "y"], max_tokens=9)).json()
+    assert [each["text"] for each in body["choices"]] == [numbers(6)] * 2
+
+
+# keys
+
+
+async def test_key_pays_for_the_tokens_that_the_nodes_counted_as_far_as_can_be(http: Http) -> None:
+    lie = chatting(*words("a", finish="stop"), [{"u": [10**9, 10**9, 10**9]}])
+    counted = counting(6, dies_after=(3, None))
+    links = nodes(http, in_turn(counted, counted, lie))
+    headers = http.bearer(requests_per_s=2.0, rows_per_s=1000.0)
+    assert (await chat(http, headers=headers, max_tokens=50)).status == 200
+    ((place, used),) = http.quotas.unwritten().rows.items()
+    assert (place.tenant, place.model) == ("lab", "chat")
+    assert (used.requests, used.rows) == (1, 9 + 6)
+    usage = (await (await chat(http, headers=headers)).json())["usage"]
+    assert usage["completion_tokens"] == 2
+    assert usage["prompt_tokens"] < 5000
+    other = await chat(http, headers=http.bearer(models=("other",)))
+    assert (other.status, (await other.json())["error"]["type"]) == (403, "permission_error")
+    assert len(asks_of(links)) == 3
+
+
+async def test_key_is_let_in_by_what_its_request_may_come_to_and_given_the_rest_back(
+    http: Http,
+) -> None:
+    links = nodes(http, counting(2), count=1)
+    over = await chat(http, headers=http.bearer(rows_per_month=300), max_tokens=300)
+    error = (await over.json())["error"]
+    assert (over.status, error["type"], asks_of(links)) == (429, "rate_limit_error", [])
+    slow, quick = http.bearer(rows_per_s=0.001), http.bearer(rows_per_s=1000.0)
+    assert [(await chat(http, headers=slow, max_tokens=200)).status for _ in range(2)] == [200, 429]
+    for _ in range(20):  # each is let in as 212 tokens, and comes to 11
+        assert (await chat(http, headers=quick, max_tokens=200)).status == 200
+
+
+# the node of a chat
+
+
+async def test_requests_of_one_chat_meet_at_one_node_unless_a_rule_or_header_says_other(
+    http: Http,
+) -> None:
+    async with tidy(policy=DEFAULT_POLICY) as by_default:
+        links = nodes(by_default, counting(2), count=8)
+        for system in ("one", "two", "three", "four"):
+            told = [{"role": "system", "content": f"{system} " * 100}, *HI]
+            before = [len(link.asks) for link in links]
+            for turn in range(4):
+                assert (await chat(by_default, messages=told)).status == 200
+                told.append({"role": "assistant", "content": "1 2"})
+                told.append({"role": "user", "content": f"and {turn}?"})
+            came = [len(link.asks) - had for link, had in zip(links, before, strict=True)]
+            assert sorted(came) == [*[0] * 7, 4]
+        assert sum(bool(link.asks) for link in links) > 1
+        nodes(http, counting(2), count=2)
+        for at, headers, policy in (
+            (by_default, {}, "prefix"),
+            (by_default, {"X-Capamesh-Affinity": "mine"}, "affinity"),
+            (by_default, {"X-Capamesh-Policy": "round-robin"}, "round-robin"),
+            (http, {}, "in-order"),  # by its rule
+        ):
+            answer = await chat(at, headers={"X-Capamesh-Explain": "1", **headers}, messages=told)
+            assert json.loads(answer.headers["X-Capamesh-Explanation"])["policy"] == policy
+
+
+async def test_nodes_tell_tenants_apart_by_a_hash_alone(http: Http) -> None:
+    links = nodes(http, counting(3, dies_after=(1, None)))
+    for tenant in ("lab", "shop", ""):
+        await (await chat(http, headers={"X-Capamesh-Tenant": tenant} if tenant else None)).read()
+    salts = [all_asked_of(ask)["cache_salt"] for ask in asks_of(links)]
+    assert salts.count("") == 1
+    lab, other = sorted({each for each in salts if each}, key=salts.count, reverse=True)
+    assert (salts.count(lab), salts.count(other)) == (2, 1)  # one of them was gone on with
+    assert not any(word in f"{salts}" for word in ("lab", "shop"))
+
+
+async def test_nodes_tell_clients_without_a_tenant_apart_by_their_addresses(http: Http) -> None:
+    links = nodes(http, counting(3))
+    for address in ("127.0.0.1", "127.0.0.2", "127.0.0.1"):
+        connector = aiohttp.TCPConnector(local_addr=(address, 0))
+        async with aiohttp.ClientSession(connector=connector) as session:
+            url = f"http://{http.client.host}:{http.client.port}{CHATS}"
+            answer = await session.post(url, json={"model": "chat", "messages": HI})
+            assert answer.status == 200
+    await (await chat(http, headers={"X-Capamesh-Tenant": "lab"})).read()
+    shares = [all_asked_of(ask)["share"] for ask in asks_of(links)]
+    assert shares.count("") == 1
+    one, other = sorted({each for each in shares if each}, key=shares.count, reverse=True)
+    assert (shares.count(one), shares.count(other)) == (2, 1)
+    assert not any("127.0" in f"{each}" for each in shares)
+
+
+async def test_request_says_itself_nothing_of_whose_it_is(http: Http) -> None:
+    links = nodes(http, chatting(*words("1", finish="stop")))
+    await (await chat(http, headers={"X-Capamesh-Tenant": "lab"})).read()
+    (theirs,) = [all_asked_of(ask)["cache_salt"] for ask in asks_of(links)]
+    claimed = {"messages": HI, "cache_salt": theirs, "share": theirs}
+    forms = [json.dumps(claimed), json.dumps(claimed).replace("s", "\\u0073") + " \n"]
+    for text in forms:
+        given = {"name": "generation", "datatype": "BYTES", "shape": [1], "data": [text]}
+        body = {"inputs": [given], "outputs": [{"name": "parts"}]}
+        answer = await http.client.post("/v2/models/chat/infer", json=body)
+        assert answer.status == 200, await answer.text()
+    raw = [all_asked_of(ask) for ask in asks_of(links)]
+    found = Counter((each["cache_salt"], each["share"]) for each in raw)
+    assert [each["messages"] for each in raw] == [HI] * 3
+    (share,) = {share for salt, share in found if not salt}
+    assert share not in {"", theirs}
+    assert found == {(theirs, ""): 1, ("", share): 2}

@@ -6,14 +6,13 @@ import asyncio
 import math
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fleet_fakes import offer
-from job_desk import ranges
-from job_pages import ROWS, JobClients, make_place
+from job_pages import ROWS, JobClients
 from loop_clock import LoopClock
 from openapi_fits import answers_of, misfits
 from raw_http import GUARD_S
@@ -35,23 +34,6 @@ ODD_IDS = (
 )
 
 
-@pytest.fixture
-async def clients(tmp_path: Path) -> AsyncIterator[JobClients]:
-    place = make_place(tmp_path / "place")
-    async with serving(jobs_places=(str(place),)) as http:
-        http.node("A", models=(offer(), offer("n", "2")))
-        yield JobClients(http, place)
-
-
-async def running(clients: JobClients, job: str, rows: int = ROWS) -> None:
-    """Let the job be planned as two shards."""
-    store = await clients.http.job_service.store()
-    taken = await store.claim_plan("test")
-    assert taken is not None
-    await store.add_shards(JobId(job), taken[1], 0, ranges(2, rows // 2))
-    await store.finish_plan(JobId(job), taken[1], "fingerprint")
-
-
 async def test_job_is_submitted_shown_and_listed(clients: JobClients) -> None:
     response = await clients.ask("", "POST", "/v1/jobs", clients.body(priority=200))
     assert response.status == 201
@@ -60,61 +42,49 @@ async def test_job_is_submitted_shown_and_listed(clients: JobClients) -> None:
     assert job.pop("id").startswith("job-")
     spec = job.pop("spec")
     none_yet = ("ended_at", "rows_per_s", "nodes", "ends_at", "price", "price_per_million")
-    assert job == {
+    pinned = {"model": "m", "version": "1", "digest": offer().digest}
+    assert job == pinned | {
         "object": "job",
-        "model": "m",
-        "version": "1",
-        "digest": offer().digest,
-        "tenant": "",
         "state": "planning",
-        "reason": "",
+        **dict.fromkeys(("tenant", "reason"), ""),
         **dict.fromkeys(("rows", "shards", "paid_rows"), 0),
         "done": dict.fromkeys(("shards", "rows", "bad_rows", "leased_shards"), 0),
         **dict.fromkeys(none_yet),
     }
-    assert spec["input"] == {
-        "url": f"{clients.place}/in.jsonl",
-        "format": "jsonl",
-        "columns": {"x": ["x"]},
-        "id_column": "",
-        "encoding": {},
-    }
-    assert spec["priority"] == 200
-    assert clients.runner.woken == 1
+    source = {"url": f"{clients.place}/in.jsonl", "format": "jsonl", "columns": {"x": ["x"]}}
+    assert spec["input"] == {**source, "id_column": "", "encoding": {}}
+    assert (spec["priority"], clients.runner.woken) == (200, 1)
     listed = await clients.told("", "GET", "/v1/jobs")
     shown = await clients.told("", "GET", f"/v1/jobs/{listed['data'][0]['id']}")
     assert listed == {"object": "list", "data": [shown], "has_more": False}
 
 
 async def test_job_submitted_again_under_its_key_is_the_same(clients: JobClients) -> None:
-    first = await clients.ask("", "POST", "/v1/jobs", clients.body(client_key="mine"))
-    again = await clients.ask("", "POST", "/v1/jobs", clients.body(), **{"Idempotency-Key": "mine"})
-    assert (first.status, again.status) == (201, 200)
-    assert (await first.json())["id"] == (await again.json())["id"]
-    other = await clients.ask("", "POST", "/v1/jobs", clients.body(client_key="mine", priority=9))
-    assert (other.status, other.headers["X-Capamesh-Error"]) == (409, "key_used")
-    both = await clients.ask(
-        "", "POST", "/v1/jobs", clients.body(client_key="a"), **{"Idempotency-Key": "b"}
-    )
-    assert both.status == 400
+    async def submit(status: int, named: str = "mine", header: str = "", **more: Any) -> Any:
+        body = clients.body(**{"client_key": named} if named else {}, **more)
+        headers = {"Idempotency-Key": header} if header else {}
+        response = await clients.ask("", "POST", "/v1/jobs", body, **headers)
+        assert response.status == status
+        return response.headers.get("X-Capamesh-Error") or (await response.json())["id"]
+
+    assert await submit(201) == await submit(200, "", "mine")
+    assert await submit(409, priority=9) == "key_used"
+    await submit(400, "a", "b")
     assert len((await clients.told("", "GET", "/v1/jobs"))["data"]) == 1
 
 
 async def test_pages_of_the_list_have_each_job_once(clients: JobClients) -> None:
     made = [await clients.submit(priority=each) for each in range(1, 6)]
     found: list[str] = []
-    path = "/v1/jobs?limit=2"
-    while True:
-        page = await clients.told("", "GET", path)
+    page: dict[str, Any] = {"has_more": True}
+    while page["has_more"]:
+        after = f"&after={found[-1]}" if found else ""
+        page = await clients.told("", "GET", f"/v1/jobs?limit=2{after}")
         found += [job["id"] for job in page["data"]]
-        if not page["has_more"]:
-            break
-        path = f"/v1/jobs?limit=2&after={found[-1]}"
     assert sorted(found) == sorted(made)
     await clients.told("", "POST", f"/v1/jobs/{made[2]}/cancel")
     cancelled = await clients.told("", "GET", "/v1/jobs?state=cancelled&limit=1")
-    assert [job["id"] for job in cancelled["data"]] == [made[2]]
-    assert not cancelled["has_more"]
+    assert ([job["id"] for job in cancelled["data"]], cancelled["has_more"]) == ([made[2]], False)
     assert len((await clients.told("", "GET", "/v1/jobs?state=planning"))["data"]) == 4
 
 
@@ -122,7 +92,7 @@ async def test_job_is_paused_resumed_and_cancelled(clients: JobClients) -> None:
     job = await clients.submit()
     refused = await clients.ask("", "POST", f"/v1/jobs/{job}/pause")
     assert (refused.status, refused.headers["X-Capamesh-Error"]) == (409, "job_conflict")
-    await running(clients, job)
+    await clients.planned(job)
     states = [
         (await clients.told("", "POST", f"/v1/jobs/{job}/{word}"))["state"]
         for word in ("pause", "pause", "resume", "cancel", "cancel")
@@ -135,31 +105,28 @@ async def test_job_is_paused_resumed_and_cancelled(clients: JobClients) -> None:
 
 
 async def test_pace_of_a_job_is_the_runners(clients: JobClients) -> None:
-    job = await clients.submit()
+    path = f"/v1/jobs/{await clients.submit()}"
     clients.runner.progress = Progress(2.5, 30.0, 3)
-    shown = await clients.told("", "GET", f"/v1/jobs/{job}")
+    shown = await clients.told("", "GET", path)
     assert (shown["rows_per_s"], shown["nodes"]) == (2.5, 3)
     assert abs(shown["ends_at"] - WALL_S - 30.0) < 60
     clients.runner.progress = Progress(None, None, 0)
-    shown = await clients.told("", "GET", f"/v1/jobs/{job}")
+    shown = await clients.told("", "GET", path)
     assert (shown["rows_per_s"], shown["nodes"], shown["ends_at"]) == (None, 0, None)
 
 
 async def test_price_of_a_job_is_shown_also_when_it_has_ended(clients: JobClients) -> None:
     job = await clients.submit()
     store = await clients.http.job_service.store()
-    await store.keep_prices([Paid(JobId(job), "here", Price(400, 0.0006))])
-    await store.keep_prices([Paid(JobId(job), "there", Price(100, 0.0009))])
-    shown = await clients.told("", "GET", f"/v1/jobs/{job}")
-    assert (shown["price"], shown["price_per_million"]) == (0.0015, 3.0)
-    assert shown["paid_rows"] == 500
+    for router, price in (("here", Price(400, 0.0006)), ("there", Price(100, 0.0009))):
+        await store.keep_prices([Paid(JobId(job), router, price)])
+    under_way = await clients.told("", "GET", f"/v1/jobs/{job}")
     await clients.told("", "POST", f"/v1/jobs/{job}/cancel")
-    for shown in (
-        await clients.told("", "GET", f"/v1/jobs/{job}"),
-        (await clients.told("", "GET", "/v1/jobs"))["data"][0],
-    ):
-        assert shown["state"] == "cancelled"
-        assert (shown["price"], shown["price_per_million"]) == (0.0015, 3.0)
+    ended = await clients.told("", "GET", f"/v1/jobs/{job}")
+    (listed,) = (await clients.told("", "GET", "/v1/jobs"))["data"]
+    for shown, state in ((under_way, "planning"), (ended, "cancelled"), (listed, "cancelled")):
+        told = [shown[name] for name in ("state", "price", "price_per_million", "paid_rows")]
+        assert told == [state, 0.0015, 3.0, 500]
 
 
 # what a job would take
@@ -245,9 +212,8 @@ async def test_headers_on_a_requests_way_are_no_jobs(clients: JobClients) -> Non
     ):
         response = await clients.ask("", "POST", "/v1/jobs", clients.body(), **{name: value})
         assert response.status == status, name
-    assert [each["tenant"] for each in (await clients.told("", "GET", "/v1/jobs"))["data"]] == [
-        "lab"
-    ]
+    (job,) = (await clients.told("", "GET", "/v1/jobs"))["data"]
+    assert job["tenant"] == "lab"
 
 
 # whose is whose
@@ -256,15 +222,10 @@ async def test_headers_on_a_requests_way_are_no_jobs(clients: JobClients) -> Non
 async def test_job_of_another_tenant_is_as_one_that_is_not_there(clients: JobClients) -> None:
     lab, rich = clients.key("lab"), clients.key("rich")
     own = await clients.submit(lab)
-    none = own[:-4] + "0000"
-    for method, tail in (("GET", ""), *(("POST", f"/{word}") for word in MOVES)):
-        told = [await clients.ask(rich, method, f"/v1/jobs/{job}{tail}") for job in (own, none)]
-        assert [each.status for each in told] == [404, 404]
-        texts = {(await each.text()).replace(own, "").replace(none, "") for each in told}
-        assert len(texts) == 1
-        assert told[0].headers["X-Capamesh-Error"] == "job_not_found"
-    assert (await clients.told(rich, "GET", "/v1/jobs"))["data"] == []
-    assert (await clients.told(rich, "GET", f"/v1/jobs?after={own}"))["data"] == []
+    await clients.assert_unknown(rich, own, "", "/events", "/results", "/parts", "/errors")
+    await clients.assert_unknown(rich, own, *(f"/{word}" for word in MOVES), method="POST")
+    for query in ("", f"?after={own}"):
+        assert (await clients.told(rich, "GET", f"/v1/jobs{query}"))["data"] == []
     assert (await clients.told(lab, "GET", f"/v1/jobs/{own}"))["tenant"] == "lab"
     # the same client key of two tenants is two jobs
     both = [await clients.submit(each, client_key="k") for each in (lab, rich)]
@@ -279,10 +240,8 @@ async def test_key_submits_as_its_tenant_alone(clients: JobClients) -> None:
     job = await clients.told(key, "POST", "/v1/jobs", clients.body())
     assert job["tenant"] == "lab"
     assert (job["spec"]["max_price"], job["spec"]["regions"]) == (2.0, ["eu"])
-    stranger = await clients.ask(
-        key, "POST", "/v1/jobs", clients.body(), **{"X-Capamesh-Tenant": "rich"}
-    )
-    assert stranger.status == 403
+    named = {"X-Capamesh-Tenant": "rich"}
+    assert (await clients.ask(key, "POST", "/v1/jobs", clients.body(), **named)).status == 403
     for more in ({"model": "n"}, {"priority": 49}, {"regions": ["us"]}):
         response = await clients.ask(key, "POST", "/v1/jobs", clients.body(**more))
         assert (response.status, response.headers["X-Capamesh-Error"]) == (403, "forbidden"), more
