@@ -35,7 +35,6 @@ REAL = {
     "router/test_worker_seat.py": "workers are processes",
     "test_stray_signals.py": "signals go to processes",
     "router/test_process.py": "routers are processes",
-    "router/ws/test_tls.py": "OpenSSL reads the system's sockets",
 }
 """Folders and files, and what of the system they need."""
 

@@ -12,7 +12,7 @@ import pytest
 from fleet_fakes import answer_of, answering, echo, fp32, hang
 from loop_clock import LoopClock
 from patience import until
-from raw_http import GUARD_S, ask, chunked, connected, request, turns
+from raw_http import GUARD_S, ask, chunked, connected, exchange, request, turns
 from router_http import INFER, Http
 from tidy_router import check, infer, json_body, of_kind, tidy
 
@@ -160,19 +160,18 @@ async def test_client_that_half_closes_within_a_request_gets_nothing(http: Http)
 
 
 @pytest.mark.parametrize(
-    "words", [b"close, keep-alive", b"keep-alive,close", b"Close , ", b"close"]
+    "words", [b"close", b"CLOSE", b"close, keep-alive", b"keep-alive,close", b"Close , "]
 )
-@pytest.mark.parametrize("kind", ["infer", "metadata"])
+@pytest.mark.parametrize("kind", ["infer", "no JSON", "unknown model", "metadata", "index"])
 async def test_last_request_is_answered_whatever_stands_behind_it(
     http: Http, words: bytes, kind: str
 ) -> None:
     http.node("A")
     data = of_kind(kind, "one").replace(b"\r\n\r\n", b"\r\nConnection: " + words + b"\r\n\r\n", 1)
-    for behind in (b"junk\x00\r\n\r\n", infer("two"), b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n"):
-        async with connected(http.client.port) as client:
-            await client.send(data + behind)
-            check(await client.answer(), kind, "one")
-            assert await client.rest() == []
+    for behind in (b"", b"junk\x00\r\n\r\n", infer("two"), b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n"):
+        (answer,) = await exchange(http.client.port, data + behind)
+        check(answer, kind, "one")
+        assert answer.is_last
 
 
 async def test_head_that_stops_behind_a_hand_over_is_given_up() -> None:

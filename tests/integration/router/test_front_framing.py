@@ -9,7 +9,7 @@ import pytest
 from fleet_fakes import fp32
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_http import LAST, LIVE, ask, connected, exchange, request, statuses, turns
+from raw_http import LAST, LIVE, ask, connected, exchange, request, statuses
 from router_http import INFER, Http
 from tidy_router import KINDS, X, check, essence, infer, json_body, of_kind, tidy
 
@@ -58,18 +58,6 @@ def test_any_requests_cut_in_any_way_are_answered_in_order(
                 check(answers[number], kind, f"n{number}")
 
     asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("value", [b"close", b"Close", b"CLOSE", b"keep-alive, close", b" close "])
-@pytest.mark.parametrize("kind", ["infer", "no JSON", "unknown model", "metadata", "index"])
-async def test_client_that_asks_to_close_gets_an_answer_that_says_so_and_the_end(
-    http: Http, kind: str, value: bytes
-) -> None:
-    http.node("A")
-    data = of_kind(kind, "one").replace(b"\r\n", b"\r\nConnection: " + value + b"\r\n", 1)
-    (answer,) = await exchange(http.client.port, data)
-    check(answer, kind, "one")
-    assert answer.is_last
 
 
 @pytest.mark.parametrize("kind", ["infer", "metadata"])
@@ -185,13 +173,3 @@ async def test_binary_body_full_of_line_ends_is_one_body(http: Http) -> None:
         for at in range(len(data) - len(raw) - 4, len(data), 3):
             await client.send(data[:at], data[at:])
             assert essence(await client.answer()) == essence(expected)
-
-
-async def test_answer_waits_for_the_whole_request(http: Http) -> None:
-    link = http.node("A")
-    async with connected(http.client.port) as client:
-        await client.send(*(bytes([byte]) for byte in WHOLE[:-1]))
-        await turns(50)
-        assert (client.received, link.asks) == (b"", [])
-        await client.send(WHOLE[-1:])
-        check(await client.answer(), "infer", "one")

@@ -151,19 +151,6 @@ async def test_answer_that_closes_is_the_last(http: Http) -> None:
     assert len(link.asks) == 2
 
 
-@pytest.mark.parametrize("kind", ["infer", "metadata"])
-async def test_bytes_behind_a_request_that_closes_are_no_request(http: Http, kind: str) -> None:
-    """Two answers are sane: the one that was asked for, or, as the client broke its word, 400. Never two."""
-    link = http.node("A")
-    closing = of_kind(kind, "one").replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
-    (answer,) = await exchange(http.client.port, closing + infer("behind") + LAST)
-    if answer.status == 200:
-        check(answer, kind, "one")
-    else:
-        assert answer.status == 400
-    assert len(link.asks) <= 1
-
-
 @pytest.mark.parametrize("kind", ["infer", "infer in chunks", "metadata"])
 @pytest.mark.parametrize(
     "junk", [b"junk\r\n\r\n", b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: -1\r\n\r\n"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 import pytest
 from fleet_fakes import offer
 from raw_http import LAST, connected, exchange, request, statuses
@@ -12,30 +14,17 @@ BODY = json_body("one")
 TARGET = INFER.encode()
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        TARGET,
-        b"/v2/models/%6d/infer",
-        b"/v2/models/%6D/infer",
-        b"/v2/models/m/%69nfer",
-        b"/v2/%6dodels/m/infer",
-        b"/v2/models/m/versions/1/infer",
-        b"/v2/models/m/versions/%31/infer",
-        b"/v2/models/m/%76ersions/1/infer",
-        TARGET + b"?",
-        TARGET + b"?a=b&c",
-        TARGET + b"?/v2/models/other/infer",
-        TARGET + b"?a=%zz%&b=%2F",
-        TARGET + b"?a?b",
-        TARGET + b"#f",
-        TARGET + b"?a#f",
-        b"http://x" + TARGET,
-        b"http://elsewhere:80" + TARGET,
-        b"http://x" + TARGET + b"?a",
-        b"https://x" + TARGET,
-    ],
-)
+ALIKE = b"""
+    /v2/models/m/infer /v2/models/%6d/infer /v2/models/%6D/infer /v2/models/m/%69nfer /v2/%6dodels/m/infer
+    /v2/models/m/versions/1/infer /v2/models/m/versions/%31/infer /v2/models/m/%76ersions/1/infer
+    /v2/models/m/infer? /v2/models/m/infer?a=b&c /v2/models/m/infer?/v2/models/other/infer
+    /v2/models/m/infer?a=%zz%&b=%2F /v2/models/m/infer?a?b /v2/models/m/infer#f /v2/models/m/infer?a#f
+    http://x/v2/models/m/infer http://elsewhere:80/v2/models/m/infer http://x/v2/models/m/infer?a
+    https://x/v2/models/m/infer
+"""
+
+
+@pytest.mark.parametrize("target", ALIKE.split())
 async def test_one_model_has_many_targets(http: Http, target: bytes) -> None:
     link = http.node("A")
     data = request(target, BODY)
@@ -47,40 +36,18 @@ async def test_one_model_has_many_targets(http: Http, target: bytes) -> None:
     assert [asked.call.version for asked in link.asks] == ["1", "1"]
 
 
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [
-        (b"a%2Fb", "a/b"),
-        (b"a%2fb", "a/b"),
-        (b"a+b", "a+b"),
-        (b"a%20b", "a b"),
-        (b"a%2Bb", "a+b"),
-        (b"a:b", "a:b"),
-        (b"a;x=1", "a;x=1"),
-        (b"a@b", "a@b"),
-        (b"a!$&'()*,=~_-.b", "a!$&'()*,=~_-.b"),
-        (b"%256d", "%6d"),
-        (b"%25", "%"),
-        (b"%C3%A9", "é"),
-        (b"%c3%a9", "é"),
-        (b"%F0%9F%98%80", "\N{GRINNING FACE}"),
-        (b"a%3Fb", "a?b"),
-        (b"a%23b", "a#b"),
-        (b"%2e%2e", ".."),
-        (b"..", ".."),
-        (b".", "."),
-        (b"versions", "versions"),
-        (b"infer", "infer"),
-        (b"M", "M"),
-        (b'"m"', '"m"'),
-    ],
-)
-async def test_name_may_be_anything_that_can_be_written(http: Http, path: bytes, name: str) -> None:
+NAMES = r"""
+    a%2Fb a%2fb a+b a%20b a%2Bb a:b a;x=1 a@b a!$&'()*,=~_-.b %256d %25 %C3%A9 %c3%a9 %F0%9F%98%80 a%3Fb a%23b
+    %2e%2e .. . versions infer M "m"
+"""
+
+
+@pytest.mark.parametrize("path", NAMES.split())
+async def test_name_may_be_anything_that_can_be_written(http: Http, path: str) -> None:
+    name = unquote(path)
     link = http.node("A", models=(offer(name, version="12"),))
     targets = [
-        b"/v2/models/%b/infer" % path,
-        b"/v2/models/%b/versions/1%%32/infer" % path,
-        b"/v2/models/%b/infer?x=1" % path,
+        f"/v2/models/{path}/{rest}" for rest in ("infer", "versions/1%32/infer", "infer?x=1")
     ]
     data = b"".join(request(target, BODY) for target in targets)
     answers = await exchange(http.client.port, data + LAST)
@@ -90,46 +57,29 @@ async def test_name_may_be_anything_that_can_be_written(http: Http, path: bytes,
     assert [asked.call.version for asked in link.asks] == ["12"] * 3
 
 
+NOWHERE = b"""
+    //v2/models/m/infer //x/v2/models/m/infer /v2//models/m/infer /v2/models//infer /v2/models/m//infer
+    /v2/models/m/versions//infer /v2/models/m/versions/1/2/infer /v2/models/m/infer/ /v2/models/m/infer/more
+    /v2/models/m/inference /v2/models/m/infe /V2/models/m/infer /v2/models/m/INFER /./v2/models/m/infer
+    /x/../v2/models/m/infer /v2/models/m/../m/infer /v2/models/x/%2e%2e/m/infer /v2/models/m/./infer http://x
+"""
+OTHER_ROUTES = b"""
+    /v2/models/m%2finfer /v2/models/m?/infer /v2/models/m#/infer /v2/models/m /v2/models/m/versions/infer
+    / /?/v2/models/m/infer
+"""
+OTHER_MODELS = (
+    *((each, f"no node hosts model '{each}'") for each in ("other", "%zz", "m%", "m%4", "%ff")),
+    *(("m%00", r"'m\x00'"), ("m%0d%0aX-A:%20b", r"'m\r\nX-A: b'"), ("m%3f", "'m?'")),
+    *(("m%2Fversions%2F1", "'m/versions/1'"), ("m/versions/9", "'9'"), ("{model}", "")),
+)
+
+
 @pytest.mark.parametrize(
     ("target", "status", "said"),
     [
-        (b"/v2/models/other/infer", 404, "no node hosts model 'other'"),
-        (b"/v2/models/m/versions/9/infer", 404, "'9'"),
-        (b"/v2/models/%zz/infer", 404, "no node hosts model '%zz'"),
-        (b"/v2/models/m%/infer", 404, "no node hosts model 'm%'"),
-        (b"/v2/models/m%4/infer", 404, "no node hosts model 'm%4'"),
-        (b"/v2/models/%ff/infer", 404, "no node hosts model '%ff'"),
-        (b"/v2/models/m%00/infer", 404, r"'m\x00'"),
-        (b"/v2/models/m%0d%0aX-A:%20b/infer", 404, r"'m\r\nX-A: b'"),
-        (b"/v2/models/m%2finfer", 405, "takes GET, HEAD, not POST"),
-        (b"/v2/models/m%3f/infer", 404, "no node hosts model 'm?'"),
-        (b"/v2/models/m?/infer", 405, "takes GET, HEAD, not POST"),
-        (b"/v2/models/m#/infer", 405, "takes GET, HEAD, not POST"),
-        (b"/v2/models/m", 405, "takes GET, HEAD, not POST"),
-        (b"//v2/models/m/infer", 404, "there is nothing at"),
-        (b"//x/v2/models/m/infer", 404, "there is nothing at"),
-        (b"/v2//models/m/infer", 404, "there is nothing at"),
-        (b"/v2/models//infer", 404, "there is nothing at"),
-        (b"/v2/models/m//infer", 404, "there is nothing at"),
-        (b"/v2/models/m/versions//infer", 404, "there is nothing at"),
-        (b"/v2/models/m/versions/infer", 405, "takes GET, HEAD, not POST"),
-        (b"/v2/models/m/versions/1/2/infer", 404, "there is nothing at"),
-        (b"/v2/models/m/infer/", 404, "there is nothing at"),
-        (b"/v2/models/m/infer/more", 404, "there is nothing at"),
-        (b"/v2/models/m/inference", 404, "there is nothing at"),
-        (b"/v2/models/m/infe", 404, "there is nothing at"),
-        (b"/V2/models/m/infer", 404, "there is nothing at"),
-        (b"/v2/models/m/INFER", 404, "there is nothing at"),
-        (b"/./v2/models/m/infer", 404, "there is nothing at"),
-        (b"/x/../v2/models/m/infer", 404, "there is nothing at"),
-        (b"/v2/models/m/../m/infer", 404, "there is nothing at"),
-        (b"/v2/models/x/%2e%2e/m/infer", 404, "there is nothing at"),
-        (b"/v2/models/m/./infer", 404, "there is nothing at"),
-        (b"/v2/models/m%2Fversions%2F1/infer", 404, "no node hosts model 'm/versions/1'"),
-        (b"/v2/models/{model}/infer", 404, ""),
-        (b"/", 405, "/ takes GET, HEAD, not POST"),
-        (b"/?/v2/models/m/infer", 405, "/ takes GET, HEAD, not POST"),
-        (b"http://x", 404, "there is nothing at"),
+        *((f"/v2/models/{path}/infer".encode(), 404, said) for path, said in OTHER_MODELS),
+        *((each, 404, "there is nothing at") for each in NOWHERE.split()),
+        *((each, 405, "takes GET, HEAD, not POST") for each in OTHER_ROUTES.split()),
     ],
 )
 async def test_target_of_an_unknown_model_is_refused_and_the_connection_goes_on(

@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from raw_http import GUARD_S, LIVE, RawClient, ask, connected, request
 from router_http import INFER, Http
 from tidy_router import KINDS, check, infer, of_kind, tidy
 from tritonclient.grpc import aio as triton_aio
+from ws_client import infer as infer_by_ws
+from ws_client import streaming
 
 from capamesh.client import AsyncClient, Client
 from capamesh.protocol.errors import LinkLost
@@ -216,21 +219,29 @@ async def test_own_clients_show_a_certificate_and_are_told_where_they_lack_one(
     authority: Authority,
 ) -> None:
     tls = ServerTls(authority.server(client_ca=authority.file), time.time)
-    own = authority.issue("client")
+    own, rows = authority.issue("client"), {"x": ROW}
     async with tidy(tls=tls) as http:
         http.node("a")
         url = f"https://localhost:{http.client.port}"
 
         def by_threads(cert: tuple[Path, Path] | None) -> Any:
-            with Client(url, ca=authority.file, cert=cert) as client:
-                return client.infer("m", {"x": ROW}).node
+            with Client(url, ca=authority.file, cert=cert, retries=0) as client:
+                streamed = [answer["y"].tolist() for answer in client.stream("m", [rows, rows])]
+                return client.infer("m", rows).node, streamed
 
         async def by_asyncio(cert: tuple[Path, Path] | None) -> Any:
-            async with AsyncClient(url, ca=authority.file, cert=cert) as client:
-                return (await client.infer("m", {"x": ROW})).node
+            async with AsyncClient(url, ca=authority.file, cert=cert, retries=0) as client:
+                streamed = [each["y"].tolist() async for each in client.stream("m", [rows, rows])]
+                return (await client.infer("m", rows)).node, streamed
 
-        assert await asyncio.to_thread(by_threads, own) == "a"
-        assert await by_asyncio(own) == "a"
+        assert await asyncio.to_thread(by_threads, own) == ("a", [[[1, 2]]] * 2)
+        assert await by_asyncio(own) == ("a", [[[1, 2]]] * 2)
+        async with streaming(http, tls=authority.trusting(own=own)) as client:
+            for name in ("a", "b"):
+                client.send(infer_by_ws(name))
+            client.send('{"end": true}')
+            assert await client.end() == (1000, "")
+            assert [each["id"] for each in client.messages] == ["a", "b"]
         assert http.log.events == []
         with pytest.raises(LinkLost, match="give one that the router's authority has signed"):
             await asyncio.to_thread(by_threads, None)
@@ -348,15 +359,13 @@ async def test_connection_over_the_limit_is_closed_behind_its_handshake(
 ) -> None:
     async with tidy(tls=tls, front_limits=FrontLimits(connections=4)) as http:
         link = http.node("a", hang)
-        busy = [connected(http.client.port, tls=authority.trusting()) for _ in range(4)]
-        clients = [await each.__aenter__() for each in busy]
-        for client in clients:
-            await client.send(infer("one"))
-        await until(lambda: len(link.asks) == 4)
-        async with connected(http.client.port, tls=authority.trusting()) as late:
-            await late.ended()
-        for each in busy:
-            await each.__aexit__(None, None, None)
+        async with AsyncExitStack() as stack:
+            for _ in range(4):
+                opening = connected(http.client.port, tls=authority.trusting())
+                await (await stack.enter_async_context(opening)).send(infer("one"))
+            await until(lambda: len(link.asks) == 4)
+            async with connected(http.client.port, tls=authority.trusting()) as late:
+                await late.ended()
         await left(http)
 
 
