@@ -29,8 +29,6 @@ REAL = {
     "router/jobs/test_input_readers.py": "readers of inputs are processes",
     "router/test_front_tls.py": "OpenSSL reads the system's sockets",
     "router/test_grpc_clients.py": "grpcio has sockets and threads of its own",
-    "router/test_grpc_services.py": "grpcio has sockets and threads of its own",
-    "router/test_grpc_streams.py": "grpcio has sockets and threads of its own",
     "router/test_shared_cache.py": "Valkey is a process",
     "router/test_worker_seat.py": "workers are processes",
     "test_stray_signals.py": "signals go to processes",

@@ -146,10 +146,7 @@ async def test_limit_is_the_last_size_that_is_taken() -> None:
         ):
             answer = await ask(http.client.port, data)
             assert (answer.status, answer.get("X-Capamesh-Error")) == (413, "too_large")
-            assert answer.error == (
-                "the request's body is over the limit of 1000 bytes: ask for fewer rows at once, or give the router a "
-                "larger --max-message-mib"
-            )
+            assert answer.error.startswith("the request's body is over the limit of 1000 bytes")
         assert len(link.asks) == 3
 
 

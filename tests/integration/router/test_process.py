@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,15 @@ from capamesh.router.settings import RouterSettings
 
 
 class Log:
-    """Keeps every event; a router that is ready is stopped."""
+    """Keeps every event, and does at some what a test says; a router that is ready is else stopped."""
 
-    def __init__(self) -> None:
+    def __init__(self, **acts: Callable[[], object]) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
-
-    def take(self, event: str, **values: Any) -> None:
-        self.events.append((event, values))
-        if event == "router_ready":
-            signal.raise_signal(signal.SIGTERM)
+        self._acts = {"router_ready": stop, **acts}
 
     def _log(self, event: str, **values: Any) -> None:
-        self.take(event, **values)
+        self.events.append((event, values))
+        self._acts.get(event, lambda: None)()
 
     debug = info = warning = error = exception = _log
 
@@ -46,6 +44,14 @@ class Log:
 
     def of(self, event: str) -> list[dict[str, Any]]:
         return [values for name, values in self.events if name == event]
+
+
+def stop() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def reload() -> None:
+    signal.raise_signal(signal.SIGHUP)
 
 
 def make_router(folder: Path, log: Log | None = None, **settings: Any) -> tuple[RouterParts, Log]:
@@ -68,9 +74,14 @@ async def run(parts: RouterParts) -> None:
 async def test_router_is_ready_only_once_it_listens_for_links_and_serves_http(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts, log = make_router(tmp_path)
-    listen = parts.pool.run
     addresses: list[tuple[str, str]] = []
+
+    def ready() -> None:
+        addresses.append((parts.standing.link_address, parts.standing.http_address))
+        stop()
+
+    parts, log = make_router(tmp_path, Log(router_ready=ready))
+    listen = parts.pool.run
 
     async def slow(*arguments: Any) -> None:
         for _ in range(200):  # turns of the loop, more than it takes to serve HTTP
@@ -78,14 +89,6 @@ async def test_router_is_ready_only_once_it_listens_for_links_and_serves_http(
         await listen(*arguments)
 
     monkeypatch.setattr(parts.pool, "run", slow)
-    take = log.take
-
-    def with_addresses(event: str, **values: Any) -> None:
-        if event == "router_ready":
-            addresses.append((parts.standing.link_address, parts.standing.http_address))
-        take(event, **values)
-
-    monkeypatch.setattr(log, "take", with_addresses)
     await run(parts)
     ((link_address, http_address),) = addresses
     assert link_address.startswith("127.0.0.1:")
@@ -98,43 +101,34 @@ async def test_router_with_an_address_for_operators_serves_each_audience_at_its_
     tmp_path: Path,
 ) -> None:
     seen: dict[str, int] = {}
+    asking: list[asyncio.Task[None]] = []
 
-    class Asking(Log):
-        asking: asyncio.Task[None]
-
-        def take(self, event: str, **values: Any) -> None:
-            self.events.append((event, values))
-            if event == "router_ready":
-                self.asking = asyncio.create_task(self.ask(values["http"], values["metrics"]))
-
-        async def ask(self, *addresses: str) -> None:
-            for address in addresses:
-                _, _, place = address.partition("://")
-                for path in ("/metrics", "/v2/health/live"):
-                    seen[f"{address.partition(':')[0]} {place} {path}"] = await status_of(
-                        int(place.rpartition(":")[2]), path, authority if "s:" in address else None
-                    )
-            signal.raise_signal(signal.SIGTERM)
+    async def ask() -> None:
+        for name in ("http", "metrics"):
+            port = int(log.of("router_ready")[0][name].rpartition(":")[2])
+            for path in ("/metrics", "/v2/health/live"):
+                by = authority if name == "http" else None
+                seen[f"{name} {path}"] = await status_of(port, path, by)
+        stop()
 
     authority = Authority(tmp_path / "authority")
     files = authority.server()
     parts, log = make_router(
         tmp_path / "data",
-        Asking(),
+        Log(router_ready=lambda: asking.append(asyncio.create_task(ask()))),
         metrics_host="127.0.0.1",
         tls_certificate=files.certificate,
         tls_key=files.key,
     )
     await run(parts)
     (ready,) = log.of("router_ready")
-    clients, operators = ready["http"].removeprefix("https://"), ready["metrics"]
-    assert operators.startswith("http://127.0.0.1:")  # its machine's alone
-    operators = operators.removeprefix("http://")
+    assert ready["http"].startswith("https://")
+    assert ready["metrics"].startswith("http://127.0.0.1:")  # its machine's alone
     assert seen == {
-        f"https {clients} /metrics": 403,
-        f"https {clients} /v2/health/live": 200,
-        f"http {operators} /metrics": 200,
-        f"http {operators} /v2/health/live": 200,
+        "http /metrics": 403,
+        "http /v2/health/live": 200,
+        "metrics /metrics": 200,
+        "metrics /v2/health/live": 200,
     }
 
 
@@ -146,16 +140,26 @@ async def status_of(port: int, path: str, authority: Authority | None) -> int:
         return (await client.answer()).status
 
 
-async def test_address_for_operators_that_is_taken_is_refused_by_its_option(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [
+        ({"metrics_host": "127.0.0.1", "metrics_port": 0}, "metrics-listen"),
+        ({"http_port": 0}, "http"),
+    ],
+)
+async def test_address_that_is_taken_is_refused_by_its_option_in_the_systems_own_words(
+    tmp_path: Path, given: dict[str, Any], option: str
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        parts, _ = make_router(tmp_path, metrics_host="127.0.0.1", metrics_port=port)
-        with pytest.raises(ExceptionGroup) as error:
+        settings = {name: value or port for name, value in given.items()}
+        parts, _ = make_router(tmp_path, **settings)
+        with pytest.raises(ExceptionGroup) as refusal:
             await run(parts)
-    (refusal,) = error.value.exceptions
-    assert isinstance(refusal, ConfigError)
-    assert refusal.message == (
-        f"cannot listen for HTTP on 127.0.0.1:{port}: Address already in use; give another --metrics-listen"
+    (error,) = refusal.value.exceptions
+    assert isinstance(error, ConfigError)
+    assert error.message == (
+        f"cannot listen for HTTP on 127.0.0.1:{port}: Address already in use; give another --{option}"
     )
 
 
@@ -186,20 +190,6 @@ async def test_router_that_would_serve_http_beyond_its_machine_does_not_start(
     assert log.events == []
 
 
-async def test_taken_http_port_is_reported_once_in_the_systems_own_words(
-    tmp_path: Path,
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        parts, _ = make_router(tmp_path, http_port=port)
-        with pytest.raises(ExceptionGroup) as refusal:
-            await run(parts)
-    (error,) = refusal.value.exceptions
-    assert str(error) == (
-        f"cannot listen for HTTP on 127.0.0.1:{port}: Address already in use; give another --http"
-    )
-
-
 async def test_router_reads_its_rules_anew_on_sighup_and_keeps_the_old_while_they_are_wrong(
     tmp_path: Path,
 ) -> None:
@@ -207,26 +197,19 @@ async def test_router_reads_its_rules_anew_on_sighup_and_keeps_the_old_while_the
     file.write_text('[m]\nweights = { "1" = 1 }\npolicy = "cheapest"\n')
     seen: list[str] = []
 
-    class Editing(Log):
-        """Edits the rules as the router goes on."""
+    def rewrite(text: str) -> None:
+        file.write_text(f'[m]\npolicy = "random"\n{text}\n')
+        reload()
 
-        def take(self, event: str, **values: Any) -> None:
-            self.events.append((event, values))
-            match event:
-                case "router_ready":
-                    file.write_text('[m]\npolicy = "random"\nweights = { "1" = -1 }\n')
-                    signal.raise_signal(signal.SIGHUP)
-                case "rules_refused":
-                    seen.append(served.policy.name)
-                    file.write_text('[m]\npolicy = "random"\nmax_price = 2\n')
-                    signal.raise_signal(signal.SIGHUP)
-                case "rules_reloaded":
-                    seen.append(served.policy.name)
-                    signal.raise_signal(signal.SIGTERM)
-                case _:
-                    pass
+    def look() -> None:
+        seen.append(served.policy.name)
 
-    parts, log = make_router(tmp_path / "data", Editing(), rules_file=file)
+    log = Log(
+        router_ready=lambda: rewrite('weights = { "1" = -1 }'),
+        rules_refused=lambda: (look(), rewrite("max_price = 2")),
+        rules_reloaded=lambda: (look(), stop()),
+    )
+    parts, _ = make_router(tmp_path / "data", log, rules_file=file)
     parts.members.apply([Joined(advert("A", "127.0.0.1:1"))])
     served = parts.balancer.served(ModelName("m"), ModelVersion(""))
     assert served.policy.name == "cheapest"
@@ -242,50 +225,35 @@ async def test_router_shows_the_certificate_that_its_files_have_on_sighup_and_th
 ) -> None:
     authority = Authority(tmp_path / "authority")
     files = authority.server()
+    certificate, key = authority.issue("next")
     shown: list[int] = []
+    looks: list[asyncio.Task[None]] = []
 
-    async def look() -> None:
+    async def look(then: Callable[[], object]) -> None:
         port = int(parts.standing.http_address.rpartition(":")[2])
         _, writer = await asyncio.open_connection(
             "127.0.0.1", port, ssl=authority.trusting(), server_hostname="localhost"
         )
-        certificate = writer.get_extra_info("ssl_object").getpeercert()
-        shown.append(int(certificate["serialNumber"], 16))
+        shown.append(int(writer.get_extra_info("ssl_object").getpeercert()["serialNumber"], 16))
         writer.transport.abort()
+        then()
 
-    class Renewing(Log):
-        """Renews the certificate as the router goes on: first without its key."""
+    def after_a_look(then: Callable[[], object]) -> Callable[[], None]:
+        return lambda: looks.append(asyncio.create_task(look(then)))
 
-        looks: list[asyncio.Task[None]] = []  # noqa: RUF012 - of one test
-
-        def take(self, event: str, **values: Any) -> None:
-            self.events.append((event, values))
-            if event in {"router_ready", "certificate_refused", "certificate_reloaded"}:
-                self.looks.append(asyncio.create_task(self.go_on(event)))
-
-        async def go_on(self, event: str) -> None:
-            await look()
-            match event:
-                case "router_ready":
-                    pair[0].replace(files.certificate)
-                    signal.raise_signal(signal.SIGHUP)
-                case "certificate_refused":
-                    pair[1].replace(files.key)
-                    signal.raise_signal(signal.SIGHUP)
-                case _:
-                    signal.raise_signal(signal.SIGTERM)
-
-    pair = authority.issue("next")
-    parts, log = make_router(
-        tmp_path / "data", Renewing(), tls_certificate=files.certificate, tls_key=files.key
+    log = Log(
+        # first without its key
+        router_ready=after_a_look(lambda: (certificate.replace(files.certificate), reload())),
+        certificate_refused=after_a_look(lambda: (key.replace(files.key), reload())),
+        certificate_reloaded=after_a_look(stop),
     )
+    tls = {"tls_certificate": files.certificate, "tls_key": files.key}
+    parts, _ = make_router(tmp_path / "data", log, **tls)
     await run(parts)
     assert parts.standing.http_address.startswith("https://127.0.0.1:")
     (refused,) = log.of("certificate_refused")
-    assert (
-        refused["error"]
-        == f"--tls-key {files.key} is not the key of --tls-cert {files.certificate}"
-    )
+    said = f"--tls-key {files.key} is not the key of --tls-cert {files.certificate}"
+    assert refused["error"] == said
     before, meanwhile, after = shown
     assert before == meanwhile != after
 
@@ -311,18 +279,13 @@ async def test_bug_in_a_turn_is_logged_and_counted_and_the_next_turn_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns: list[str] = []
-
-    class Watching(Log):
-        def take(self, event: str, **values: Any) -> None:
-            self.events.append((event, values))
-
-    parts, log = make_router(tmp_path, Watching())
+    parts, log = make_router(tmp_path, Log(router_ready=lambda: None))
     monkeypatch.setattr(process, "TICK_S", 0.0)
 
     def crash() -> None:
         turns.append("members")
         if len(turns) == 3:
-            signal.raise_signal(signal.SIGTERM)
+            stop()
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(parts.members, "tick", crash)

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fleet_fakes import Fleet, NullLog, call, echo
@@ -27,7 +28,7 @@ from capamesh.router.cache.breaker import LATE_IN_A_ROW
 from capamesh.router.cache.shared import Seal, SharedAnswers
 from capamesh.router.cache.store_address import StoreAddress, address_of
 from capamesh.router.cache.valkey import MOST_PENDING, ValkeyStore
-from capamesh.router.requests.call import NO_OPTIONS, Outcome, RoutingOptions
+from capamesh.router.requests.call import Outcome, RoutingOptions
 from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
 
 START_S = 60.0
@@ -48,26 +49,24 @@ def running(folder: Path, port: int = 0) -> Iterator[Server]:
     """Run a server that keeps nothing on disk and asks for a password; skip the test where there is none."""
     program = shutil.which("valkey-server") or shutil.which("redis-server")
     if program is None:
-        pytest.skip(
-            "there is no valkey-server and no redis-server here: apt-get install valkey-server"
-        )
+        pytest.skip("there is no valkey-server or redis-server: apt-get install valkey-server")
     port = port or free_port("127.0.0.1")
-    settings = {
-        "--port": str(port),
-        "--bind": "127.0.0.1",
-        "--save": "",
-        "--dir": str(folder),
-        "--requirepass": PASSWORD,
-    }
-    words = [word for pair in settings.items() for word in pair]
-    with subprocess.Popen(
-        [program, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    settings = {"port": str(port), "bind": "127.0.0.1", "save": "", "dir": str(folder)}
+    settings["requirepass"] = PASSWORD
+    argv = [program, *(word for name, value in settings.items() for word in (f"--{name}", value))]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(argv, stdout=quiet, stderr=quiet) as process:
         try:
             _wait_listening(process, port)
             yield Server(process, port)
         finally:
             process.kill()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with running(tmp_path) as server:
+        yield server
 
 
 def _wait_listening(process: subprocess.Popen[bytes], port: int) -> None:
@@ -126,6 +125,19 @@ async def connected(url: str) -> AsyncIterator[ValkeyStore]:
         yield store
 
 
+@pytest.fixture
+async def store(server: Server) -> AsyncIterator[ValkeyStore]:
+    async with connected(server.url) as store:
+        yield store
+
+
+@pytest.fixture
+async def other(server: Server) -> AsyncIterator[ValkeyStore]:
+    """The store of another router."""
+    async with connected(server.url) as store:
+        yield store
+
+
 async def got(store: ValkeyStore, name: bytes = NAME) -> bytes | None:
     found: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
     assert store.get(name, found.set_result)
@@ -142,190 +154,170 @@ def sharing(store: ValkeyStore, seal: Seal = SEAL) -> Fleet:
     return fleet
 
 
-async def ask(fleet: Fleet, options: RoutingOptions = NO_OPTIONS) -> Outcome:
-    return await fleet.infer(call(), options, fleet.clock() + 30.0)
+async def ask(fleet: Fleet, tenant: str = "") -> Outcome:
+    return await fleet.infer(call(), RoutingOptions(tenant=tenant), fleet.clock() + 30.0)
 
 
 def counts(fleet: Fleet) -> dict[str, int]:
     return {result: count for (_, result), count in fleet.routing.pipeline.cache.counts()}
 
 
-async def test_router_gives_what_another_has_kept(tmp_path: Path) -> None:
-    with running(tmp_path) as server:
-        async with connected(server.url) as one, connected(server.url) as two:
-            first, second = sharing(one), sharing(two)
-            await ask(first)
-            await until(lambda: one.is_reached)
-            found = await ask(second)
-            assert found.entry is not None
-            assert (found.peer, second.asked) == ("A", [0])
-            assert bytes(found.answer.outputs[0].data) == bytes(call().inputs[0].data)
-            # from now on it has its own
-            server.process.kill()
-            assert (await ask(second)).entry is not None
-            assert counts(second) == {"miss": 1, "shared": 1, "hit": 1}
-            # another tenant's are another's
-            assert (await ask(second, RoutingOptions(tenant="lab"))).entry is None
+async def test_router_gives_what_another_has_kept(
+    server: Server, store: ValkeyStore, other: ValkeyStore
+) -> None:
+    first, second = sharing(store), sharing(other)
+    await ask(first)
+    await until(lambda: store.is_reached)
+    found = await ask(second)
+    assert found.entry is not None
+    assert (found.peer, second.asked) == ("A", [0])
+    assert bytes(found.answer.outputs[0].data) == bytes(call().inputs[0].data)
+    # from now on it has its own
+    server.process.kill()
+    assert (await ask(second)).entry is not None
+    assert counts(second) == {"miss": 1, "shared": 1, "hit": 1}
+    # another tenant's are another's
+    assert (await ask(second, "lab")).entry is None
 
 
-async def test_router_with_another_secret_gives_none_of_it(tmp_path: Path) -> None:
-    with running(tmp_path) as server:
-        async with connected(server.url) as one, connected(server.url) as two:
-            first, second = sharing(one), sharing(two, Seal(b"x" * 32, "net"))
-            await ask(first)
-            await until(lambda: one.is_reached)
-            assert (await ask(second)).entry is None
-            assert second.asked == [1]
+async def test_router_with_another_secret_gives_none_of_it(
+    store: ValkeyStore, other: ValkeyStore
+) -> None:
+    first, second = sharing(store), sharing(other, Seal(b"x" * 32, "net"))
+    await ask(first)
+    await until(lambda: store.is_reached)
+    assert (await ask(second)).entry is None
+    assert second.asked == [1]
 
 
-async def test_value_that_another_writer_has_put_there_is_no_answer(tmp_path: Path) -> None:
-    with running(tmp_path) as server:
-        async with connected(server.url) as one, connected(server.url) as two:
-            first, second = sharing(one), sharing(two)
-            await ask(first, RoutingOptions(tenant="lab"))
-            (key,) = first.routing.pipeline.cache.store._entries
-            value = await got(one, SEAL.name_of(key))
-            assert value is not None
-            # the answer for the one tenant is put where that for another is looked for
-            seen: list[bytes] = []
-            shared = second.routing.pipeline.cache.shared
-            assert shared is not None
-            real_get = two.get
+async def test_value_that_another_writer_has_put_there_is_no_answer(
+    store: ValkeyStore, other: ValkeyStore
+) -> None:
+    first, second = sharing(store), sharing(other)
+    await ask(first, "lab")
+    (key,) = first.routing.pipeline.cache.store._entries
+    value = await got(store, SEAL.name_of(key))
+    assert value is not None
+    # the answer for the one tenant is put where that for another is looked for
+    seen: list[bytes] = []
+    shared = second.routing.pipeline.cache.shared
+    assert shared is not None
+    real_get = other.get
 
-            def get(name: bytes, then: Callable[[bytes | None], None]) -> bool:
-                seen.append(name)
-                one.put(name, value, 60.0)
-                return real_get(name, then)
+    def get(name: bytes, then: Callable[[bytes | None], None]) -> bool:
+        seen.append(name)
+        store.put(name, value, 60.0)
+        return real_get(name, then)
 
-            shared._store = FakeGet(get)
-            assert (await ask(second)).entry is None
-            await until(lambda: one.is_reached)
-            assert await got(one, seen[0]) == value
-            second.routing.pipeline.cache.store.clear()
-            assert (await ask(second)).entry is None
-            assert shared.refused >= 1  # the first look-up may have been before the other's write
-            assert second.asked == [2]
-
-
-class FakeGet:
-    """A store in which something else happens before each look-up."""
-
-    def __init__(self, get: Callable[[bytes, Callable[[bytes | None], None]], bool]) -> None:
-        self.get = get
-
-    def put(self, name: bytes, value: bytes, ttl_s: float) -> None:
-        """Keep nothing."""
+    shared._store = SimpleNamespace(get=get, put=lambda *_: None)
+    assert (await ask(second)).entry is None
+    await until(lambda: store.is_reached)
+    assert await got(store, seen[0]) == value
+    second.routing.pipeline.cache.store.clear()
+    assert (await ask(second)).entry is None
+    assert shared.refused >= 1  # the first look-up may have been before the other's write
+    assert second.asked == [2]
 
 
-async def test_equal_requests_wait_for_one_look_up(tmp_path: Path) -> None:
-    with running(tmp_path) as server:
-        async with connected(server.url) as one, connected(server.url) as two:
-            first, second = sharing(one), sharing(two)
-            await ask(first)
-            await until(lambda: one.is_reached)
-            found = await asyncio.gather(*(ask(second) for _ in range(20)))
-            assert all(each.entry is not None for each in found)
-            assert (two.found, second.asked) == (1, [0])
+async def test_equal_requests_wait_for_one_look_up(store: ValkeyStore, other: ValkeyStore) -> None:
+    first, second = sharing(store), sharing(other)
+    await ask(first)
+    await until(lambda: store.is_reached)
+    found = await asyncio.gather(*(ask(second) for _ in range(20)))
+    assert all(each.entry is not None for each in found)
+    assert (other.found, second.asked) == (1, [0])
 
 
-async def test_values_end_with_their_time(tmp_path: Path) -> None:
-    with running(tmp_path) as server:
-        async with connected(server.url) as store:
-            store.put(NAME, b"value", 60.0)
-            store.put(OTHER, b"short", 0.001)
-            assert await got(store) == b"value"
+async def test_values_end_with_their_time(store: ValkeyStore) -> None:
+    store.put(NAME, b"value", 60.0)
+    store.put(OTHER, b"short", 0.001)
+    assert await got(store) == b"value"
 
-            async def is_gone() -> bool:
-                return await got(store, OTHER) is None
+    async def is_gone() -> bool:
+        return await got(store, OTHER) is None
 
-            await until(is_gone)
+    await until(is_gone)
 
 
-async def test_server_that_is_killed_is_gone_on_without_and_found_again(tmp_path: Path) -> None:
-    with running(tmp_path) as server:
-        async with connected(server.url) as store:
-            fleet = sharing(store)
-            server.process.kill()
-            await until(lambda: not store.is_reached)
-            assert (await ask(fleet)).entry is None
-            assert store.skipped == 1
-            server.process.wait()
-            with running(tmp_path, server.port):
-                await until(lambda: store.is_reached)
-                store.put(NAME, b"value", 60.0)
-                assert await got(store) == b"value"
+async def test_server_that_is_killed_is_gone_on_without_and_found_again(
+    tmp_path: Path, server: Server, store: ValkeyStore
+) -> None:
+    fleet = sharing(store)
+    server.process.kill()
+    await until(lambda: not store.is_reached)
+    assert (await ask(fleet)).entry is None
+    assert store.skipped == 1
+    server.process.wait()
+    with running(tmp_path, server.port):
+        await until(lambda: store.is_reached)
+        store.put(NAME, b"value", 60.0)
+        assert await got(store) == b"value"
 
 
-async def test_server_that_is_killed_while_it_is_asked_costs_no_answer(tmp_path: Path) -> None:
-    with running(tmp_path) as server:
-        async with connected(server.url) as store:
-            fleet = sharing(store)
-            os.kill(server.process.pid, signal.SIGSTOP)
-            asked = [
-                asyncio.create_task(ask(fleet, RoutingOptions(tenant=str(at)))) for at in range(9)
-            ]
-            await asyncio.sleep(0)
-            server.process.kill()
-            assert [(await one).entry for one in asked] == [None] * 9
-            assert fleet.asked == [9]
+async def test_server_that_is_killed_while_it_is_asked_costs_no_answer(
+    server: Server, store: ValkeyStore
+) -> None:
+    fleet = sharing(store)
+    os.kill(server.process.pid, signal.SIGSTOP)
+    asked = [asyncio.create_task(ask(fleet, str(at))) for at in range(9)]
+    await asyncio.sleep(0)
+    server.process.kill()
+    assert [(await one).entry for one in asked] == [None] * 9
+    assert fleet.asked == [9]
 
 
-async def test_server_that_is_frozen_costs_a_few_requests_some_milliseconds(tmp_path: Path) -> None:
-    with running(tmp_path) as server:
-        async with connected(server.url) as store:
-            fleet = sharing(store)
-            os.kill(server.process.pid, signal.SIGSTOP)
-            try:
-                with impatient():
-                    for at in range(LATE_IN_A_ROW):
-                        assert await got(store, bytes((at,))) is None
-                    assert store.late == LATE_IN_A_ROW
-                    # a pause of a second that does not end, however long the rest takes here
-                    paused_s = store._breaker._until_s - 0.5
-                    store._clock = lambda: paused_s
-                    for at in range(20):
-                        assert (await ask(fleet, RoutingOptions(tenant=str(at)))).entry is None
-                    assert (store.skipped, store.late) == (20, LATE_IN_A_ROW)
-            finally:
-                os.kill(server.process.pid, signal.SIGCONT)
-            # what comes late is nobody's, and no reply is taken for another's
-            await until(lambda: store.is_reached)
-            store._breaker.was_in_time()
-            store.put(NAME, b"value", 60.0)
-            assert await got(store) == b"value"
-            assert (store.late, store.found) == (LATE_IN_A_ROW, 1)
+async def test_server_that_is_frozen_costs_a_few_requests_some_milliseconds(
+    server: Server, store: ValkeyStore
+) -> None:
+    fleet = sharing(store)
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        with impatient():
+            for at in range(LATE_IN_A_ROW):
+                assert await got(store, bytes((at,))) is None
+            assert store.late == LATE_IN_A_ROW
+            # a pause of a second that does not end, however long the rest takes here
+            paused_s = store._breaker._until_s - 0.5
+            store._clock = lambda: paused_s
+            for at in range(20):
+                assert (await ask(fleet, str(at))).entry is None
+            assert (store.skipped, store.late) == (20, LATE_IN_A_ROW)
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+    # what comes late is nobody's, and no reply is taken for another's
+    await until(lambda: store.is_reached)
+    store._breaker.was_in_time()
+    store.put(NAME, b"value", 60.0)
+    assert await got(store) == b"value"
+    assert (store.late, store.found) == (LATE_IN_A_ROW, 1)
 
 
 async def test_server_that_is_frozen_for_long_is_left_and_found_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, store: ValkeyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("capamesh.router.cache.valkey.SILENT_S", 0.05)
     monkeypatch.setattr("capamesh.router.cache.valkey.CONNECT_S", 0.05)
-    with running(tmp_path) as server:
-        async with connected(server.url) as store:
-            os.kill(server.process.pid, signal.SIGSTOP)
-            try:
-                with impatient():
-                    assert await got(store) is None
-                await until(lambda: store._connection is None)
-            finally:
-                os.kill(server.process.pid, signal.SIGCONT)
-            await until(lambda: store.is_reached)
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        with impatient():
             assert await got(store) is None
+        await until(lambda: store._connection is None)
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+    await until(lambda: store.is_reached)
+    assert await got(store) is None
 
 
 @pytest.mark.parametrize("password", ["wrong", ""])
 async def test_refusal_of_the_server_is_told_and_nothing_is_asked(
-    tmp_path: Path, password: str
+    server: Server, password: str
 ) -> None:
-    with running(tmp_path) as server:
-        address = address_of(server.url)
-        log = NullLog()
-        wrong = StoreAddress(address.host, address.port, False, "", password, 0)
-        async with kept_running(store_at(wrong, log)) as store:
-            await until(lambda: "shared_cache_away" in log.events)
-            assert not store.get(NAME, lambda _: None)
-            assert store.skipped == 1
+    address, log = address_of(server.url), NullLog()
+    wrong = StoreAddress(address.host, address.port, False, "", password, 0)
+    async with kept_running(store_at(wrong, log)) as store:
+        await until(lambda: "shared_cache_away" in log.events)
+        assert not store.get(NAME, lambda _: None)
+        assert store.skipped == 1
 
 
 class Liar(asyncio.Protocol):
@@ -357,29 +349,28 @@ async def lying(answer: bytes) -> AsyncIterator[str]:
         server.close()
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
+LIES = (
+    *(
         b"$5\r\nhello\r\n",
         b"$-1\r\n",
         b"-ERR no\r\n",
         b"$99999999999\r\n",
         b"$x\r\n",
         b"*3\r\n:1\r\n",
-        b"\0" * 300_000,
-        b"+OK\r\n+OK\r\n+OK\r\n$5\r\nhello\r\n",
         b"",
-        b"$60000\r\n" + b"x" * 10,
-        b"$65536\r\n" + b"x" * 65536 + b"\r\n",
-        b"$65537\r\n" + b"x" * 65537 + b"\r\n",
-    ],
+    ),
+    *(b"\0" * 300_000, b"+OK\r\n+OK\r\n+OK\r\n$5\r\nhello\r\n", b"$60000\r\n" + b"x" * 10),
+    *(b"$%d\r\n" % size + b"x" * size + b"\r\n" for size in (65536, 65537)),
 )
+
+
+@pytest.mark.parametrize("answer", LIES, ids=lambda answer: repr(answer[:20]))
 async def test_liar_makes_no_answer_and_no_request_wait(answer: bytes) -> None:
     async with lying(answer) as url, connected(url) as store:
         fleet = sharing(store)
         with impatient():  # one of them says nothing
             for at in range(3):
-                assert (await ask(fleet, RoutingOptions(tenant=str(at)))).entry is None
+                assert (await ask(fleet, str(at))).entry is None
         assert fleet.asked == [3]
 
 
@@ -391,29 +382,25 @@ async def test_commands_that_wait_have_a_bound() -> None:
         assert not store.get(NAME, lambda _: None)
 
 
-async def test_bytes_that_wait_to_be_sent_have_a_bound(tmp_path: Path) -> None:
-    with running(tmp_path) as server:
-        async with connected(server.url) as store:
-            os.kill(server.process.pid, signal.SIGSTOP)
-            for _ in range(MOST_PENDING):
-                store.put(NAME, bytes(60_000), 1.0)
-            connection = store._connection
-            assert connection is not None
-            assert connection.transport.get_write_buffer_size() < 5 * 2**20
+async def test_bytes_that_wait_to_be_sent_have_a_bound(server: Server, store: ValkeyStore) -> None:
+    os.kill(server.process.pid, signal.SIGSTOP)
+    for _ in range(MOST_PENDING):
+        store.put(NAME, bytes(60_000), 1.0)
+    connection = store._connection
+    assert connection is not None
+    assert connection.transport.get_write_buffer_size() < 5 * 2**20
 
 
-async def test_loop_that_was_busy_does_not_take_the_store_for_late(tmp_path: Path) -> None:
-    with running(tmp_path) as server:
-        async with connected(server.url) as store:
-            store.put(NAME, b"value", 60.0)
-            await until(lambda: store.is_reached)
-            found: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
-            assert store._connection is not None
-            socket = store._connection.transport.get_extra_info("socket")
-            with impatient():
-                assert store.get(NAME, found.set_result)
-            # the reply comes while the loop does something else, for longer than a request waits
-            assert select.select([socket], [], [], GUARD_S)[0]
-            time.sleep(4 * BUDGET_S)  # noqa: ASYNC251
-            assert await found == b"value"
-            assert store.late == 0
+async def test_loop_that_was_busy_does_not_take_the_store_for_late(store: ValkeyStore) -> None:
+    store.put(NAME, b"value", 60.0)
+    await until(lambda: store.is_reached)
+    found: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+    assert store._connection is not None
+    socket = store._connection.transport.get_extra_info("socket")
+    with impatient():
+        assert store.get(NAME, found.set_result)
+    # the reply comes while the loop does something else, for longer than a request waits
+    assert select.select([socket], [], [], GUARD_S)[0]
+    time.sleep(4 * BUDGET_S)  # noqa: ASYNC251
+    assert await found == b"value"
+    assert store.late == 0

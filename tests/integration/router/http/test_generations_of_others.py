@@ -84,69 +84,43 @@ async def test_response_comes_in_events(http: Http) -> None:
     answer = await respond(http, stream=True)
     assert answer.content_type == "text/event-stream"
     events = events_of(await answer.text())
+    added, text, call = "output_item.added", "output_text.delta", "function_call_arguments"
     assert [each["type"].removeprefix("response.") for each in events] == [
-        "created",
-        "in_progress",
-        "output_item.added",
-        "content_part.added",
-        "output_text.delta",
-        "output_text.delta",
-        "output_item.added",
-        "function_call_arguments.delta",
-        "function_call_arguments.delta",
-        "output_text.done",
-        "content_part.done",
-        "output_item.done",
-        "function_call_arguments.done",
-        "output_item.done",
-        "completed",
+        *("created", "in_progress", added, "content_part.added", text, text),
+        *(added, f"{call}.delta", f"{call}.delta"),
+        *("output_text.done", "content_part.done", "output_item.done"),
+        *(f"{call}.done", "output_item.done", "completed"),
     ]
     whole = events[-1]["response"]
-    message, call = whole["output"]
+    message, called = whole["output"]
     assert message["content"][0]["text"] == "Hello"
-    assert (call["call_id"], call["name"], call["arguments"]) == ("x", "f", '{"a":1}')
-    assert [each["output_index"] for each in events if "output_index" in each] == [
-        *[0] * 4,
-        *[1] * 3,
-        *[0] * 3,
-        *[1] * 2,
-    ]
-    body = await (await respond(http)).json()
-    assert body == whole
+    assert (called["call_id"], called["name"], called["arguments"]) == ("x", "f", '{"a":1}')
+    indices = [each["output_index"] for each in events if "output_index" in each]
+    assert indices == [*[0] * 4, *[1] * 3, *[0] * 3, *[1] * 2]
+    assert await (await respond(http)).json() == whole
 
 
 async def test_items_become_messages(http: Http) -> None:
     link = node(http, chatting(*words("a", finish="stop")))
+    sun = {"type": "output_text", "text": "Sun."}
     items = [
         {"role": "user", "content": [{"type": "input_text", "text": "weather?"}]},
         {"type": "reasoning", "summary": []},
         {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
         {"type": "function_call", "call_id": "2", "name": "f", "arguments": ""},
         {"type": "function_call_output", "call_id": "1", "output": "sun"},
-        {
-            "type": "message",
-            "role": "assistant",
-            "content": [{"type": "output_text", "text": "Sun."}],
-        },
+        {"type": "message", "role": "assistant", "content": [sun]},
     ]
     tool = {"type": "function", "name": "f", "parameters": {"type": "object"}}
     form = {"type": "json_schema", "name": "s", "schema": {"type": "object"}}
-    answer = await respond(
-        http,
-        input=items,
-        tools=[tool],
-        tool_choice={"type": "function", "name": "f"},
-        text={"format": form},
-    )
+    choice = {"type": "function", "name": "f"}
+    text = {"format": form}
+    answer = await respond(http, input=items, tools=[tool], tool_choice=choice, text=text)
     assert answer.status == 200, await answer.text()
 
     def call(name: str) -> dict[str, Any]:
-        arguments = "{}" if name == "1" else ""
-        return {
-            "id": name,
-            "type": "function",
-            "function": {"name": "f", "arguments": arguments},
-        }
+        function = {"name": "f", "arguments": "{}" if name == "1" else ""}
+        return {"id": name, "type": "function", "function": function}
 
     asked = asked_of(link.asks[0])
     assert asked["messages"] == [
@@ -241,21 +215,16 @@ async def test_ollamas_chat_is_whole_and_calls_tools(http: Http) -> None:
 
 async def test_ollamas_generate_answers_a_message_or_goes_on_with_a_text(http: Http) -> None:
     link = node(http, chatting(*words("a", "b", finish="length")))
-    body = await (
-        await post(http, "/api/generate", prompt="Hi", system="Be kind", stream=False)
-    ).json()
+    asked = {"prompt": "Hi", "system": "Be kind", "stream": False}
+    body = await (await post(http, "/api/generate", **asked)).json()
     assert (body["response"], body["done_reason"]) == ("ab", "length")
     assert fits("/api/generate", body)
     answer = await post(http, "/api/generate", prompt="Hi", raw=True, format={"type": "object"})
     lines = [json.loads(line) for line in (await answer.text()).splitlines()]
     assert [each["response"] for each in lines] == ["a", "b", ""]
+    kind, hi = {"role": "system", "content": "Be kind"}, {"role": "user", "content": "Hi"}
     assert [asked_of(ask) for ask in link.asks] == [
-        {
-            "messages": [
-                {"role": "system", "content": "Be kind"},
-                {"role": "user", "content": "Hi"},
-            ]
-        },
+        {"messages": [kind, hi]},
         {"prompt": "Hi", "guide": {"schema": {"type": "object"}}},
     ]
 

@@ -6,14 +6,14 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aiohttp
 import pytest
 from fleet_fakes import hang, offer
 from patience import until
-from raw_http import GUARD_S, plain_socket
+from raw_http import GUARD_S, connected
 from router_http import Http, serving
 
 from capamesh.protocol.adverts import ModelOffer
@@ -55,10 +55,8 @@ async def test_browser_gets_the_page_and_others_the_routes() -> None:
         shown = await http.client.get("/", headers=BROWSER)
         assert shown.content_type == "text/html"
         assert shown.headers[POLICY].startswith("default-src 'none'; script-src 'self'; ")
-        assert (shown.headers["Vary"], shown.headers["X-Content-Type-Options"]) == (
-            "Accept",
-            "nosniff",
-        )
+        told = [shown.headers[name] for name in ("Vary", "X-Content-Type-Options")]
+        assert told == ["Accept", "nosniff"]
         listed = await (await http.client.get("/")).json()
     routes = {(route["method"], route["path"]): route["does"] for route in listed["routes"]}
     assert routes["POST", "/v2/models/{model}/infer"] == "Run one inference."
@@ -77,11 +75,8 @@ async def test_files_of_the_page_are_kept_for_ever_by_their_digest(http: Http) -
     assert script.headers["Content-Encoding"] == "gzip"
     plain = await http.client.get(path, headers={"Accept-Encoding": "identity"})
     assert await plain.read() == await script.read()
-    for wrong in (
-        path.replace("/page/", "/page/0"),
-        "/page/x/..%2f..%2f__init__.py",
-        path + "x",
-    ):
+    others = (path.replace("/page/", "/page/0"), "/page/x/..%2f..%2f__init__.py", path + "x")
+    for wrong in others:
         assert (await http.client.get(wrong)).status == 404, wrong
 
 
@@ -94,11 +89,8 @@ async def test_snapshot_and_changes_give_the_fleet_of_now(
     async with events(http, first["revision"]) as content:
         http.node("b", hang, models=(offer("n"),))
         event, changes = await next_event(content)
-        assert (event, list(changes["nodes"]), list(changes["models"])) == (
-            "changes",
-            ["b"],
-            ["n/1"],
-        )
+        told = (event, list(changes["nodes"]), list(changes["models"]))
+        assert told == ("changes", ["b"], ["n/1"])
     # one who comes back goes on where it was
     async with events(http, "gone-1", **{"Last-Event-ID": first["revision"]}) as content:
         _, changes = await next_event(content)
@@ -118,44 +110,32 @@ async def test_unknown_revision_begins_anew(http: Http, after: str) -> None:
 
 async def test_too_many_viewers_are_told_so(http: Http) -> None:
     revision = (await snapshot(http))["revision"]
-    streams = [events(http, revision) for _ in range(64)]
-    for stream in streams:
-        await stream.__aenter__()
-    reply = await http.client.get("/v1/page/changes")
+    async with AsyncExitStack() as stack:
+        for _ in range(64):
+            await stack.enter_async_context(events(http, revision))
+        reply = await http.client.get("/v1/page/changes")
     assert (reply.status, reply.headers["X-Capamesh-Error"]) == (503, "overloaded")
     assert reply.headers["Retry-After"] == "10"
     assert "64 pages follow" in (await reply.json())["error"]
-    for stream in streams:
-        await stream.__aexit__(None, None, None)
 
 
-class DeafViewers:
-    """Viewers who follow a page's stream from a revision on, and never read a byte of it.
+@asynccontextmanager
+async def deaf_viewers(http: Http, revision: str, count: int) -> AsyncIterator[None]:
+    """Have viewers follow the stream from a revision on, who never read a byte of it.
 
     The kernel takes few bytes in their place: the front has the others.
     """
-
-    def __init__(self, http: Http, revision: str) -> None:
-        for server in http.front._servers:
-            for listening in server.sockets:
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
-        self._http = http
-        path = f"/v1/page/changes?after={revision}"
-        self._request = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
-        self._sockets: list[socket.socket] = []
-
-    async def come(self, count: int) -> None:
-        loop = asyncio.get_running_loop()
+    for server in http.front._servers:
+        for listening in server.sockets:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+    path = f"/v1/page/changes?after={revision}"
+    async with AsyncExitStack() as stack:
         for _ in range(count):
-            deaf = plain_socket()
-            self._sockets.append(deaf)
-            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            await loop.sock_connect(deaf, (self._http.client.host, self._http.client.port))
-            await loop.sock_sendall(deaf, self._request)
-
-    def close(self) -> None:
-        for deaf in self._sockets:
-            deaf.close()
+            opening = connected(http.client.port, receive_bytes=4096)
+            deaf = (await stack.enter_async_context(opening)).transport
+            deaf.pause_reading()
+            deaf.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        yield
 
 
 def many_models(name: str, count: int) -> tuple[ModelOffer, ...]:
@@ -167,14 +147,13 @@ async def test_viewer_that_reads_nothing_is_hung_up_on(monkeypatch: pytest.Monke
     monkeypatch.setattr(page, "WRITE_S", 0.1)
     async with serving() as http:
         revision = (await snapshot(http))["revision"]
-        with closing(DeafViewers(http, revision)) as deaf:
-            await deaf.come(1)
+        async with deaf_viewers(http, revision, 1):
             await until(lambda: http.feed.viewers == 1)
             http.node("a", hang, models=many_models("a", 5000))
             await until(lambda: http.feed.viewers == 0)
-        assert http.feed.reader(revision) is not None, (
-            "the frame is kept: it was not for want of it"
-        )
+        assert (
+            http.feed.reader(revision) is not None
+        )  # the frame is kept: it was not for want of it
 
 
 async def test_thousand_viewers_that_read_nothing_hold_few_bytes(
@@ -186,8 +165,7 @@ async def test_thousand_viewers_that_read_nothing_hold_few_bytes(
     monkeypatch.setattr(page, "WRITE_S", 10 * GUARD_S)  # none is hung up on meanwhile
     async with serving() as http:
         begun = (await snapshot(http))["revision"]
-        with closing(DeafViewers(http, begun)) as deaf:
-            await deaf.come(1000)
+        async with deaf_viewers(http, begun, 1000):
             await until(lambda: http.feed.viewers == feed.MOST_VIEWERS)
             most_bytes = 0
             for name in ("a", "b", "c", "d", "e"):
@@ -212,9 +190,7 @@ async def test_viewer_that_falls_behind_between_frames_is_told_to_begin_anew(htt
     async with events(http, revision) as content:
         http.node("a", hang, models=many_models("a", 10_000))
         said = await content.read()
-        assert said.endswith(b"event: reset\ndata: {}\n\n"), (
-            "the frame is larger than any that is kept"
-        )
+        assert said.endswith(b"event: reset\ndata: {}\n\n")  # no frame as large is kept
         assert b"changes" not in said
 
 
@@ -258,13 +234,8 @@ async def test_history_is_packed_and_one_who_has_it_is_told_so() -> None:
         tag = first.headers["ETag"]
         assert plain.headers["ETag"] == tag
         assert first.headers["Cache-Control"] == "no-cache"
-        for known, status in (
-            (tag, 304),
-            (f'"x", {tag}', 304),
-            ("*", 304),
-            ('"x"', 200),
-            ("junk", 200),
-        ):
+        known_as = {tag: 304, f'"x", {tag}': 304, "*": 304, '"x"': 200, "junk": 200}
+        for known, status in known_as.items():
             again = await http.client.get(path, headers={"If-None-Match": known})
             assert again.status == status, known
             assert (await again.read() == b"") == (status == 304)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -43,76 +41,30 @@ sys.stdin.read()
 
 
 class S3Server:
-    """One server with one bucket."""
+    """One server with one bucket, and boto's client, by which a test sees what is in it."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
-        self.process = process
-        self.port = port
-
-    def client(self) -> Any:
-        """Return boto's client, by which a test sees what is in the bucket."""
+    def __init__(self, port: int) -> None:
         import boto3  # noqa: PLC0415 - it takes half a second
 
-        return boto3.client(
+        self.port = port
+        self.client: Any = boto3.client(
             "s3",
-            endpoint_url=f"http://127.0.0.1:{self.port}",
+            endpoint_url=f"http://127.0.0.1:{port}",
             aws_access_key_id=KEY,
             aws_secret_access_key=SECRET,
             region_name="us-east-1",
         )
+        self.client.create_bucket(Bucket=BUCKET)
 
     def put(self, key: str, data: bytes) -> None:
-        self.client().put_object(Bucket=BUCKET, Key=key, Body=data)
+        self.client.put_object(Bucket=BUCKET, Key=key, Body=data)
 
     def get(self, key: str) -> bytes:
-        found: bytes = self.client().get_object(Bucket=BUCKET, Key=key)["Body"].read()
-        return found
+        return bytes(self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
 
     def keys(self, prefix: str = "") -> list[str]:
-        found = self.client().list_objects_v2(Bucket=BUCKET, Prefix=prefix)
+        found = self.client.list_objects_v2(Bucket=BUCKET, Prefix=prefix)
         return sorted(each["Key"] for each in found.get("Contents", []))
-
-    def open_uploads(self) -> list[str]:
-        """Return the keys of multipart uploads that were begun and never ended."""
-        found = self.client().list_multipart_uploads(Bucket=BUCKET)
-        return [each["Key"] for each in found.get("Uploads", [])]
-
-    def environment(self, port: int | None = None) -> dict[str, str]:
-        """Return what a router's environment says of the server, or of what stands before it."""
-        return {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port or self.port}",
-            "AWS_ACCESS_KEY_ID": KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_REGION": "us-east-1",
-        }
-
-    def freeze(self) -> None:
-        os.kill(self.process.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        os.kill(self.process.pid, signal.SIGCONT)
-
-
-@contextmanager
-def s3_server() -> Iterator[S3Server]:
-    """Run a server, or leave the test out where moto is not installed."""
-    pytest.importorskip("moto")
-    process = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        server = S3Server(process, int(process.stdout.readline()))
-        server.client().create_bucket(Bucket=BUCKET)
-        yield server
-    finally:
-        process.kill()
-        with process:  # closes its pipes, and waits for it
-            pass
 
 
 PIECE = 16 * 1024
@@ -130,12 +82,10 @@ class FaultyProxy:
         self._sockets: list[socket.socket] = []
         self.requests: list[bytes] = []
         """The first line and the headers of each request, as far as they came at once."""
-        self.is_refusing = False
-        """True: connections are closed at once, and those that are open."""
-        self.is_silent = False
-        """True: what the client sends is taken, and nothing is answered."""
+        self.is_refusing = False  # connections are closed at once
+        self.is_silent = False  # what the client sends is taken, and nothing is answered
         self.cut_after: int | None = None
-        """The bytes of answers after which one connection is closed, once; None: none is."""
+        """The bytes of answers after which one connection is closed, once."""
         self.answers: Callable[[bytes], bytes | None] = lambda _head: None
         """Returns an answer of the proxy's own to a request, or None to pass it on."""
         threading.Thread(target=self._accept, daemon=True).start()
@@ -167,8 +117,8 @@ class FaultyProxy:
             server = socket.create_connection(("127.0.0.1", self._server_port))
             with self._lock:
                 self._sockets += [client, server]
-            threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
-            threading.Thread(target=self._back, args=(client, server), daemon=True).start()
+            for way in (self._forward, self._back):
+                threading.Thread(target=way, args=(client, server), daemon=True).start()
 
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
@@ -205,16 +155,6 @@ class FaultyProxy:
                 each.shutdown(socket.SHUT_RDWR)
 
 
-@contextmanager
-def faulty_proxy(port: int) -> Iterator[FaultyProxy]:
-    """Run a proxy before a server."""
-    proxy = FaultyProxy(port)
-    try:
-        yield proxy
-    finally:
-        proxy.close()
-
-
 pytest.importorskip("obstore")
 
 JOB = JobId("job-1")
@@ -225,19 +165,33 @@ OUT = f"s3://{BUCKET}/out"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[S3Server]:
-    with s3_server() as server:
-        yield server
+    """Run a server, or leave the tests out where moto is not installed."""
+    pytest.importorskip("moto")
+    argv, pipe = [sys.executable, "-c", _PROGRAM], subprocess.PIPE
+    # its pipes are closed, and it is waited for
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
+        try:
+            assert process.stdout is not None
+            yield S3Server(int(process.stdout.readline()))
+        finally:
+            process.kill()
 
 
 @pytest.fixture
 def proxy(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     """A network between the router and the server, which the environment names."""
-    with faulty_proxy(server.port) as proxy:
-        for name, value in server.environment(proxy.port).items():
-            monkeypatch.setenv(name, value)
-        object_folder._store.cache_clear()
-        yield proxy
-        object_folder._store.cache_clear()
+    proxy = FaultyProxy(server.port)
+    for name, value in (
+        ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}"),
+        ("AWS_ACCESS_KEY_ID", KEY),
+        ("AWS_SECRET_ACCESS_KEY", SECRET),
+        ("AWS_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    object_folder._store.cache_clear()
+    yield proxy
+    object_folder._store.cache_clear()
+    proxy.close()
 
 
 @contextmanager
@@ -390,25 +344,9 @@ def test_store_that_hangs_or_is_gone_holds_nobody(
     assert sink.read(part) == b"x"
 
 
-def test_frozen_server_holds_nobody(
-    server: S3Server, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+def test_part_is_one_object_that_is_written_once_and_read_back(
+    server: S3Server, proxy: FaultyProxy
 ) -> None:
-    server.put("sets/in.jsonl", LINES)
-    source = file_of("sets/in.jsonl")
-    source.stamp()
-    server.freeze()
-    try:
-        with (
-            impatient(monkeypatch, source),
-            pytest.raises(PlaceUnavailable, match="did not answer in time"),
-        ):
-            source.stamp()
-    finally:
-        server.thaw()
-    assert source.stamp().size_bytes == len(LINES)
-
-
-def test_part_is_one_object_that_is_read_back(server: S3Server, proxy: FaultyProxy) -> None:
     sink = RemoteSink(remote_url(OUT), JobId("job-2"))
     part = sink.write("part-000003-2.jsonl", [LINES[:100], LINES[100:]])
     assert (part.name, part.size_bytes) == ("part-000003-2.jsonl", len(LINES))
@@ -416,17 +354,12 @@ def test_part_is_one_object_that_is_read_back(server: S3Server, proxy: FaultyPro
     assert sink.read(part) == LINES
     puts = [each for each in proxy.requests if each.startswith((b"PUT", b"POST"))]
     assert len(puts) == 1  # no upload in pieces, which a dead router would leave open
-    assert server.open_uploads() == []
-
-
-def test_part_is_written_once(server: S3Server, proxy: FaultyProxy) -> None:
-    sink = RemoteSink(remote_url(OUT), JobId("job-3"))
-    part = sink.write("part-000003-2.jsonl", [b"mine"])
+    assert "Uploads" not in server.client.list_multipart_uploads(Bucket=BUCKET)
     with pytest.raises(OutputFailed, match="is there already"):
         sink.write("part-000003-2.jsonl", [b"other"])
     # the same bytes again: an answer was lost
-    assert sink.write("part-000003-2.jsonl", [b"mine"]) == part
-    assert sink.read(part) == b"mine"
+    assert sink.write("part-000003-2.jsonl", [LINES]) == part
+    assert sink.read(part) == LINES
 
 
 def test_part_whose_answer_is_lost_is_there_whole_or_not_at_all(
@@ -458,7 +391,7 @@ def test_part_that_is_not_what_was_written_is_not_given(
     server.put("out/job-5/part-000001-1.jsonl", b"other")
     with pytest.raises(OutputFailed, match="not what was written"):
         sink.read(part)
-    server.client().delete_object(Bucket=BUCKET, Key="out/job-5/part-000001-1.jsonl")
+    server.client.delete_object(Bucket=BUCKET, Key="out/job-5/part-000001-1.jsonl")
     with pytest.raises(OutputFailed, match="is not there"):
         sink.read(part)
 
@@ -471,15 +404,12 @@ def test_parts_that_no_manifest_names_are_collected_and_nothing_else(
     kept = sink.write("part-000001-2.jsonl", [b"kept"])
     sink.write("part-000001-1.jsonl", [b"orphan"])
     sink.write("bad-000001-1.jsonl", [b"orphan"])
-    others = [
-        "out/job-6/notes.txt",
-        "out/job-6/deeper/part-000001-1.jsonl",
-        "out/job-66/part-000001-1.jsonl",
-    ]
+    others = ("6/notes.txt", "6/deeper/part-000001-1.jsonl", "66/part-000001-1.jsonl")
     for key in others:
-        server.put(key, b"of somebody")
+        server.put(f"out/job-{key}", b"of somebody")
     assert sink.collect({kept.name}) == 2
-    assert server.keys("out/job-6") == sorted(["out/job-6/part-000001-2.jsonl", *others])
+    left = sorted(("6/part-000001-2.jsonl", *others))
+    assert server.keys("out/job-6") == [f"out/job-{key}" for key in left]
 
 
 def test_credentials_are_in_no_text(

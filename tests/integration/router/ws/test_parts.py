@@ -32,8 +32,12 @@ def is_final(answer: Any) -> bool:
 
 
 def value_of(answer: Any) -> float:
-    output = answer["outputs"][0]
-    return float(output["data"][0])
+    return float(answer["outputs"][0]["data"][0])
+
+
+async def values(client: WsClient) -> list[float]:
+    """Return the values of all messages of one answer."""
+    return [value_of(each) for each in await whole(client)]
 
 
 async def whole(client: WsClient) -> list[Any]:
@@ -104,15 +108,10 @@ async def test_answer_that_breaks_off_tells_how_many_parts_came_and_the_stream_g
         client.send(infer("a"))
         *parts, last = await whole(client)
         assert [value_of(each) for each in parts] == [1, 2]
-        assert last == {
-            "error": "the answer broke off after 2 parts: it fell over",
-            "code": "run_failed",
-            "answered": 0,
-            "id": "a",
-            "parts": 2,
-        }
+        said = "the answer broke off after 2 parts: it fell over"
+        assert last == {"error": said, "code": "run_failed", "answered": 0, "id": "a", "parts": 2}
         client.send(infer("b"))
-        assert [value_of(each) for each in await whole(client)] == [1, 2]
+        assert await values(client) == [1, 2]
 
 
 @pytest.mark.parametrize("is_rude", [True, False])
@@ -139,7 +138,7 @@ async def test_client_that_does_not_read_stops_its_own_answer_alone(http: Http) 
     while before < large(link):  # sockets and both sides' buffers hold some megabytes
         before = large(link)
         quick.send(infer("quick"))
-        assert [value_of(each) for each in await whole(quick)] == [*range(1, 21)]
+        assert await values(quick) == [*range(1, 21)]
     assert not link.asks[0].ended
     assert before < 90
     slow.transport.resume_reading()  # type: ignore[attr-defined]
@@ -193,7 +192,7 @@ async def test_long_parts_are_written_in_slices_and_keep_their_order(http: Http)
     node(http, sending(200_000, 2, 3, is_whole=True))
     async with streaming(http, PARTS) as client:
         client.send(infer("a"))
-        assert [value_of(each) for each in await whole(client)] == [200_000, 2, 3]
+        assert await values(client) == [200_000, 2, 3]
 
 
 async def test_client_that_leaves_while_a_part_is_written_leaves_nothing_behind(http: Http) -> None:

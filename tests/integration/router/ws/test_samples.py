@@ -27,18 +27,23 @@ PATH = "/v2/models/vad/stream"
 SAMPLES, CONTEXT = 4, 2
 
 
-def detector(**changes: Any) -> ModelOffer:
+def detector() -> ModelOffer:
     """Return a model that takes windows of four samples behind two of context, and a rate."""
+    sound, rate, y = (
+        TensorSpec(name, datatype, shape)
+        for name, datatype, shape in (
+            ("sound", Datatype.FP32, (-1, -1)),
+            ("rate", Datatype.INT64, ()),
+            ("y", Datatype.FP32, (-1, -1)),
+        )
+    )
+    windows = Windows("sound", SAMPLES, CONTEXT, 8000, (("rate", 8000),))
     return replace(
         offer("vad"),
-        inputs=(
-            TensorSpec("sound", Datatype.FP32, (-1, -1)),
-            TensorSpec("rate", Datatype.INT64, ()),
-        ),
-        outputs=(TensorSpec("y", Datatype.FP32, (-1, -1)),),
+        inputs=(sound, rate),
+        outputs=(y,),
         scheduling=Scheduling.SEQUENCE,
-        windows=Windows("sound", SAMPLES, CONTEXT, 8000, (("rate", 8000),)),
-        **changes,
+        windows=windows,
     )
 
 
@@ -72,11 +77,8 @@ async def test_samples_become_windows_with_context_in_one_sequence(http: Http) -
         client.send('{"end": true}')
         assert await client.end() == (1000, "")
         assert [answer["id"] for answer in client.messages] == ["2"]
-    assert windows_of(link.calls) == [
-        [0, 0, 1, 2, 3, 4],
-        [3, 4, 5, 6, 7, 8],
-        [7, 8, 9, 0, 0, 0],
-    ]
+    windows = [[0, 0, 1, 2, 3, 4], [3, 4, 5, 6, 7, 8], [7, 8, 9, 0, 0, 0]]
+    assert windows_of(link.calls) == windows
     assert marks_of(link.calls) == [(True, False), (False, False), (False, True)]
     assert len({call.sequence.id for call in link.calls if call.sequence}) == 1
     rates = {call.inputs[1].to_numpy().item() for call in link.calls}
@@ -95,11 +97,8 @@ async def test_messages_of_any_length_come_to_the_same_windows(
             client.send(data[at : at + size])
             at += size
         assert await all_of(client, 3) == ["0", "1", "2"]
-    assert [window[CONTEXT:] for window in windows_of(link.calls)] == [
-        [0, 1, 2, 3],
-        [4, 5, 6, 7],
-        [8, 9, 10, 11],
-    ]
+    samples = [at for window in windows_of(link.calls) for at in window[CONTEXT:]]
+    assert samples == [*range(12)]
 
 
 async def test_sequence_is_ended_by_silence_where_no_samples_are_left(http: Http) -> None:
@@ -210,24 +209,33 @@ async def test_model_that_no_node_can_be_asked_for_closes_with_try_later(http: H
         assert closed[0] in {1013, 1011}
 
 
-def away(http: Http, *script: Callable[[Ask], None]) -> LoadingLink:
-    """Add a node that has no memory for the model, and loads it when a test says so."""
-    link = LoadingLink(http.fleet, "A", detector(), *script)
+class Early:
+    """A client that asks for a stream of a model that is away, sends something, and waits for no answer."""
+
+    def __init__(self, http: Http, link: LoadingLink) -> None:
+        self.http, self.link = http, link
+        self.client: WsClient
+
+    async def ask(self, path: str = PATH, *sent: bytes) -> None:
+        at = self.http.client
+        self.client = WsClient(*await asyncio.open_connection(at.host, at.port))
+        self.client.raw(head(path) + b"".join(sent))
+        await self.link.wanted.wait()
+
+    async def status(self) -> int:
+        await self.client.open(b"")
+        return self.client.status
+
+    async def leave(self) -> None:
+        self.client.leave()
+        await all_given_back(self.http)
+
+
+@pytest.fixture
+def early(http: Http) -> Early:
+    link = LoadingLink(http.fleet, "A", detector())
     link.is_ready_at_once = False
-    return link
-
-
-async def asked_early(http: Http, path: str, *sent: bytes, lines: Sequence[str] = ()) -> WsClient:
-    """Return a client that has asked for a stream and sent something, without waiting for an answer."""
-    client = WsClient(*await asyncio.open_connection(http.client.host, http.client.port))
-    client.raw(head(path, *lines) + b"".join(sent))
-    return client
-
-
-async def answered(client: WsClient) -> int:
-    """Return the status of what a client asked early."""
-    await client.open(b"")
-    return client.status
+    return Early(http, link)
 
 
 def waiting(http: Http) -> int:
@@ -236,81 +244,71 @@ def waiting(http: Http) -> int:
 
 
 @pytest.mark.parametrize("query", ["", "?messages=samples"])
-async def test_model_that_is_away_is_loaded_for_samples(http: Http, query: str) -> None:
-    link = away(http)
-    early = frame(0x82, sound(1, 2, 3, 4, 5))
-    client = await asked_early(http, PATH + query, early)
-    await link.wanted.wait()
+async def test_model_that_is_away_is_loaded_for_samples(
+    http: Http, early: Early, query: str
+) -> None:
+    await early.ask(PATH + query, frame(0x82, sound(1, 2, 3, 4, 5)))
     assert http.front.requests.count == 1
-    link.load()
-    assert await answered(client) == 101
-    assert (await client.next())["id"] == "0"
-    client.send(sound(6, 7, 8))
-    assert (await client.next())["outputs"][0]["data"] == [3, 4, 5, 6, 7, 8]
-    client.leave()
-    await all_given_back(http)
-    assert (link.wants, marks_of(link.calls)) == (1, [(True, False), (False, False)])
+    early.link.load()
+    assert await early.status() == 101
+    assert (await early.client.next())["id"] == "0"
+    early.client.send(sound(6, 7, 8))
+    assert (await early.client.next())["outputs"][0]["data"] == [3, 4, 5, 6, 7, 8]
+    await early.leave()
+    assert (early.link.wants, marks_of(early.link.calls)) == (1, [(True, False), (False, False)])
 
 
 async def test_much_that_is_sent_before_the_model_is_loaded_is_not_read_and_not_lost(
-    http: Http,
+    http: Http, early: Early
 ) -> None:
-    link = away(http)
-    early = [frame(0x82, sound(*range(at, at + SAMPLES))) for at in range(0, 40_000, SAMPLES)]
-    client = await asked_early(http, PATH, *early)
-    await link.wanted.wait()
+    sent = [frame(0x82, sound(*range(at, at + SAMPLES))) for at in range(0, 40_000, SAMPLES)]
+    await early.ask(PATH, *sent)
     (connection,) = http.front.connections
     await eventually(lambda: connection._guest._is_reading_paused, "it is read on")
-    link.load()
-    assert await answered(client) == 101
-    for number in range(len(early)):
-        assert (await client.next())["id"] == str(number)
-    client.leave()
-    await all_given_back(http)
+    early.link.load()
+    assert await early.status() == 101
+    assert await all_of(early.client, len(sent)) == [str(at) for at in range(len(sent))]
+    await early.leave()
 
 
 async def test_load_that_fails_is_the_answer_to_whoever_wants_a_stream() -> None:
     async with tidy(timeout_s=1.0) as slow:
-        link = away(slow)
-        client = await asked_early(slow, PATH)
-        assert await answered(client) == 503
-        assert b"takes longer than the request's time" in client.answer
+        link = LoadingLink(slow.fleet, "A", detector())
+        link.is_ready_at_once = False
+        early = Early(slow, link)
+        await early.ask()
+        assert await early.status() == 503
+        assert b"takes longer than the request's time" in early.client.answer
         assert (link.wants, slow.front.requests.count) == (1, 0)
-        client.leave()
-        await all_given_back(slow)
+        await early.leave()
 
 
-async def test_client_that_leaves_while_its_model_is_loaded_waits_no_more(http: Http) -> None:
-    link = away(http)
-    client = await asked_early(http, PATH)
-    await link.wanted.wait()
+async def test_client_that_leaves_while_its_model_is_loaded_waits_no_more(
+    http: Http, early: Early
+) -> None:
+    await early.ask()
     assert waiting(http) == 1
-    client.leave()
-    await all_given_back(http)
+    await early.leave()
     assert waiting(http) == 0
-    link.load()
+    early.link.load()
     await http.settled()
-    assert link.asks == []
+    assert early.link.asks == []
 
 
-async def test_router_that_stops_answers_who_waits_for_a_load(http: Http) -> None:
-    link = away(http)
-    client = await asked_early(http, PATH)
-    await link.wanted.wait()
+async def test_router_that_stops_answers_who_waits_for_a_load(http: Http, early: Early) -> None:
+    await early.ask()
     (connection,) = http.front.connections
     connection.close()
-    assert await answered(client) == 503
-    assert b"the router stops" in client.answer
+    assert await early.status() == 503
+    assert b"the router stops" in early.client.answer
     assert waiting(http) == 0
-    client.leave()
-    await all_given_back(http)
+    await early.leave()
 
 
 async def test_model_that_was_loaded_and_takes_no_samples_is_told(http: Http) -> None:
-    plain = LoadingLink(http.fleet, "A", offer("vad"))
-    client = await asked_early(http, f"{PATH}?messages=samples")
-    assert await answered(client) == 400
-    assert b"takes no samples" in client.answer
-    assert plain.wants == 1
-    client.leave()
-    await all_given_back(http)
+    early = Early(http, LoadingLink(http.fleet, "A", offer("vad")))
+    await early.ask(f"{PATH}?messages=samples")
+    assert await early.status() == 400
+    assert b"takes no samples" in early.client.answer
+    assert early.link.wants == 1
+    await early.leave()

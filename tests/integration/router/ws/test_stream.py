@@ -17,15 +17,14 @@ from capamesh.router.http.limits import FrontLimits
 
 
 def binary(name: str, *values: float) -> bytes:
-    described = {
+    tensor = {
         "name": "x",
         "datatype": "FP32",
         "shape": [1, 2],
         "parameters": {"binary_data_size": 8},
     }
-    text = json.dumps(
-        {"id": name, "inputs": [described], "parameters": {"binary_data_output": True}}
-    ).encode()
+    asked = {"id": name, "inputs": [tensor], "parameters": {"binary_data_output": True}}
+    text = json.dumps(asked).encode()
     return struct.pack("<I", len(text)) + text + struct.pack("<2f", *values)
 
 
@@ -109,12 +108,15 @@ async def test_client_that_closes_or_is_gone_takes_back_what_is_under_way(
 
 async def test_parts_of_a_message_and_pings_between_them(http: Http) -> None:
     http.node("A")
+    rows = 20_000
+    tensor = {**X, "shape": [rows, 2], "data": [1.5] * (2 * rows)}
     async with streaming(http) as client:
-        text = infer("long")
+        text = infer("long", inputs=[tensor])  # it is read in slices, too
         client.send(text[:20], is_last=False)
         client.ping(b"are you there")
         client.send(text[20:])
-        assert (await client.next())["id"] == "long"
+        answer = await client.next()
+        assert (answer["id"], answer["outputs"][0]["shape"]) == ("long", [rows, 2])
         assert client.pongs == [b"are you there"]
 
 
@@ -161,8 +163,6 @@ async def test_stream_is_closed_when_the_router_stops_and_behind_its_answer_when
         (STREAM, ("Sec-WebSocket-Version: 13",), 400, "13 is spoken here"),
         (STREAM, ("Content-Length: 5",), 400, "no body"),
         (STREAM, ("Host: other",), 400, "one Host"),
-        (STREAM, ("Origin: https://evil.example",), 403, "--allow-origin https://evil.example"),
-        (STREAM, ("Origin: null",), 403, "a page of null may not ask this router"),
     ],
 )
 async def test_client_that_is_refused_is_told_why_before_there_is_a_stream(
@@ -176,17 +176,6 @@ async def test_client_that_is_refused_is_told_why_before_there_is_a_stream(
     await all_given_back(http)
 
 
-@pytest.mark.parametrize(
-    "line", ["Origin: http://localhost", "Origin: https://app.example", "Origin: https://LOCALHOST"]
-)
-async def test_own_pages_and_allowed_ones_open_streams(line: str) -> None:
-    async with tidy(allowed_origins=("https://app.example",)) as http:
-        http.node("A")
-        async with streaming(http, STREAM, line) as client:
-            client.send(infer("a"))
-            assert (await client.next())["id"] == "a"
-
-
 async def test_message_over_the_limit_closes_before_it_is_here() -> None:
     async with tidy(limits=Limits(max_message_bytes=100_000, max_json_bytes=1000)) as http:
         http.node("A")
@@ -196,16 +185,6 @@ async def test_message_over_the_limit_closes_before_it_is_here() -> None:
                 told = await client.next()
                 assert (told["code"], said in told["error"]) == ("too_large", True), told
                 assert (await client.end() or (0,))[0] == 1009
-
-
-async def test_long_json_is_read_in_slices(http: Http) -> None:
-    http.node("A")
-    rows = 20_000
-    tensor = {**X, "shape": [rows, 2], "data": [1.5] * (2 * rows)}
-    async with streaming(http) as client:
-        client.send(json.dumps({"id": "long", "inputs": [tensor]}))
-        answer = await client.next()
-        assert (answer["id"], answer["outputs"][0]["shape"]) == ("long", [rows, 2])
 
 
 async def test_client_without_room_is_told_to_come_again() -> None:

@@ -9,11 +9,10 @@ import pytest
 from fleet_fakes import offer
 from loading_nodes import LoadingLink
 from router_http import Http
-from ws_client import STREAM, WsClient, all_given_back, connected, infer, streaming
+from ws_client import STREAM, all_given_back, connected, infer, streaming
 
 from capamesh.protocol.adverts import Scheduling
 from capamesh.protocol.windows import Windows
-from capamesh.router.access.keys import Verb
 
 
 @pytest.fixture
@@ -22,14 +21,14 @@ def http(http: Http) -> Http:
     return http
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "Authorization: Bearer {}",
-        "X-API-Key: {}",
-        "Sec-WebSocket-Protocol: capamesh, capamesh.key.{}",
-    ],
+FORMS = (
+    "Authorization: Bearer {}",
+    "X-API-Key: {}",
+    "Sec-WebSocket-Protocol: capamesh, capamesh.key.{}",
 )
+
+
+@pytest.mark.parametrize("line", FORMS)
 async def test_key_opens_a_stream_in_each_of_its_forms(http: Http, line: str) -> None:
     text = http.key()
     async with streaming(http, STREAM, line.format(text)) as client:
@@ -37,24 +36,6 @@ async def test_key_opens_a_stream_in_each_of_its_forms(http: Http, line: str) ->
         assert (is_named, text.encode() in client.answer) == ("Protocol" in line, False)
         client.send(infer("a"))
         assert (await client.next())["id"] == "a"
-
-
-async def test_client_without_a_key_gets_no_stream(http: Http) -> None:
-    text = http.key(Verb.READ)
-    for lines, status in (
-        ((), 401),
-        (("Authorization: Bearer cm_00000000_none",), 401),
-        ((f"Authorization: Bearer {text}",), 403),
-        (("Sec-WebSocket-Protocol: capamesh.key.",), 401),
-    ):
-        client = await connected(http, STREAM, *lines)
-        assert client.status == status, client.answer
-        assert b"hosted models" not in client.answer
-        client.leave()
-    client = await connected(http, "/v2/models/secret/stream")
-    assert client.status == 401
-    client.leave()
-    await all_given_back(http)
 
 
 async def test_key_that_is_revoked_ends_the_stream_at_its_next_message(http: Http) -> None:
@@ -69,10 +50,18 @@ async def test_key_that_is_revoked_ends_the_stream_at_its_next_message(http: Htt
         assert (await client.end() or (0,))[0] == 1008
 
 
-async def test_stream_is_its_tenants(http: Http) -> None:
-    text = http.key()
-    client = await connected(http, f"{STREAM}?tenant=other", f"Authorization: Bearer {text}")
-    assert client.status == 403
+@pytest.mark.parametrize(
+    ("query", "line", "status"),
+    [
+        ("?tenant=other", "Authorization: Bearer {}", 403),
+        ("", "Sec-WebSocket-Protocol: capamesh.key.", 401),
+    ],
+)
+async def test_stream_is_its_tenants_and_of_a_key(
+    http: Http, query: str, line: str, status: int
+) -> None:
+    client = await connected(http, STREAM + query, line.format(http.key()))
+    assert client.status == status
     client.leave()
     await all_given_back(http)
 
@@ -85,12 +74,8 @@ async def test_model_that_remembers_gets_the_stream_as_one_sequence(http: Http) 
             client.send(infer(parameters=parameters))
             await client.next()
     found = [call.sequence for call in link.calls]
-    assert [(mark.is_start, mark.is_end) for mark in found if mark] == [
-        (True, False),
-        (False, False),
-        (False, True),
-        (True, False),
-    ]
+    marks = [(mark.is_start, mark.is_end) for mark in found if mark]
+    assert marks == [(True, False), (False, False), (False, True), (True, False)]
     ids = [mark.id for mark in found if mark]
     assert ids[0] == ids[1] == ids[2] != ids[3]
     async with streaming(http, "/v2/models/s/stream") as client:
@@ -100,22 +85,14 @@ async def test_model_that_remembers_gets_the_stream_as_one_sequence(http: Http) 
     assert link.calls[-1].sequence.id not in ids
 
 
-WINDOWS = replace(offer("w"), windows=Windows("x", 1, 0, 0))
-
-
-async def waiting(http: Http, text: str) -> tuple[LoadingLink, asyncio.Task[WsClient]]:
-    """Return a node whose model is away, and a client that waits for it with a key."""
-    link = LoadingLink(http.fleet, "B", WINDOWS)
-    link.is_ready_at_once = False
-    opening = asyncio.create_task(connected(http, "/v2/models/w/stream", f"X-API-Key: {text}"))
-    await link.wanted.wait()
-    return link, opening
-
-
 async def test_key_that_is_revoked_while_a_stream_waits_for_its_model_opens_none(
     http: Http,
 ) -> None:
-    link, opening = await waiting(http, http.key())
+    link = LoadingLink(http.fleet, "B", replace(offer("w"), windows=Windows("x", 1, 0, 0)))
+    link.is_ready_at_once = False
+    line = f"X-API-Key: {http.key()}"
+    opening = asyncio.create_task(connected(http, "/v2/models/w/stream", line))
+    await link.wanted.wait()
     http.front.keys.ring.take([], 0.0, 0.0)
     link.load()
     client = await opening
