@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 LOAD = "/v2/repository/models/m/load"
 UNLOAD = "/v2/repository/models/m/unload"
 BY_ITSELF = pytest.mark.real_loop("the client has sockets and threads of its own")
-OPERATOR = {"Authorization": "Bearer secret"}
+OPERATOR = {"authorization": "Bearer secret"}
 
 
 @pytest.fixture
@@ -62,22 +62,15 @@ async def test_operator_loads_a_model_and_is_told_who_has(http: Http) -> None:
     control = Control(http.node("a", echo))
     Control(http.node("b", echo), InvalidRequest("not here"))
     answer = await http.client.post(LOAD, headers=OPERATOR)
-    assert (answer.status, await answer.json()) == (
-        200,
-        {
-            "model": "m",
-            "action": "load",
-            "made_count": 1,
-            "made": [{"peer_id": "a", "name": ""}],
-            "refused_count": 1,
-            "refused": [
-                {"peer_id": "b", "name": "", "code": "invalid_request", "error": "not here"}
-            ],
-        },
-    )
-    assert [(each.action, each.model, each.version) for each in control.asked] == [
-        ("load", "m", "")
-    ]
+    why = {"code": "invalid_request", "error": "not here"}
+    told = {
+        "made": [{"peer_id": "a", "name": ""}],
+        "refused": [{"peer_id": "b", "name": "", **why}],
+    }
+    told |= {"model": "m", "action": "load", "made_count": 1, "refused_count": 1}
+    assert (answer.status, await answer.json()) == (200, told)
+    (asked,) = control.asked
+    assert (asked.action, asked.model, asked.version) == ("load", "m", "")
     assert http.log.events == ["models_changed"]
 
 
@@ -127,48 +120,28 @@ async def test_operator_and_admins_alone_change_models(http: Http) -> None:
     assert len(control.asked) == 2
 
 
+REFUSED: dict[str, Callable[[Any], object]] = {
+    "operator's key": lambda client: client.unload_model("m"),
+    "'config' is not taken": lambda client: client.load_model("m", headers=OPERATOR, config="{}"),
+    "no node hosts model 'gone'": lambda client: client.load_model("gone", headers=OPERATOR),
+    "no trace settings here": lambda client: client.get_trace_settings(),
+    "the log is set up": lambda client: client.get_log_settings(),
+    "shared memory is of one machine": lambda client: client.get_cuda_shared_memory_status(),
+}
+
+
 @BY_ITSELF
-async def test_triton_s_client_loads_and_unloads_over_http(http: Http) -> None:
+@pytest.mark.parametrize("library", [triton_http, triton_grpc], ids=["http", "grpc"])
+async def test_triton_s_client_loads_and_unloads(http: Http, library: Any) -> None:
     control = Control(http.node("a", echo))
 
     def asked() -> None:
-        with triton_http.InferenceServerClient(f"{http.client.host}:{http.client.port}") as client:
+        with library.InferenceServerClient(f"{http.client.host}:{http.client.port}") as client:
             client.load_model("m", headers=OPERATOR)
             client.unload_model("m", headers=OPERATOR)
-            with pytest.raises(InferenceServerException, match="operator's key"):
-                client.unload_model("m")
-            with pytest.raises(InferenceServerException, match="'config' is not taken"):
-                client.load_model("m", headers=OPERATOR, config="{}")
-            with pytest.raises(InferenceServerException, match="no trace settings here"):
-                client.get_trace_settings()
-            with pytest.raises(InferenceServerException, match="shared memory is of one machine"):
-                client.get_system_shared_memory_status()
-
-    await asyncio.to_thread(asked)
-    assert [each.action for each in control.asked] == ["load", "unload"]
-
-
-@BY_ITSELF
-async def test_triton_s_client_loads_and_unloads_over_grpc(http: Http) -> None:
-    control = Control(http.node("a", echo))
-    operator = {"authorization": "Bearer secret"}
-
-    def asked() -> None:
-        with triton_grpc.InferenceServerClient(f"{http.client.host}:{http.client.port}") as client:
-            client.load_model("m", headers=operator)
-            client.unload_model("m", headers=operator)
-            with pytest.raises(InferenceServerException, match="operator's key"):
-                client.unload_model("m")
-            with pytest.raises(InferenceServerException, match="'config' is not taken"):
-                client.load_model("m", headers=operator, config="{}")
-            with pytest.raises(InferenceServerException, match="no node hosts model 'gone'"):
-                client.load_model("gone", headers=operator)
-            with pytest.raises(InferenceServerException, match="no trace settings here"):
-                client.get_trace_settings()
-            with pytest.raises(InferenceServerException, match="the log is set up"):
-                client.get_log_settings()
-            with pytest.raises(InferenceServerException, match="shared memory is of one machine"):
-                client.get_cuda_shared_memory_status()
+            for said, ask in REFUSED.items():
+                with pytest.raises(InferenceServerException, match=said):
+                    ask(client)
 
     await asyncio.to_thread(asked)
     assert [each.action for each in control.asked] == ["load", "unload"]
