@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 from fleet_fakes import after, echo, hang
 from grpc_attacker import Attacker, attacking, connected
 from http2_client import HEAD
-from hyperframe.frame import (
-    ContinuationFrame,
-    Frame,
-    PingFrame,
-    SettingsFrame,
-    WindowUpdateFrame,
-)
+from hyperframe.frame import ContinuationFrame, Frame, PingFrame, SettingsFrame, WindowUpdateFrame
 from loop_clock import LoopClock
 from raw_http import turns
 from router_http import Http
@@ -31,12 +24,11 @@ from capamesh.router.http.calm import MOST
 from capamesh.router.http.limits import FrontLimits
 
 CALM, PROTOCOL = 0xB, 0x1
-INFER = tuple(
-    (name, f"/{SERVICE}/ModelInfer".encode() if name == b":path" else value) for name, value in HEAD
-)
-STREAM = tuple(
-    (name, f"/{SERVICE}/ModelStreamInfer".encode() if name == b":path" else value)
-    for name, value in HEAD
+INFER, STREAM = (
+    tuple(
+        (name, f"/{SERVICE}/{of}".encode() if name == b":path" else value) for name, value in HEAD
+    )
+    for of in ("ModelInfer", "ModelStreamInfer")
 )
 
 
@@ -51,12 +43,25 @@ async def http(clock: LoopClock) -> AsyncIterator[Http]:
         yield http
 
 
-def message(rows: int = 1, **fields: Any) -> bytes:
+def message(rows: int = 1) -> bytes:
     described = {"name": "x", "datatype": "FP32", "shape": [rows, 2]}
-    built = CLASSES["ModelInferRequest"](
-        model_name="m", inputs=[described], raw_input_contents=[bytes(8 * rows)], **fields
-    ).SerializeToString()
+    raw = [bytes(8 * rows)]
+    request = CLASSES["ModelInferRequest"](
+        model_name="m", inputs=[described], raw_input_contents=raw
+    )
+    built = request.SerializeToString()
     return b"\0" + len(built).to_bytes(4, "big") + bytes(built)
+
+
+def call(attacker: Attacker, stream: int = 1, rows: int = 1) -> None:
+    """Send a whole request."""
+    whole = attacker.data(stream, message(rows), is_last=True)
+    attacker.send(attacker.head(stream, INFER), whole)
+
+
+async def is_answered(attacker: Attacker, stream: int) -> None:
+    await attacker.read_until(lambda: len(attacker.heads.get(stream, [])) == 2)
+    assert attacker.heads[stream][1] == {b"grpc-status": b"0"}
 
 
 def misbehaved(http: Http) -> int:
@@ -80,11 +85,8 @@ async def test_rapid_reset_is_ended_and_each_request_withdrawn(
     async with attacking(http) as attacker:
         with clock.standing_still():  # time would give some back
             for stream in range(1, 4 * int(MOST), 2):
-                attacker.send(
-                    attacker.head(stream, INFER),
-                    attacker.data(stream, message(), is_last=True),
-                    attacker.reset(stream),
-                )
+                call(attacker, stream)
+                attacker.send(attacker.reset(stream))
             await ended(http, attacker, CALM)
     assert len(link.asks) == MOST
     assert len(link.withdrawn) == len(link.asks)
@@ -138,8 +140,7 @@ async def test_more_streams_than_agreed_are_ended(http: Http) -> None:
     link = http.node("a", hang)
     async with attacking(http) as attacker:
         for at in range(MAX_STREAMS + 1):
-            attacker.send(attacker.head(1 + 2 * at, INFER))
-            attacker.send(attacker.data(1 + 2 * at, message(), is_last=True))
+            call(attacker, 1 + 2 * at)
         await ended(http, attacker, PROTOCOL, CALM)
     assert len(link.asks) <= MAX_STREAMS
     assert len(link.withdrawn) == len(link.asks)
@@ -148,7 +149,7 @@ async def test_more_streams_than_agreed_are_ended(http: Http) -> None:
 async def test_broken_frame_behind_requests_withdraws_them(http: Http) -> None:
     link = http.node("a", hang)
     async with attacking(http) as attacker:
-        attacker.send(attacker.head(1, INFER), attacker.data(1, message(), is_last=True))
+        call(attacker)
         await link.asked.wait()
         attacker.send(b"\xff\xff\xff\x00\x00\x00\x00\x00\x01")
         await attacker.read_all()
@@ -160,7 +161,7 @@ async def test_answer_that_is_not_read_ends_the_connection_in_time(clock: LoopCl
     async with tidy(arrival_s=20.0) as http:
         http.node("a", echo)
         async with attacking(http, initial_window_size=10) as attacker:
-            attacker.send(attacker.head(1, INFER), attacker.data(1, message(), is_last=True))
+            call(attacker)
             await attacker.read_until(lambda: 1 in attacker.bodies)
             assert http.front.budget.used_bytes > 0
             for _ in range(2):  # in the first of which there may have been some progress
@@ -175,17 +176,12 @@ async def test_answers_that_nobody_reads_are_within_the_budget() -> None:
         http.node("a", echo)
         async with attacking(http, initial_window_size=10) as attacker:
             for at in range(60):
-                attacker.send(attacker.head(1 + 2 * at, INFER))
-                attacker.send(attacker.data(1 + 2 * at, message(12_500), is_last=True))
+                call(attacker, 1 + 2 * at, 12_500)
                 if at:
                     await asyncio.sleep(0)
             await attacker.read_until(lambda: len(attacker.heads) == 60)
-            refused = [
-                stream
-                for stream, (head, *_) in attacker.heads.items()
-                if head.get(b"grpc-status") == b"14"
-            ]
-            assert 20 < len(refused) < 40
+            told = [head.get(b"grpc-status") for head, *_ in attacker.heads.values()]
+            assert 20 < told.count(b"14") < 40
             assert 2 * 2**20 < http.front.budget.used_bytes <= 3 * 2**20
 
 
@@ -197,9 +193,8 @@ async def test_rest_of_refused_messages_does_not_shut_the_window(http: Http) -> 
             stream = 1 + 2 * at
             attacker.send(attacker.head(stream, INFER), attacker.data(stream, too_large))
             await attacker.read_until(lambda stream=stream: stream in attacker.heads)  # type: ignore[misc]
-        attacker.send(attacker.head(201, INFER), attacker.data(201, message(), is_last=True))
-        await attacker.read_until(lambda: len(attacker.heads.get(201, [])) == 2)
-        assert attacker.heads[201][1] == {b"grpc-status": b"0"}
+        call(attacker, 201)
+        await is_answered(attacker, 201)
         updates = [each for each in attacker.frames if _opens(each, 0)]
         assert sum(each.window_increment for each in updates) > 100 * 60_000
 
@@ -248,23 +243,18 @@ async def test_message_that_does_not_come_is_refused_in_time() -> None:
 
 async def test_messages_that_arrive_are_within_the_budget() -> None:
     limits = FrontLimits(body_bytes=4 * 2**20, arriving_bytes=2**20)
-    async with tidy(
-        front_limits=limits,
-        limits=Limits(max_message_bytes=2**20),
-    ) as http:
+    async with tidy(front_limits=limits, limits=Limits(max_message_bytes=2**20)) as http:
         http.node("a", after(0.05, echo))
         async with attacking(http) as attacker:
             other = await connected(http)
-            rows = 100_000
-            for client in (attacker, other):
-                for stream in (1, 3, 5):
-                    whole = message(rows)
-                    client.send(client.head(stream, INFER), client.data(stream, whole[:600_000]))
+            whole = message(100_000)
+            asked = [(client, stream) for client in (attacker, other) for stream in (1, 3, 5)]
+            for client, stream in asked:
+                client.send(client.head(stream, INFER), client.data(stream, whole[:600_000]))
             while http.front.budget.arriving_bytes < 2**19:
                 await asyncio.sleep(0)
-            for client in (attacker, other):
-                for stream in (1, 3, 5):
-                    client.send(client.data(stream, message(rows)[600_000:], is_last=True))
+            for client, stream in asked:
+                client.send(client.data(stream, whole[600_000:], is_last=True))
             for client in (attacker, other):
                 await client.read_until(lambda at=client: set(at.heads) == {1, 3, 5})
             assert http.front.budget.arriving_bytes == 0
@@ -289,15 +279,12 @@ async def test_malformed_bodies_are_refused_and_the_connection_goes_on(
         attacker.send(attacker.head(1, INFER), attacker.data(1, data, is_last=True))
         await attacker.read_until(lambda: 1 in attacker.heads)
         assert text in attacker.heads[1][0][b"grpc-message"]
-        attacker.send(attacker.head(3, INFER), attacker.data(3, message(), is_last=True))
-        await attacker.read_until(lambda: len(attacker.heads.get(3, [])) == 2)
-
-
-async def test_request_that_is_no_call_is_told_so(http: Http) -> None:
-    async with attacking(http) as attacker:
-        attacker.send(attacker.head(1, ((b":method", b"GET"), *HEAD[1:]), is_last=True))
-        await attacker.read_until(lambda: 1 in attacker.heads)
-        assert attacker.heads[1][0][b":status"] == b"415"
+        call(attacker, 3)
+        await is_answered(attacker, 3)
+        # nor is what is no call
+        attacker.send(attacker.head(5, ((b":method", b"GET"), *HEAD[1:]), is_last=True))
+        await attacker.read_until(lambda: 5 in attacker.heads)
+        assert attacker.heads[5][0][b":status"] == b"415"
 
 
 async def test_bytes_one_at_a_time_are_a_request(http: Http) -> None:
@@ -307,5 +294,4 @@ async def test_bytes_one_at_a_time_are_a_request(http: Http) -> None:
         for at in range(len(sent)):
             attacker.send(sent[at : at + 1])
             await asyncio.sleep(0)
-        await attacker.read_until(lambda: len(attacker.heads.get(1, [])) == 2)
-        assert attacker.heads[1][-1][b"grpc-status"] == b"0"
+        await is_answered(attacker, 1)

@@ -46,12 +46,18 @@ def framed(data: bytes, *, is_packed: bool = True) -> bytes:
     return bytes((is_packed,)) + len(data).to_bytes(4, "big") + data
 
 
+async def told(
+    attacker: Attacker, body: bytes, coding: str = "gzip", stream: int = 1
+) -> dict[bytes, bytes]:
+    """Send a message, and return the trailers of its answer."""
+    sent = attacker.head(stream, head(coding)), attacker.data(stream, body, is_last=True)
+    attacker.send(*sent)
+    await attacker.read_until(lambda: is_over(attacker, stream))
+    return attacker.heads[stream][-1]
+
+
 def is_over(attacker: Attacker, stream: int = 1) -> bool:
     return any(b"grpc-status" in each for each in attacker.heads.get(stream, []))
-
-
-def trailers(attacker: Attacker) -> dict[bytes, bytes]:
-    return attacker.heads[1][-1]
 
 
 @BY_GRPC
@@ -84,92 +90,63 @@ async def test_long_answer_comes_as_the_request_came(
             data = message(rows)
             pack = {"gzip": gzip.compress, "deflate": zlib.compress}.get(coding)
             asked = framed(data if pack is None else pack(data), is_packed=pack is not None)
-            attacker.send(
-                attacker.head(stream, head(coding)), attacker.data(stream, asked, is_last=True)
-            )
-            await attacker.read_until(lambda at=stream: is_over(attacker, at))
-            begin, end = attacker.heads[stream]
-            assert end[b"grpc-status"] == b"0"
-            told = is_packed and pack is not None
-            assert begin.get(b"grpc-encoding", b"") == (coding.encode() if told else b"")
+            assert (await told(attacker, asked, coding, stream))[b"grpc-status"] == b"0"
+            comes_packed = is_packed and pack is not None
+            begin = attacker.heads[stream][0]
+            assert begin.get(b"grpc-encoding", b"") == (coding.encode() if comes_packed else b"")
             answer = attacker.bodies[stream]
-            assert answer[:5] == framed(answer[5:], is_packed=told)[:5]
-            unpack = {"gzip": gzip.decompress, "deflate": zlib.decompress}.get(coding)
-            plain = unpack(answer[5:]) if told and unpack is not None else answer[5:]
+            assert answer[:5] == framed(answer[5:], is_packed=comes_packed)[:5]
+            unpack = {"gzip": gzip.decompress, "deflate": zlib.decompress}[coding or "gzip"]
+            plain = unpack(answer[5:]) if comes_packed else answer[5:]
             (output,) = CLASSES["ModelInferResponse"].FromString(plain).raw_output_contents
             assert output == bytes(8 * rows)
 
 
-@pytest.mark.parametrize(
-    ("coding", "packed", "status", "text"),
-    [
-        ("gzip", b"junk", INVALID, b"cannot be decoded: gzip: Error -3"),
-        ("deflate", b"junk", INVALID, b"cannot be decoded: deflate: "),
-        ("gzip", gzip.compress(message(), mtime=0)[:-9], INVALID, b"gzip: it ends too early"),
-        (
-            "gzip",
-            gzip.compress(message(), mtime=0) + b"x",
-            INVALID,
-            b"gzip: it goes on behind its end",
-        ),
-        ("gzip", b"", INVALID, b"gzip: it ends too early"),
-        ("gzip", gzip.compress(b"\x0a\xff", mtime=0), INVALID, b"no ModelInferRequest"),
-        (
-            "gzip",
-            gzip.compress(bytes(50 * 2**20), mtime=0),
-            EXHAUSTED,
-            b"unpacks to more than 200 times",
-        ),
-        ("deflate", zlib.compress(bytes(50 * 2**20)), EXHAUSTED, b"more than 200 times"),
-        ("", gzip.compress(message(), mtime=0), INTERNAL, b"grpc-encoding does not say how"),
-        (
-            "identity",
-            gzip.compress(message(), mtime=0),
-            INTERNAL,
-            b"grpc-encoding does not say how",
-        ),
-        ("br", b"junk", UNIMPLEMENTED, b"grpc-encoding is 'br'; messages may be packed by gzip"),
-    ],
-)
+GOOD = gzip.compress(message(), mtime=0)
+BOMB = bytes(50 * 2**20)
+BROKEN = [
+    ("gzip", b"junk", INVALID, b"cannot be decoded: gzip: Error -3"),
+    ("deflate", b"junk", INVALID, b"cannot be decoded: deflate: "),
+    ("gzip", GOOD[:-9], INVALID, b"gzip: it ends too early"),
+    ("gzip", GOOD + b"x", INVALID, b"gzip: it goes on behind its end"),
+    ("gzip", b"", INVALID, b"gzip: it ends too early"),
+    ("gzip", gzip.compress(b"\x0a\xff", mtime=0), INVALID, b"no ModelInferRequest"),
+    ("gzip", gzip.compress(BOMB, mtime=0), EXHAUSTED, b"unpacks to more than 200 times"),
+    ("deflate", zlib.compress(BOMB), EXHAUSTED, b"more than 200 times"),
+    *((each, GOOD, INTERNAL, b"grpc-encoding does not say how") for each in ("", "identity")),
+    ("br", b"junk", UNIMPLEMENTED, b"grpc-encoding is 'br'; messages may be packed by gzip"),
+]
+
+
+@pytest.mark.parametrize(("coding", "packed", "status", "text"), BROKEN)
 async def test_packed_message_that_is_none_ends_its_call_alone(
     http: Http, coding: str, packed: bytes, status: bytes, text: bytes
 ) -> None:
     http.node("a", echo)
     async with attacking(http) as attacker:
-        attacker.send(
-            attacker.head(1, head(coding)), attacker.data(1, framed(packed), is_last=True)
+        refused = await told(attacker, framed(packed), coding)
+        assert (refused[b"grpc-status"], text in refused[b"grpc-message"]) == (status, True), (
+            refused
         )
-        await attacker.read_until(lambda: is_over(attacker))
-        assert trailers(attacker)[b"grpc-status"] == status
-        assert text in trailers(attacker)[b"grpc-message"]
-        takes = trailers(attacker).get(b"grpc-accept-encoding")
+        takes = refused.get(b"grpc-accept-encoding")
         assert takes == (b"identity,gzip,deflate" if status == UNIMPLEMENTED else None)
-        attacker.send(
-            attacker.head(3, head()),
-            attacker.data(3, framed(gzip.compress(message(), mtime=0)), is_last=True),
-        )
-        await attacker.read_until(lambda: is_over(attacker, 3))
-        assert attacker.heads[3][-1][b"grpc-status"] == b"0"
+        assert (await told(attacker, framed(GOOD), stream=3))[b"grpc-status"] == b"0"
 
 
 async def test_coding_of_which_nothing_is_made_may_be_any(http: Http) -> None:
     http.node("a", echo)
     async with attacking(http) as attacker:
         asked = framed(message(5000), is_packed=False)
-        attacker.send(attacker.head(1, head("br")), attacker.data(1, asked, is_last=True))
-        await attacker.read_until(lambda: is_over(attacker))
-        assert trailers(attacker)[b"grpc-status"] == b"0"
+        assert (await told(attacker, asked, "br"))[b"grpc-status"] == b"0"
 
 
 async def test_packed_message_has_the_same_limit_unpacked() -> None:
     async with tidy(limits=Limits(max_message_bytes=1000)) as http:
         http.node("a", echo)
         async with attacking(http) as attacker:
-            packed = framed(gzip.compress(message(id="x" * 5000), mtime=0))
-            attacker.send(attacker.head(1, head()), attacker.data(1, packed, is_last=True))
-            await attacker.read_until(lambda: is_over(attacker))
-            assert trailers(attacker)[b"grpc-status"] == EXHAUSTED
-            assert b"over the limit of 1000 bytes" in trailers(attacker)[b"grpc-message"]
+            refused = await told(attacker, framed(gzip.compress(message(id="x" * 5000), mtime=0)))
+            assert refused[b"grpc-status"] == EXHAUSTED
+            assert b"over the limit of 1000 bytes" in refused[b"grpc-message"]
 
 
 async def test_client_that_leaves_while_its_message_is_unpacked_holds_nothing(
@@ -185,8 +162,7 @@ async def test_client_that_leaves_while_its_message_is_unpacked_holds_nothing(
 
     monkeypatch.setattr("capamesh.router.grpc.unpacking.unpacked", never)
     async with attacking(http) as attacker:
-        packed = framed(gzip.compress(message(), mtime=0))
-        attacker.send(attacker.head(1, head()), attacker.data(1, packed, is_last=True))
+        attacker.send(attacker.head(1, head()), attacker.data(1, framed(GOOD), is_last=True))
         async with asyncio.timeout(GUARD_S):
             await begun.wait()
         assert http.front.requests.count == 1
@@ -204,11 +180,9 @@ async def test_message_that_waits_too_long_for_room_is_refused(
     monkeypatch.setattr(http.front.budget, "_most_large_bytes", http.front.budget.most_bytes)
     assert http.front.budget.hold(held_bytes)
     async with attacking(http) as attacker:
-        packed = framed(gzip.compress(message(), mtime=0))
-        attacker.send(attacker.head(1, head()), attacker.data(1, packed, is_last=True))
-        await attacker.read_until(lambda: is_over(attacker))
-        assert trailers(attacker)[b"grpc-status"] == UNAVAILABLE
-        assert b"as many bytes of requests as it may" in trailers(attacker)[b"grpc-message"]
+        refused = await told(attacker, framed(GOOD))
+        assert refused[b"grpc-status"] == UNAVAILABLE
+        assert b"as many bytes of requests as it may" in refused[b"grpc-message"]
         http.front.budget.let_go(held_bytes)
 
 
@@ -237,6 +211,5 @@ async def test_lookups_may_be_packed_too(http: Http) -> None:
     address = f"{http.client.host}:{http.client.port}"
     async with grpc.aio.insecure_channel(address, compression=grpc.Compression.Gzip) as channel:
         ready = channel.unary_unary(f"/{SERVICE}/ModelReady")
-        assert (
-            await ready(CLASSES["ModelReadyRequest"](name="m").SerializeToString()) == b"\x08\x01"
-        )
+        asked = CLASSES["ModelReadyRequest"](name="m").SerializeToString()
+        assert await ready(asked) == b"\x08\x01"
