@@ -8,19 +8,9 @@ import zlib
 
 import numpy as np
 import pytest
-from fleet_fakes import fp32, hang
+from fleet_fakes import answer_of, answering, fp32, hang
 from loop_clock import LoopClock
-from raw_http import (
-    LAST,
-    RawAnswer,
-    ask,
-    chunked,
-    connected,
-    exchange,
-    request,
-    statuses,
-    turns,
-)
+from raw_http import LAST, RawAnswer, ask, chunked, connected, exchange, request, statuses, turns
 from router_http import INFER, Http
 from tidy_router import check, essence, infer, json_body, of_kind, tidy
 
@@ -28,14 +18,13 @@ from capamesh.protocol.oip import encode_request
 from capamesh.protocol.tensors import Limits, Tensor
 
 BODY = json_body("one")
+LENGTH = b"Inference-Header-Content-Length: %d"
 HEAD = b"POST %b HTTP/1.1\r\nHost: x\r\n" % INFER.encode()
 
 
 def binary(tensor: Tensor, name: str = "one") -> bytes:
     buffers, json_bytes = encode_request([tensor], id=name)
-    return request(
-        INFER, b"".join(buffers), b"Inference-Header-Content-Length: %d" % (json_bytes or 0)
-    )
+    return request(INFER, b"".join(buffers), LENGTH % (json_bytes or 0))
 
 
 def numbers_of(answer: RawAnswer) -> list[float]:
@@ -199,10 +188,8 @@ async def test_body_that_trickles_is_given_no_more_time() -> None:
     async with tidy(arrival_s=0.2) as http:
         link = http.node("A")
         async with connected(http.client.port) as client:
-            await client.send(
-                infer("good")
-                + request(INFER, b"", b"Inference-Header-Content-Length: 9", length=10**8)
-            )
+            slow = request(INFER, b"", LENGTH % 9, length=10**8)
+            await client.send(infer("good") + slow)
             check(await client.answer(), "infer", "good")
             while not client.received:
                 await client.send(b" ")
@@ -234,8 +221,7 @@ async def test_time_for_a_body_is_not_the_time_for_its_answer(
 
 def raw_deflate(data: bytes) -> bytes:
     """Return it without its frame, as some send it."""
-    packer = zlib.compressobj(wbits=-15)
-    return packer.compress(data) + packer.flush()
+    return zlib.compress(data, wbits=-15)
 
 
 @pytest.mark.parametrize(
@@ -292,19 +278,13 @@ async def test_body_that_unpacks_to_far_too_much_is_a_413(http: Http) -> None:
         assert (await ask(narrow.client.port, bomb(100_000))).status == 413
 
 
-@pytest.mark.parametrize(
-    "chunks",
-    [
-        b"zz\r\njunk\r\n0\r\n\r\n",
-        b"-1\r\njunk\r\n0\r\n\r\n",
-        b"0x1\r\nj\r\n0\r\n\r\n",
-        b"4\njunk\n0\n\n",
-        b"4 \r\njunk\r\n0\r\n\r\n",
-        b"3\r\njunk\r\n0\r\n\r\n",
-        b"fffffffffffffffffff\r\njunk\r\n0\r\n\r\n",
-    ],
-    ids=["zz", "-1", "0x1", "line feeds", "a space", "too short", "huge"],
+BROKEN = (
+    *(b"%b\r\njunk\r\n0\r\n\r\n" % size for size in (b"zz", b"-1", b"4 ", b"3", b"f" * 19)),
+    *(b"0x1\r\nj\r\n0\r\n\r\n", b"4\njunk\n0\n\n"),
 )
+
+
+@pytest.mark.parametrize("chunks", BROKEN)
 async def test_body_whose_coding_is_broken_is_a_400_and_the_end(http: Http, chunks: bytes) -> None:
     link = http.node("A")
     data = HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks
@@ -360,19 +340,22 @@ async def test_another_expectation_is_a_417(http: Http) -> None:
 async def test_upgrade_is_not_taken_and_the_request_is_answered(http: Http, upgrade: bytes) -> None:
     http.node("A")
     headers = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: " + upgrade, b"HTTP2-Settings: A")
-    answers = await exchange(http.client.port, infer("one", *headers), infer("two"), LAST)
-    check(answers[0], "infer", "one")
-    check(answers[1], "infer", "two")
-    assert statuses(answers) == [200, 200, 200]
+    one, two, last = await exchange(http.client.port, infer("one", *headers), infer("two"), LAST)
+    check(one, "infer", "one")
+    check(two, "infer", "two")
+    assert last.status == 200
 
 
 # junk
 
 
-@pytest.mark.parametrize(
-    "length",
-    [b"0", b"-1", b"1", b"99999", b"junk", b"", b"1 1", b"1e3", b"1.0", b"0x10", "٣".encode()],
+WRONG = (
+    *(b"0", b"-1", b"1", b"99999", b"junk", b"", b"1 1", b"1e3", b"1.0", b"0x10"),
+    "٣".encode(),
 )
+
+
+@pytest.mark.parametrize("length", WRONG)
 async def test_wrong_length_of_the_json_is_a_400(http: Http, length: bytes) -> None:
     link = http.node("A")
     data = infer("one", b"Inference-Header-Content-Length: " + length)
@@ -388,8 +371,7 @@ async def test_raw_bytes_that_are_too_few_or_too_many_are_a_400(http: Http) -> N
         packed = {"binary_data_size": size}
         described = {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": packed}
         head = json.dumps({"inputs": [described]}).encode()
-        length = b"Inference-Header-Content-Length: %d" % len(head)
-        data = request(INFER, head + bytes(8), length)
+        data = request(INFER, head + bytes(8), LENGTH % len(head))
         assert statuses(await exchange(http.client.port, data + LAST)) == [400, 200]
     assert link.asks == []
 
@@ -404,3 +386,45 @@ async def test_another_route_may_have_a_body_too(http: Http) -> None:
     get = request("/v2/models/m", b"a body", method=b"GET")
     answers = await exchange(http.client.port, get + infer("one") + get + LAST)
     assert statuses(answers) == [200] * 4
+
+
+# answers that are packed
+
+LONG = fp32("y", *np.random.default_rng(0).random((10_000, 2)))
+NONE, RAW = (
+    json.dumps({"inputs": [], "parameters": {"binary_data_output": of}}).encode()
+    for of in (False, True)
+)
+GZIP = b"Accept-Encoding: gzip, deflate"
+
+
+async def test_long_json_comes_packed_to_who_takes_it_so_and_raw_bytes_to_who_packs_its_own(
+    http: Http,
+) -> None:
+    http.node("A", answering(answer_of("1", LONG)))
+    plain = await ask(http.client.port, request(INFER, NONE))
+    assert plain.get("content-encoding") is None
+    for coding, takes, unpack in (
+        ("gzip", GZIP, gzip.decompress),
+        ("deflate", b"Accept-Encoding: deflate", zlib.decompress),
+    ):
+        packed = await ask(http.client.port, request(INFER, NONE, takes))
+        assert (packed.get("content-encoding"), packed.get("vary")) == (coding, "Accept-Encoding")
+        assert unpack(packed.body) == plain.body
+        assert len(packed.body) < len(plain.body) * 0.6
+    raw = await ask(http.client.port, request(INFER, RAW, GZIP))
+    assert raw.get("content-encoding") is None
+    own = b"Content-Encoding: gzip"
+    for _ in range(3):  # the form of the answer is known then
+        packed = await ask(http.client.port, request(INFER, gzip.compress(RAW), GZIP, own))
+        assert packed.get("content-encoding") == "gzip"
+        length = "inference-header-content-length"
+        assert packed.get(length) == raw.get(length)
+        assert gzip.decompress(packed.body) == raw.body
+    assert (await ask(http.client.port, request(INFER, gzip.compress(RAW), own))).body == raw.body
+
+
+async def test_short_answer_comes_as_it_is(http: Http) -> None:
+    http.node("A", answering(answer_of("1", fp32("y", [1.0, 2.0]))))
+    answer = await ask(http.client.port, request(INFER, NONE, GZIP))
+    assert answer.get("content-encoding") is None

@@ -16,10 +16,7 @@ from raw_http import LAST, LIVE, RawClient, ask, connected, exchange, request, s
 from router_http import INFER, Http, serving
 from tidy_router import KINDS, check, infer, json_body, of_kind, tidy
 
-LEAVE: dict[str, Callable[[RawClient], None]] = {
-    "FIN": RawClient.leave,
-    "RST": RawClient.reset,
-}
+LEAVE: dict[str, Callable[[RawClient], None]] = {"FIN": RawClient.leave, "RST": RawClient.reset}
 LARGE = fp32("y", *np.zeros((1 << 20, 2), np.float32))
 """8 MiB, more than two sockets hold of which one is small."""
 WANT_LARGE = request(INFER, json_body("large", parameters={"binary_data_output": True}))
@@ -163,14 +160,8 @@ async def test_client_that_sends_without_end_and_never_reads_is_not_read_without
 
 async def test_many_clients_that_leave_at_once_leave_nothing(http: Http) -> None:
     link = http.node("A", hang)
-    stages = [
-        b"",
-        LIVE[:9],
-        infer("n")[:60],
-        infer("n")[:-9],
-        infer("n"),
-        of_kind("infer in chunks", "n"),
-    ]
+    one = infer("n")
+    stages = [b"", LIVE[:9], one[:60], one[:-9], one, of_kind("infer in chunks", "n")]
     async with contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(connected(http.client.port)) for _ in range(90)]
         for number, client in enumerate(clients):

@@ -22,7 +22,7 @@ import uvloop
 from certificates import Authority
 from fleet_fakes import echo, hang
 from patience import until
-from raw_http import GUARD_S, LIVE, RawClient, ask, connected, request
+from raw_http import GUARD_S, LIVE, RawClient, connected
 from router_http import INFER, Http
 from tidy_router import KINDS, check, infer, of_kind, tidy
 from tritonclient.grpc import aio as triton_aio
@@ -75,11 +75,6 @@ async def test_request_of_each_kind_is_answered(
         for name in ("one", "two"):
             await client.send(of_kind(kind, name))
             check(await client.answer(), kind, name)
-
-
-async def test_page_is_told_that_its_scheme_is_https(http: Http, authority: Authority) -> None:
-    answer = await http.client.get("/v2", ssl=authority.trusting())
-    assert (answer.status, str(answer.url)[:8]) == (200, "https://")
 
 
 @pytest.mark.parametrize(
@@ -152,27 +147,6 @@ async def test_triton_s_clients_come_in_by_tls(
             return client.infer("m", [plain]).as_numpy("y")
 
     assert np.array_equal(await asyncio.to_thread(by_http), rows)
-
-
-async def test_large_bodies_and_answers_come_whole(http: Http, authority: Authority) -> None:
-    http.node("a", echo)
-    rows = np.arange(900_000, dtype="<f4").reshape(-1, 2)
-    head = (
-        b'{"inputs":[{"name":"x","datatype":"FP32","shape":[450000,2],'
-        b'"parameters":{"binary_data_size":3600000}}],"parameters":{"binary_data_output":true}}'
-    )
-    sent = request(
-        INFER,
-        head + rows.tobytes(),
-        b"Inference-Header-Content-Length: %d" % len(head),
-        b"X-Filler: " + b"a" * 500,
-    )
-    async with connected(http.client.port, tls=authority.trusting()) as client:
-        for _ in range(3):
-            client.transport.write(sent)
-        for answer in await client.answers(3):
-            assert answer.status == 200
-            assert answer.body.endswith(rows.tobytes())
 
 
 async def test_client_that_speaks_plain_http_is_told_to_use_tls(http: Http) -> None:
@@ -388,13 +362,3 @@ async def test_answers_come_over_a_front_that_uvloop_runs(authority: Authority) 
         return uvloop.run(main())
 
     assert await asyncio.to_thread(serve) == 5
-
-
-async def test_ask_by_plain_http_is_no_harm_to_others(http: Http, authority: Authority) -> None:
-    http.node("a")
-    async with connected(http.client.port, tls=authority.trusting()) as client:
-        for _ in range(20):
-            await ask(http.client.port, LIVE)
-        await client.send(infer("one"))
-        check(await client.answer(), "infer", "one")
-    http.log.events.clear()

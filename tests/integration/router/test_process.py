@@ -23,6 +23,7 @@ from capamesh.router.process import router as process
 from capamesh.router.process.parts import RouterParts
 from capamesh.router.process.router import Router
 from capamesh.router.process.tls_watch import server_tls
+from capamesh.router.process.workers.main import listening
 from capamesh.router.settings import RouterSettings
 
 
@@ -294,3 +295,16 @@ async def test_bug_in_a_turn_is_logged_and_counted_and_the_next_turn_comes(
     counted = parts.telemetry.exposition().decode()
     assert f'capamesh_turns_crashed_total{{loop="members"}} {len(turns)}.0' in counted
     assert len(turns) >= 3
+
+
+def test_sockets_that_workers_share_listen_before_any_is_there_and_are_refused_if_taken() -> None:
+    (shared,) = listening("127.0.0.1", 0, "--http")
+    port = shared.getsockname()[1]
+    with shared, socket.create_connection(("127.0.0.1", port)):
+        accepted, _ = shared.accept()
+        accepted.close()
+        with pytest.raises(ConfigError) as refusal:
+            listening("127.0.0.1", port, "--metrics-listen")
+    assert str(refusal.value) == (
+        f"cannot listen for HTTP on 127.0.0.1:{port}: Address already in use; give another --metrics-listen"
+    )

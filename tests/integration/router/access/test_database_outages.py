@@ -49,7 +49,7 @@ def own_patience(url: str) -> str:
 
 
 class Watched:
-    """The watch of one router over a database, and what it watches."""
+    """The watch of one router over a database, which it has loaded, and what it watches."""
 
     def __init__(self, url: str, wall_clock: Callable[[], float] = time.time) -> None:
         self.ring = KeyRing()
@@ -65,6 +65,7 @@ class Watched:
             wall_clock=wall_clock,
             log=self.log,  # type: ignore[arg-type]
         )
+        self.watch.load()
 
     def code_of(self, text: str) -> str:
         try:
@@ -91,7 +92,6 @@ def made(url: str, **scope: object) -> str:
 async def test_known_keys_go_on_while_the_server_is_down(server: Postgres, url: str) -> None:
     text = made(url)
     watched = Watched(url)
-    watched.watch.load()
     server.stop()
     await watched.watch.look()
     assert (watched.code_of(text), watched.code_of(UNKNOWN)) == ("taken", "keys_unavailable")
@@ -108,7 +108,6 @@ async def test_known_keys_go_on_while_the_server_is_down(server: Postgres, url: 
 async def test_server_that_was_started_anew_is_not_even_noticed(server: Postgres, url: str) -> None:
     text = made(url)
     watched = Watched(url)
-    watched.watch.load()
     server.stop()
     server.start()
     KeyStore(DatabaseLocation.of(url, "keys")).revoke(text[3:11], 1.0)
@@ -123,7 +122,6 @@ async def test_frozen_server_keeps_nobody_waiting(
 ) -> None:
     text = made(url)
     watched = Watched(own_patience(url))
-    watched.watch.load()
     monkeypatch.setattr(key_watch, "PATIENCE_S", 0.2)
     turns = 0
 
@@ -157,7 +155,6 @@ async def test_router_that_starts_while_the_server_is_down_takes_nobody_until_it
     text = made(url)
     server.stop()
     watched = Watched(url)
-    watched.watch.load()
     assert watched.ring.is_required
     assert watched.code_of(text) == "keys_unavailable"
     server.start()
@@ -173,7 +170,6 @@ def test_router_that_starts_while_the_server_is_frozen_starts(
     monkeypatch.setattr(key_watch, "PATIENCE_S", 0.2)
     server.freeze()
     watched = Watched(own_patience(url))
-    watched.watch.load()
     assert watched.code_of(text) == "keys_unavailable"
     server.thaw()
     monkeypatch.setattr(key_watch, "PATIENCE_S", 60.0)
@@ -187,7 +183,6 @@ async def test_password_is_in_no_text(server: Postgres, url: str, secret: str) -
     del url
     wrong = server.patient(server.url(password=secret))
     watched = Watched(wrong)
-    watched.watch.load()
     await watched.watch.close()
     ((event, told),) = watched.log.events
     assert (event, "password authentication failed" in told["reason"]) == ("keys_unreachable", True)
@@ -210,7 +205,6 @@ def test_url_that_postgresql_does_not_read_is_told_without_it(url: str) -> None:
 async def test_keys_are_read_though_usage_cannot_be_written(server: Postgres, url: str) -> None:
     text = made(url)
     watched = Watched(url)
-    watched.watch.load()
     name = sql.Identifier(own_patience(url).rpartition("/")[2])
     alter = sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}")
     server.execute(alter.format(name, sql.Literal("on")))
@@ -236,7 +230,6 @@ async def test_keys_end_by_the_servers_clock(url: str) -> None:
     (ended, ends) = (store.create("lab", Scope(), 0.0, now_s + by_s)[1] for by_s in (-60.0, 3600.0))
     for wrong_s in (-86_400.0, 86_400.0):
         watched = Watched(url, lambda wrong_s=wrong_s: time.time() + wrong_s)  # type: ignore[misc]
-        watched.watch.load()
         assert (watched.code_of(ended), watched.code_of(ends)) == ("unauthenticated", "taken")
         await watched.watch.close()
 

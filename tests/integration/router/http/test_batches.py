@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,15 @@ from capamesh.protocol.tasks import Task
 from capamesh.router.jobs.batch_files import BatchFiles
 from capamesh.router.jobs.batches import job_of
 from capamesh.router.jobs.inputs.limits import ShardLimits
-from capamesh.router.jobs.inputs.opening import open_planned
-from capamesh.router.jobs.inputs.rows import REQUEST_ROWS, read_windows
+from capamesh.router.jobs.inputs.rows import REQUEST_ROWS
 from capamesh.router.jobs.outputs.parts import bad_chunks, part_chunks
 from capamesh.router.jobs.outputs.results import Results
 from capamesh.router.jobs.outputs.sink import part_name
 from capamesh.router.jobs.planner import Planner
-from capamesh.router.jobs.readers.input_reading import ReadHere, name_pieces
-from capamesh.router.jobs.spec import InputSpec
+from capamesh.router.jobs.readers.input_reading import ReadHere
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store.job_store import JobStore
-from capamesh.router.jobs.values import BadRow, Manifest, RowRange
+from capamesh.router.jobs.values import BadRow, Manifest
 
 REQUESTS = (
     request("first"),
@@ -55,12 +53,8 @@ class BatchClients(JobClients):
         return file
 
     def asked(self, file: str, **changed: Any) -> dict[str, Any]:
-        return {
-            "input_file_id": file,
-            "endpoint": URL,
-            "completion_window": "24h",
-            **changed,
-        }
+        given = {"input_file_id": file, "endpoint": URL, "completion_window": "24h"}
+        return {**given, **changed}
 
     async def created(self, key: str = "", requests: bytes = text_of(*REQUESTS)) -> dict[str, Any]:
         file = await self.uploaded(requests, key)
@@ -70,56 +64,47 @@ class BatchClients(JobClients):
     async def store(self) -> JobStore:
         return await self.http.job_service.store()
 
+    @property
+    def reading(self) -> ReadHere:
+        return ReadHere(self.http.job_service.places, asyncio.to_thread, time.monotonic)
+
     async def planned(self, rows: int = 2) -> None:
         """Plan the oldest batch."""
         store = await self.store()
         taken = await store.claim_plan("test")
         assert taken is not None
-        places = self.http.job_service.places
-        await Planner(store, ReadHere(places, asyncio.to_thread, time.monotonic)).plan(
-            *taken, ShardLimits(rows)
-        )
+        await Planner(store, self.reading).plan(*taken, ShardLimits(rows))
 
     async def run(self, batch: str, shards: int = 100) -> None:
         """Run so many shards of a batch: each text becomes its length and its first byte, and `!` is refused."""
-        store, places = await self.store(), self.http.job_service.places
+        store = await self.store()
         job = await store.get(job_of(batch), None)
-        reader, sink = open_planned(job, places), places.sink("", job.id)
+        sink = self.http.job_service.places.sink("", job.id)
         for lease in await store.claim(job, "test", shards):
             results: list[Results] = []
             bad: list[BadRow] = []
-            for window in read_windows(reader, lease.range, job.spec.input, {}):
+            async for window in self.reading.windows(job, lease.range, {}):
                 for rows in window.batches:
                     texts = rows.inputs[REQUEST_ROWS].tolist()
-                    if texts == [b"!"]:
-                        words = "the text is no text"
-                        bad.append(BadRow(rows.numbers[0], rows.ids[0], "invalid_request", words))
-                        continue
                     given = [at for at, text in enumerate(texts) if text != b"!"]
-                    for at, text in enumerate(texts):
-                        if text == b"!":
-                            words = "the text is no text"
-                            bad.append(
-                                BadRow(rows.numbers[at], rows.ids[at], "invalid_request", words)
-                            )
-                    vectors = np.array([[len(texts[at]), texts[at][0]] for at in given], np.float32)
-                    results.append(
-                        Results(
-                            [rows.numbers[at] for at in given],
-                            [rows.ids[at] for at in given],
-                            {
-                                "embedding": vectors,
-                                "tokens": np.array([len(texts[at]) for at in given], np.int32),
-                            },
-                            [rows.places[at] for at in given],
-                            rows.form,
-                        )
+                    words = ("invalid_request", "the text is no text")
+                    wrong = [at for at in range(len(texts)) if at not in given]
+                    bad += [BadRow(rows.numbers[at], rows.ids[at], *words) for at in wrong]
+                    vectors = [[len(texts[at]), texts[at][0]] for at in given]
+                    outputs = {
+                        "embedding": np.array(vectors, np.float32),
+                        "tokens": np.array([len(texts[at]) for at in given], np.int32),
+                    }
+                    numbers, ids, places = (
+                        [each[at] for at in given] for each in (rows.numbers, rows.ids, rows.places)
                     )
+                    if given:
+                        results.append(Results(numbers, ids, outputs, places, rows.form))
             done = len({number for one in results for number in one.numbers})
             part = bad_part = None
             if results:
-                name = part_name(lease, "jsonl")
-                part = sink.write(name, part_chunks(results, job.spec.output.format))
+                chunks = part_chunks(results, job.spec.output.format)
+                part = sink.write(part_name(lease, "jsonl"), chunks)
             if bad:
                 bad_part = sink.write(part_name(lease, "jsonl", is_bad=True), bad_chunks(bad))
             manifest = Manifest(done, len(bad), part, bad_part)
@@ -128,25 +113,14 @@ class BatchClients(JobClients):
 
     async def made(self) -> bool:
         """Make the files of one batch, if there is one."""
-        service, uploads = self.http.job_service, self.http.jobs.uploads
+        store, places, uploads = (
+            await self.store(),
+            self.http.job_service.places,
+            self.http.jobs.uploads,
+        )
         assert uploads is not None
-
-        async def names(
-            spec: InputSpec, tenant: str, rows: RowRange
-        ) -> AsyncGenerator[list[tuple[int, str]]]:
-            for some in name_pieces(service.places.source(spec.url, tenant), rows):
-                yield some
-
-        store = await self.store()
-        maker = BatchFiles(
-            store,
-            service.places,
-            uploads,
-            names,
-            time.monotonic,
-            NullLog(),
-        )  # type: ignore[arg-type]
-        return await maker.turn()
+        made = (store, places, uploads, self.reading.names, time.monotonic, NullLog())
+        return await BatchFiles(*made).turn()  # type: ignore[arg-type]
 
     async def lines(self, file: str, key: str = "") -> list[Any]:
         response = await self.ask(key, "GET", f"/v1/files/{file}/content")
@@ -199,10 +173,8 @@ async def test_batch_goes_its_whole_way(clients: BatchClients) -> None:
     assert (failed["custom_id"], failed["response"]["status_code"]) == ("bad", 400)
     assert failed["response"]["body"]["error"]["message"] == "the text is no text"
     output = await clients.told("", "GET", f"/v1/files/{done['output_file_id']}")
-    assert (output["purpose"], output["filename"]) == (
-        "batch_output",
-        f"{batch['id']}_output.jsonl",
-    )
+    told = (output["purpose"], output["filename"])
+    assert told == ("batch_output", f"{batch['id']}_output.jsonl")
     await clients.told("", "DELETE", f"/v1/files/{file}")
 
 
@@ -220,10 +192,8 @@ async def test_cancelled_batch_keeps_what_was_answered(clients: BatchClients) ->
     answers = await clients.lines(done["output_file_id"])
     assert [line["custom_id"] for line in answers] == ["first", "second"]
     undone = await clients.lines(done["error_file_id"])
-    assert [(line["custom_id"], line["error"]["code"]) for line in undone] == [
-        ("bad", "batch_cancelled"),
-        ("last", "batch_cancelled"),
-    ]
+    told = [(line["custom_id"], line["error"]["code"]) for line in undone]
+    assert told == [(name, "batch_cancelled") for name in ("bad", "last")]
 
 
 @pytest.mark.parametrize(
@@ -293,17 +263,16 @@ async def test_one_of_two_routers_makes_the_files(clients: BatchClients) -> None
         (
             {"endpoint": "/v1/completions"},
             "endpoint",
-            "the requests of the file are for /v1/embeddings",
+            "requests of the file are for /v1/embeddings",
         ),
         ({"endpoint": None}, "endpoint", "endpoint is None"),
-        ({"completion_window": "1d"}, "completion_window", "hours such as 24h"),
-        ({"completion_window": 24}, "completion_window", "hours such as 24h"),
-        ({"completion_window": "0h"}, "completion_window", "hours such as 24h"),
-        ({"completion_window": "99999h"}, "completion_window", "hours such as 24h"),
+        *(
+            ({"completion_window": each}, "completion_window", "hours such as 24h")
+            for each in ("1d", 24, "0h", "99999h")
+        ),
         ({"metadata": "x"}, "metadata", "an object of at most 16"),
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata", "an object of at most 16"),
-        ({"metadata": {"a": 5}}, "metadata", "metadata has 'a'"),
-        ({"metadata": {"a": "x" * 513}}, "metadata", "metadata has 'a'"),
+        *(({"metadata": {"a": each}}, "metadata", "metadata has 'a'") for each in (5, "x" * 513)),
         ({"output_expires_after": {"seconds": 5}}, "output_expires_after", "anchor"),
         ({"input_file_id": 7}, "input_file_id", "input_file_id is missing"),
     ],
@@ -370,14 +339,12 @@ async def test_tenant_sees_its_own_batches_alone(clients: BatchClients) -> None:
 
 
 async def test_list_goes_page_by_page(clients: BatchClients) -> None:
-    made = sorted(
-        [(await clients.created())["id"] for _ in range(3)]
-    )  # of one moment: chance orders them
-    first = await clients.told("", "GET", "/v1/batches?limit=2")
-    assert ([each["id"] for each in first["data"]], first["has_more"]) == ([made[2], made[1]], True)
-    assert (first["first_id"], first["last_id"]) == (made[2], made[1])
-    rest = await clients.told("", "GET", f"/v1/batches?limit=2&after={made[1]}")
-    assert ([each["id"] for each in rest["data"]], rest["has_more"]) == ([made[0]], False)
+    # of one moment: chance orders them
+    one, two, three = sorted([(await clients.created())["id"] for _ in range(3)])
+    for after, ids, has_more in (("", [three, two], True), (f"&after={two}", [one], False)):
+        page = await clients.told("", "GET", f"/v1/batches?limit=2{after}")
+        assert ([each["id"] for each in page["data"]], page["has_more"]) == (ids, has_more)
+        assert (page["first_id"], page["last_id"]) == (ids[0], ids[-1])
 
 
 @pytest.mark.parametrize("name", ["x", "batch_", "batch_..%2f", "job-1", "batch_%00", "batch_é"])

@@ -145,27 +145,19 @@ async def test_hosted_but_out_of_reach_is_503_with_retry_after_and_unknown_is_40
         await error_of(response)
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b"\xff\xfe",
-        b'{"inputs": 1}',
-        b'{"inputs": [null]}',
-        b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[NaN]}]}',
-        b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[Infinity]}]}',
-        b'{"inputs":[{"name":"x","datatype":"FP32","shape":[2],"data":[1]}]}',
-        b'{"inputs":[{"name":"x","datatype":"FP99","shape":[1],"data":[1]}]}',
-        b'{"inputs":[{"name":"x","datatype":"INT8","shape":[1],"data":[300]}]}',
-        b'{"inputs":[{"name":"x","datatype":"FP32","shape":[-1],"data":[1]}]}',
-        b'{"inputs":[{"name":"\\ud800","datatype":"FP32","shape":[1],"data":[1]}]}',
-        b"[" * 100_000,
-        json.dumps(BODY).encode()[:-1],
-        json.dumps({**BODY, "outputs": [{"name": "y"}, {"name": "y"}]}).encode(),
-    ],
+TENSOR = '{"inputs":[{"name":"%s","datatype":"%s","shape":[%s],"data":[%s]}]}'
+MALFORMED = (
+    *(b"", b"{", b"[]", b"\xff\xfe", b'{"inputs": 1}', b'{"inputs": [null]}', b"[" * 100_000),
+    *((TENSOR % ("x", "FP32", "1", each)).encode() for each in ("NaN", "Infinity")),
+    *((TENSOR % ("x", "FP32", each, "1")).encode() for each in ("2", "-1")),
+    *((TENSOR % ("x", *each)).encode() for each in (("FP99", "1", "1"), ("INT8", "1", "300"))),
+    (TENSOR % ("\\ud800", "FP32", "1", "1")).encode(),
+    json.dumps(BODY).encode()[:-1],
+    json.dumps({**BODY, "outputs": [{"name": "y"}, {"name": "y"}]}).encode(),
 )
+
+
+@pytest.mark.parametrize("body", MALFORMED)
 async def test_malformed_body_is_a_400_and_reaches_no_node(http: Http, body: bytes) -> None:
     link = http.node("A")
     response = await http.infer(body)
@@ -358,10 +350,8 @@ async def test_explanation_of_many_wordy_replicas_fits_in_a_header(http: Http) -
         http.node(peer, models=(offer(name),))
     for endpoint in http.endpoints:
         endpoint.address = "\N{GRINNING FACE}" * 255
-    response = await http.infer(
-        BODY, path=f"/v2/models/{quote(name)}/infer", headers={"X-Capamesh-Explain": "1"}
-    )
-    text = response.headers["X-Capamesh-Explanation"]
+    path, explain = f"/v2/models/{quote(name)}/infer", {"X-Capamesh-Explain": "1"}
+    text = (await http.infer(BODY, path=path, headers=explain)).headers["X-Capamesh-Explanation"]
     assert len(text) <= 8_000
     explained = json.loads(text)
     assert explained["replica_count"] == 40

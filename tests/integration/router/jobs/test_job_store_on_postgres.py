@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 from file_store_cases import *  # noqa: F403 - the tests
@@ -56,6 +56,21 @@ def other(url: str, desk: Desk) -> Iterator[Desk]:
     database.engine.dispose()
 
 
+@contextmanager
+def turn_of(desk: Desk) -> Iterator[Turn]:
+    """Begin a transaction that ends when the test says so."""
+    with desk.database.engine.begin() as connection:
+        yield Turn(connection, desk.clock.now_s)
+
+
+def waits_for_lock(desk: Desk, operation: Callable[[Turn], object]) -> None:
+    """See that an operation waits for the transaction of another router."""
+    with desk.database.engine.connect() as waiting:
+        waiting.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
+        with pytest.raises(DBAPIError, match="lock timeout"):
+            operation(Turn(waiting, desk.clock.now_s))
+
+
 def test_leases_are_measured_by_the_server_s_clock(url: str) -> None:
     database = open_database(url, Clock())  # whose time is another one
     with database.engine.begin() as connection:
@@ -67,8 +82,7 @@ def test_leases_are_measured_by_the_server_s_clock(url: str) -> None:
 
 def test_shards_that_another_router_is_leasing_are_passed_by(desk: Desk, other: Desk) -> None:
     job = desk.planned(10)
-    with desk.database.engine.begin() as connection:
-        turn = Turn(connection, desk.clock.now_s)
+    with turn_of(desk) as turn:
         mine = leasing.claim(turn, job.id, job.spec, "a", 4)
         theirs = other.call(leasing.claim, job.id, job.spec, "b", 4)
     assert [each.seq for each in mine] == [0, 1, 2, 3]
@@ -78,13 +92,9 @@ def test_shards_that_another_router_is_leasing_are_passed_by(desk: Desk, other: 
 def test_cancellation_waits_for_a_commit_and_counts_it(desk: Desk, other: Desk) -> None:
     job = desk.planned(2)
     first, second = desk.call(leasing.claim, job.id, job.spec, "a", 2)
-    with desk.database.engine.begin() as connection:
-        turn = Turn(connection, desk.clock.now_s)
+    with turn_of(desk) as turn:
         assert shards.commit(turn, first, job.spec, manifest(first))
-        with other.database.engine.connect() as waiting:
-            waiting.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
-            with pytest.raises(DBAPIError, match="lock timeout"):
-                jobs.move(Turn(waiting, desk.clock.now_s), job.id, JobState.CANCELLED)
+        waits_for_lock(other, lambda turn: jobs.move(turn, job.id, JobState.CANCELLED))
     ended = other.call(jobs.move, job.id, JobState.CANCELLED)
     assert ended.counts == Counts(2, 1, 0, 10, 0)
     assert not desk.call(shards.commit, second, job.spec, manifest(second))
@@ -95,8 +105,7 @@ def test_commits_of_two_routers_to_one_job_do_not_wait_for_one_another(
 ) -> None:
     job = desk.planned(2)
     first, second = desk.call(leasing.claim, job.id, job.spec, "a", 2)
-    with desk.database.engine.begin() as connection:
-        turn = Turn(connection, desk.clock.now_s)
+    with turn_of(desk) as turn:
         assert shards.commit(turn, first, job.spec, manifest(first))
         assert other.call(shards.commit, second, job.spec, manifest(second))
     assert desk.call(jobs.finish, job.id).state is JobState.COMPLETED
@@ -106,12 +115,9 @@ def test_files_that_two_routers_begin_at_once_are_counted_together(desk: Desk, o
     def begin(turn: Turn, name: str) -> None:
         files.begin(turn, FileId(name), Owner("acme"), "in", Purpose.BATCH, 20, 60.0, 30)
 
-    with desk.database.engine.begin() as connection:
-        begin(Turn(connection, desk.clock.now_s), "file-a")
-        with other.database.engine.connect() as waiting:
-            waiting.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
-            with pytest.raises(DBAPIError, match="lock timeout"):
-                begin(Turn(waiting, desk.clock.now_s), "file-b")
+    with turn_of(desk) as turn:
+        begin(turn, "file-a")
+        waits_for_lock(other, lambda turn: begin(turn, "file-b"))
     with pytest.raises(StorageFull):
         other.call(begin, "file-b")
 
