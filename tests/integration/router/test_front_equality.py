@@ -23,17 +23,7 @@ from raw_http import LAST, RawAnswer, chunked, exchange, request
 from router_http import INFER
 from tidy_router import X, essence, json_body, tidy
 
-from capamesh.protocol.errors import (
-    DeadlineExceeded,
-    Draining,
-    InvalidRequest,
-    LinkLost,
-    ModelUnavailable,
-    Overloaded,
-    ProtocolViolation,
-    RunFailed,
-    TooLarge,
-)
+from capamesh.protocol import errors
 from capamesh.protocol.oip import encode_request
 
 BODY = json_body("one")
@@ -186,16 +176,16 @@ async def test_both_ways_give_one_answer(case: Case) -> None:
 
 
 FAILURES: dict[str, Reply] = {
-    "invalid": failing(InvalidRequest("input x is wrong: é\n")),
-    "too large": failing(TooLarge("too large for the node")),
-    "late": failing(DeadlineExceeded("late")),
-    "full": failing(Overloaded("full")),
-    "full for a while": failing(Overloaded("full", 4.2)),
-    "leaving": failing(Draining("leaving")),
-    "loading": failing(ModelUnavailable("loading")),
-    "lost": failing(LinkLost("gone")),
-    "rude": failing(ProtocolViolation("rude")),
-    "out of memory": failing(RunFailed("out of memory")),
+    "invalid": failing(errors.InvalidRequest("input x is wrong: é\n")),
+    "too large": failing(errors.TooLarge("too large for the node")),
+    "late": failing(errors.DeadlineExceeded("late")),
+    "full": failing(errors.Overloaded("full")),
+    "full for a while": failing(errors.Overloaded("full", 4.2)),
+    "leaving": failing(errors.Draining("leaving")),
+    "loading": failing(errors.ModelUnavailable("loading")),
+    "lost": failing(errors.LinkLost("gone")),
+    "rude": failing(errors.ProtocolViolation("rude")),
+    "out of memory": failing(errors.RunFailed("out of memory")),
     "garbage": garbage(b"\xc1junk"),
     "no output": answering(answer_of("1")),
     "what JSON cannot hold": answering(answer_of("1", fp32("y", [float("nan")]))),

@@ -178,21 +178,6 @@ async def test_triton_s_client_streams_in_order(http: Http, client: Any) -> None
     assert len(link.asks) == 19
 
 
-async def test_triton_s_own_thread_streams(http: Http) -> None:
-    http.node("a", echo)
-
-    def streamed() -> list[str]:
-        found: list[str] = []
-        with triton.InferenceServerClient(address(http)) as client:
-            client.start_stream(
-                lambda result, error: found.append(error or result.get_response().id)
-            )
-            for at in range(5):
-                client.async_stream_infer("m", [x_of(ROW)], request_id=str(at))
-            client.stop_stream()
-        return found
-
-    assert await asyncio.to_thread(streamed) == [str(at) for at in range(5)]
 
 
 # one call

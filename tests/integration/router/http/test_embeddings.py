@@ -46,9 +46,8 @@ def embed(ask: Ask, *, numbers: int = 2) -> None:
 
 
 async def posted(http: Http, headers: dict[str, str] | None = None, **body: Any) -> Any:
-    response = await http.client.post(
-        "/v1/embeddings", json={"model": "words", **body}, headers=headers or {}
-    )
+    asked = {"model": "words", **body}
+    response = await http.client.post("/v1/embeddings", json=asked, headers=headers or {})
     return response.status, await response.json(), response.headers
 
 

@@ -19,16 +19,7 @@ from patience import eventually
 from router_http import DRAWN, Http
 from tidy_router import tidy
 
-from capamesh.protocol.errors import (
-    CapameshError,
-    ContextExceeded,
-    DeadlineExceeded,
-    InvalidRequest,
-    ModelUnavailable,
-    Overloaded,
-    RequestKills,
-    RunFailed,
-)
+from capamesh.protocol import errors
 from capamesh.protocol.tensors import Limits
 from capamesh.router.policies import DEFAULT_POLICY
 from capamesh.router.requests.generation import parts
@@ -286,7 +277,7 @@ async def test_completion_tells_log_probabilities_in_lists(http: Http) -> None:
 @pytest.mark.parametrize("is_streamed", [False, True])
 async def test_errors_before_the_first_piece_have_a_status(http: Http, is_streamed: bool) -> None:
     http.node("b", models=(offer(),))
-    node(http, failing(ModelUnavailable("leaving")))
+    node(http, failing(errors.ModelUnavailable("leaving")))
     for body, status, code, param in (
         ({}, 503, "model_unavailable", None),
         ({"model": "gone"}, 404, "model_not_found", None),
@@ -306,7 +297,7 @@ async def test_errors_before_the_first_piece_have_a_status(http: Http, is_stream
 async def test_answers_and_errors_say_why_they_came_from_where_they_did(is_streamed: bool) -> None:
     async with tidy(policy=DEFAULT_POLICY) as http:
         node(http, chatting(*words("a", finish="stop")))
-        node(http, failing(InvalidRequest("the prompt has 9 tokens")), peer="b")
+        node(http, failing(errors.InvalidRequest("the prompt has 9 tokens")), peer="b")
 
         async def asked(node: str, **headers: str) -> Any:
             named = {f"X-Capamesh-{name}": value for name, value in headers.items()}
@@ -331,7 +322,7 @@ async def test_prompt_that_is_too_long_is_told_of_as_openai_does(
     http: Http, is_streamed: bool
 ) -> None:
     said = "This model's maximum context length is 64 tokens; the prompt has 70"
-    node(http, failing(ContextExceeded(said)))
+    node(http, failing(errors.ContextExceeded(said)))
     for path, status, body in (
         (CHATS, 400, {"messages": HI}),
         (TEXTS, 400, {"prompt": "Hi"}),
@@ -351,7 +342,7 @@ async def test_prompt_that_is_too_long_is_told_of_as_openai_does(
 
 
 async def test_error_within_a_stream_is_its_last_event(http: Http) -> None:
-    link = node(http, chatting(*words("a", "b"), end=RunFailed("the device is gone")))
+    link = node(http, chatting(*words("a", "b"), end=errors.RunFailed("the device is gone")))
     *chunks, last = await streamed(http)
     assert len([chunk for chunk in chunks if chunk != RESUMED]) == 2 * (1 + MOST_RESUMES)
     assert last["error"]["message"] == "the answer broke off after 2 parts: the device is gone"
@@ -546,7 +537,7 @@ async def test_client_that_left_meanwhile_has_nobody_asked_and_pays_for_what_was
 
 
 async def test_full_node_is_no_reason_to_go_on_for_ever(http: Http) -> None:
-    full = failing(Overloaded("full"))
+    full = failing(errors.Overloaded("full"))
     links = nodes(http, in_turn(counting(9, dies_after=(3,)), full))
     events = await streamed(http)
     assert (text_of(events[:-1]), events.count(RESUMED)) == (numbers(3), 1)
@@ -557,15 +548,15 @@ async def test_full_node_is_no_reason_to_go_on_for_ever(http: Http) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        RunFailed("a device fault"),
+        errors.RunFailed("a device fault"),
         # a node's word on what it has begun itself
-        InvalidRequest("your request is wrong"),
-        DeadlineExceeded("too late"),
-        RequestKills("2 workers ended"),
+        errors.InvalidRequest("your request is wrong"),
+        errors.DeadlineExceeded("too late"),
+        errors.RequestKills("2 workers ended"),
     ],
     ids=lambda error: error.code,
 )
-async def test_failed_run_is_gone_on_with(http: Http, error: CapameshError) -> None:
+async def test_failed_run_is_gone_on_with(http: Http, error: errors.CapameshError) -> None:
     nodes(http, in_turn(chatting(*words("1 ", "2 "), end=error), counting(4)), count=2)
     assert text_of(await streamed(http)) == numbers(4)
 

@@ -9,18 +9,7 @@ import pytest
 from fleet_fakes import answer_of, answering, failing, fp32, garbage, hang, offer
 from router_http import Http, serving
 
-from capamesh.protocol.errors import (
-    CapameshError,
-    DeadlineExceeded,
-    Draining,
-    InvalidRequest,
-    LinkLost,
-    ModelNotFound,
-    ModelUnavailable,
-    Overloaded,
-    RunFailed,
-    TooLarge,
-)
+from capamesh.protocol import errors
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.protocol.oip import encode_request
@@ -70,19 +59,22 @@ async def test_binary_in_binary_out_and_the_header_says_where_the_json_ends(http
     assert (link.calls[1].version, link.calls[1].outputs) == ("3", ("y",))
 
 
-ERRORS: list[tuple[CapameshError, int]] = [
-    (InvalidRequest("input x is wrong"), 400),
-    (TooLarge("too large for the node"), 413),
-    (DeadlineExceeded("late"), 504),
-    *((each("full"), 503) for each in (Overloaded, Draining, ModelUnavailable)),
-    (LinkLost("gone"), 502),
-    (RunFailed("out of memory"), 500),
+ERRORS: list[tuple[errors.CapameshError, int]] = [
+    (errors.InvalidRequest("input x is wrong"), 400),
+    (errors.TooLarge("too large for the node"), 413),
+    (errors.DeadlineExceeded("late"), 504),
+    *(
+        (each("full"), 503)
+        for each in (errors.Overloaded, errors.Draining, errors.ModelUnavailable)
+    ),
+    (errors.LinkLost("gone"), 502),
+    (errors.RunFailed("out of memory"), 500),
 ]
 
 
 @pytest.mark.parametrize(("error", "status"), ERRORS, ids=[e.code for e, _ in ERRORS])
 async def test_error_of_a_node_reaches_the_client_with_its_status(
-    http: Http, error: CapameshError, status: int
+    http: Http, error: errors.CapameshError, status: int
 ) -> None:
     http.node("A", failing(error))
     response = await http.infer(BODY)
@@ -95,7 +87,9 @@ async def test_error_of_a_node_reaches_the_client_with_its_status(
 
 
 async def test_client_sees_nothing_of_a_node_that_fails_beside_one_that_works(http: Http) -> None:
-    node = http.node("A", failing(ModelNotFound("unloaded")), failing(Overloaded("full", 1.2)))
+    node = http.node(
+        "A", failing(errors.ModelNotFound("unloaded")), failing(errors.Overloaded("full", 1.2))
+    )
     response = await http.infer(BODY)  # it is away for now: its only node has just unloaded it
     assert (response.status, response.headers["X-Capamesh-Error"]) == (503, "model_unavailable")
     response = await http.infer(BODY)  # a node's hint comes in whole seconds, rounded up
@@ -297,8 +291,8 @@ async def test_wish_that_is_none_is_a_400_with_its_name_and_value(
 
 
 async def test_request_is_explained_on_demand_with_those_that_were_asked(http: Http) -> None:
-    http.node("A", failing(Draining("leaving")))
-    http.node("B", failing(RunFailed("out of memory")))
+    http.node("A", failing(errors.Draining("leaving")))
+    http.node("B", failing(errors.RunFailed("out of memory")))
     response = await http.infer(BODY, headers={"X-Capamesh-Explain": "1"})
     assert response.status == 500
     explained = json.loads(response.headers["X-Capamesh-Explanation"])

@@ -25,6 +25,7 @@ class Collector:
 
     def __init__(self) -> None:
         self.status = 200
+        self.url = ""
         self.bodies: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     async def take(self, request: web.Request) -> web.Response:
@@ -36,7 +37,8 @@ class Collector:
         return len(body["resourceSpans"][0]["scopeSpans"][0]["spans"])
 
 
-def made_tracer() -> Tracer:
+@pytest.fixture
+def tracer() -> Tracer:
     return Tracer(Sampling(), rng=random.Random(1), clock=lambda: 3.0, wall_clock_ns=lambda: 10**18)
 
 
@@ -51,12 +53,13 @@ async def exporting(url: str, tracer: Tracer) -> AsyncIterator[OtlpExporter]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-@asynccontextmanager
-async def collecting() -> AsyncIterator[tuple[Collector, str]]:
+@pytest.fixture
+async def collector() -> AsyncIterator[Collector]:
     collector, application = Collector(), web.Application()
     application.add_routes([web.post("/v1/traces", collector.take)])
     async with TestServer(application) as server:
-        yield collector, str(server.make_url("/v1/traces"))
+        collector.url = str(server.make_url("/v1/traces"))
+        yield collector
 
 
 async def until(exporter: OtlpExporter, *, sent: int, lost: int) -> None:
@@ -64,20 +67,20 @@ async def until(exporter: OtlpExporter, *, sent: int, lost: int) -> None:
         await asyncio.sleep(0)
 
 
-async def test_spans_reach_a_collector_in_batches() -> None:
-    tracer = made_tracer()
+async def test_spans_reach_a_collector_in_batches(tracer: Tracer, collector: Collector) -> None:
     for _ in range(BATCH + 5):
         tracer.ended(FAILED)
-    async with collecting() as (collector, url), exporting(url, tracer) as exporter:
+    async with exporting(collector.url, tracer) as exporter:
         assert [await collector.spans(), await collector.spans()] == [BATCH, 5]
         await until(exporter, sent=BATCH + 5, lost=0)
         tracer.ended(FAILED)
         assert await collector.spans() == 1
 
 
-async def test_spans_that_a_collector_refuses_are_lost_and_the_next_are_sent() -> None:
-    tracer = made_tracer()
-    async with collecting() as (collector, url), exporting(url, tracer) as exporter:
+async def test_spans_that_a_collector_refuses_are_lost_and_the_next_are_sent(
+    tracer: Tracer, collector: Collector
+) -> None:
+    async with exporting(collector.url, tracer) as exporter:
         collector.status = 503
         tracer.ended(FAILED)
         await until(exporter, sent=0, lost=1)
@@ -86,23 +89,21 @@ async def test_spans_that_a_collector_refuses_are_lost_and_the_next_are_sent() -
         await until(exporter, sent=1, lost=1)
 
 
-async def test_collector_that_is_not_there_stops_nothing() -> None:
+async def test_collector_that_is_not_there_stops_nothing(tracer: Tracer) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens there
-        tracer = made_tracer()
         async with exporting(f"http://127.0.0.1:{taken.getsockname()[1]}/", tracer) as exporter:
             tracer.ended(FAILED)
             await until(exporter, sent=0, lost=1)
 
 
 async def test_error_that_no_collector_should_cause_stops_nothing(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tracer: Tracer, collector: Collector
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    tracer = made_tracer()
-    async with collecting() as (collector, url), exporting(url, tracer) as exporter:
+    async with exporting(collector.url, tracer) as exporter:
         with monkeypatch.context() as patch:
             patch.setattr("aiohttp.ClientSession.post", broken)
             tracer.ended(FAILED)
