@@ -178,8 +178,6 @@ async def test_triton_s_client_streams_in_order(http: Http, client: Any) -> None
     assert len(link.asks) == 19
 
 
-
-
 # one call
 
 

@@ -355,10 +355,8 @@ async def test_one_of_two_requests_that_write_a_file_is_refused(clients: JobClie
 async def test_client_that_sends_nothing_is_given_up(tmp_path: Path) -> None:
     async with served(tmp_path, arrival_s=0.2) as clients:
         file = (await begun(clients, 1000))["id"]
-        for begun_with in (
-            begin_file(clients, file, 600),
-            begin_form(clients, usual(b"x" * 1000)[:800], 9000),
-        ):
+        form_of_it = begin_form(clients, usual(b"x" * 1000)[:800], 9000)
+        for begun_with in (begin_file(clients, file, 600), form_of_it):
             reader, writer = await begun_with
             assert (await reader.readline()).startswith(b"HTTP/1.1 408")
             writer.close()
@@ -577,9 +575,9 @@ async def test_file_that_is_whole_on_the_disk_alone_is_finished(clients: JobClie
 # in parts
 
 
-async def upload_of(clients: JobClients, size: int, **changed: Any) -> str:
+async def upload_of(clients: JobClients, size: int, key: str = "", **changed: Any) -> str:
     body = {"bytes": size, "filename": "in.bin", "purpose": "user_data", "mime_type": "x/y"}
-    found = await json_of(await post(clients, "/v1/uploads", {**body, **changed}))
+    found = await json_of(await post(clients, "/v1/uploads", {**body, **changed}, key))
     assert (found["object"], found["status"], found["file"]) == ("upload", "pending", None)
     return f"/v1/uploads/{found['id']}"
 
@@ -683,6 +681,18 @@ async def test_cancelled_upload_and_its_parts_are_gone(clients: JobClients) -> N
     await refused(await completed(clients, upload, one), 404)
     for gone in (upload, *(f"/v1/uploads/{each}" for each in ("upload_", "file-0", "x" * 300))):
         await refused(await post(clients, f"{gone}/cancel"), 404)
+
+
+async def test_upload_of_another_tenant_is_not_there(clients: JobClients) -> None:
+    mine, theirs = clients.key("lab"), clients.key("other")
+    upload = await upload_of(clients, 3, mine)
+    for tail, body in (
+        ("parts", form(part("data", b"abc"))),
+        ("complete", {"part_ids": ["part_x"]}),
+        ("cancel", None),
+    ):
+        await refused(await post(clients, f"{upload}/{tail}", body, theirs), 404)
+    await json_of(await post(clients, f"{upload}/cancel", key=mine))
 
 
 async def test_client_that_leaves_in_the_middle_of_a_part_leaves_nothing(

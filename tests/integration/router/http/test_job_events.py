@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
@@ -51,7 +51,7 @@ async def fill(store: JobStore, job: str, count: int, more: str = "") -> None:
     await store._run(operation)
 
 
-async def events_of(reply: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, str, Any]]:
+async def events_of(reply: aiohttp.ClientResponse) -> AsyncGenerator[tuple[str, str, Any]]:
     """Yield number, kind and data of each event."""
     fields: dict[str, str] = {}
     async for raw in reply.content:
@@ -85,12 +85,8 @@ async def all_of(reply: aiohttp.ClientResponse) -> list[tuple[str, str, Any]]:
 async def test_events_of_the_past_are_told_and_how_far_the_job_is(clients: JobClients) -> None:
     job, _ = await started(clients)
     found = await all_of(await follow(clients, job, ""))
-    assert [(number, kind) for number, kind, _ in found] == [
-        ("1", "submitted"),
-        ("2", "planned"),
-        ("3", "running"),
-        ("", "progress"),
-    ]
+    told = [(number, kind) for number, kind, _ in found]
+    assert told == [("1", "submitted"), ("2", "planned"), ("3", "running"), ("", "progress")]
     first, progress = found[0][2], found[-1][2]
     assert first.keys() == {"seq", "at", "kind", "text"}
     assert (first["seq"], first["kind"]) == (1, "submitted")
@@ -176,12 +172,8 @@ async def test_silent_job_is_said_to_be_still(
     monkeypatch.setattr(job_events, "STILL_EVERY_S", 0.0)
     job, _ = await started(clients)
     reply = await follow(clients, job)
-    kinds: list[str] = []
     async with aclosing(events_of(reply)) as events:
-        async for _, kind, _ in events:
-            kinds.append(kind)
-            if len(kinds) == 8:
-                break
+        kinds = [(await anext(events))[1] for _ in range(8)]
     assert kinds == ["submitted", "planned", "running", "progress", *["comment"] * 4]
     reply.close()
 
@@ -216,25 +208,24 @@ async def test_store_is_asked_once_however_many_follow(
     clients: JobClients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, store = await started(clients)
-    looks = 0
+    looks: list[int] = []
     whole = JobStore.look
 
     async def look(self: JobStore, *words: Any) -> Any:
-        nonlocal looks
-        looks += 1
+        looks.append(1)
         return await whole(self, *words)
 
     monkeypatch.setattr(JobStore, "look", look)
     monkeypatch.setattr(following, "LOOK_EVERY_S", GUARD_S)
     replies = [await follow(clients, job) for _ in range(20)]
     await followed_by(clients, 20)
-    assert looks == 20  # one for the answer to each
+    assert len(looks) == 20  # one for the answer to each
     await store.move(JobId(job), JobState.CANCELLED)
     clients.http.job_service.following.hasten(JobId(job))
     for reply in replies:
         found = await all_of(reply)
         assert found[-2][1] == "cancelled"
-    assert looks == 21
+    assert len(looks) == 21
 
 
 async def test_store_that_fails_for_a_while_is_waited_for(
@@ -243,18 +234,16 @@ async def test_store_that_fails_for_a_while_is_waited_for(
     job, store = await started(clients)
     reply = await follow(clients, job)
     await followed_by(clients, 1)
-    failed = 0
+    fails = [job_events.CapameshError("the store fails")] * 3
     whole = JobStore.look
 
     async def look(self: JobStore, *words: Any) -> Any:
-        nonlocal failed
-        if failed < 3:
-            failed += 1
-            raise job_events.CapameshError("the store fails")
+        if fails:
+            raise fails.pop()
         return await whole(self, *words)
 
     monkeypatch.setattr(JobStore, "look", look)
-    await until(lambda: failed == 3)
+    await until(lambda: not fails)
     await store.move(JobId(job), JobState.CANCELLED)
     assert (await all_of(reply))[-1][2]["state"] == "cancelled"
 
