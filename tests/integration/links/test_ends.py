@@ -151,16 +151,6 @@ async def test_process_that_was_stopped_itself_does_not_blame_its_peers(members:
         assert not here.router.reasons
 
 
-async def test_idle_link_lives_on_its_pings(members: Members) -> None:
-    async with town(members, times=WATCHFUL) as here:
-        core, start = here.link._core, here.link._liveness.heard_s
-        await eventually(
-            lambda: here.link._liveness.heard_s > start + 3 * WATCHFUL.silent_s,
-            f"no pings: {core!r}",
-        )
-        assert here.link.is_usable
-
-
 # a slow line
 
 

@@ -6,13 +6,15 @@ import asyncio
 import datetime as dt
 import random
 import socket
+from collections.abc import Callable
 
 import pytest
 from link_awaiting import probe, request
-from link_sockets import HOST, LIMIT_S, Members, Side, Town, is_at_rest, town, within
+from link_sockets import LIMIT_S, Members, Side, Town, is_at_rest, town, within
 
-from capamesh.protocol.errors import InvalidRequest, LinkLost, TooLarge
-from capamesh.protocol.links.frames import LinkLimits
+from capamesh.protocol.errors import LinkLost
+from capamesh.protocol.links.events import Answer
+from capamesh.protocol.links.link import Link
 from capamesh.protocol.links.liveness import LinkTimes
 from capamesh.protocol.links.writer import UNSENT_BYTES
 from capamesh.protocol.network import Membership, RevocationList, Role
@@ -28,20 +30,8 @@ async def test_dialer_and_the_acceptor_both_ask_over_one_link(members: Members) 
         back = await within(request(here.node_link, b"to the router", [b"ghi"]))
         assert (there.meta, bytes(there.body)) == (b"to the node", b"abcdef")
         assert (back.meta, bytes(back.body)) == (b"to the router", b"ghi")
-
-
-async def test_node_dials_a_router_and_is_asked_over_that_link(members: Members) -> None:
-    async with town(members) as here:
-        router, node = Side(members.trust(), Role.NODE), Side(members.trust(), Role.ROUTER)
-        server = await here.router_endpoint.listen(HOST, 0, lambda: router)
-        address = f"{HOST}:{server.sockets[0].getsockname()[1]}"
-        dialled = await here.node_endpoint.dial(address, node)
-        (accepted,) = await router.until(lambda: router.links)
-        answer = await within(request(accepted, b"m", [b"x" * 50_000]))
-        assert answer.body == b"x" * 50_000
-        dialled.close("done")
-        assert await router.reason() == "the peer closed it: done"
-        server.close()
+        for end in (here.link, here.node_link):
+            assert await within(probe(end)) == b"load"
 
 
 async def test_renewed_membership_is_shown_on_an_open_link_while_requests_go_on(
@@ -49,35 +39,24 @@ async def test_renewed_membership_is_shown_on_an_open_link_while_requests_go_on(
 ) -> None:
     async with town(members) as here:
         asked = asyncio.create_task(request(here.link, b"give 3000000"))
-        old, invite = (
-            here.node_member,
-            read_invite(read_authority(members.owner.ca_der), here.node_member.chain[1]),
-        )
-        token = members.owner.invite(
-            Role.NODE,
-            expires_at=old.expires_at + dt.timedelta(hours=1),
-            bootstrap=(),
-            now=dt.datetime.now(dt.UTC),
-        )
-        renewed = Membership.join(old.identity, token, dt.datetime.now(dt.UTC))
+        old, now, owner = here.node_member, dt.datetime.now(dt.UTC), members.owner
+        ends_at = old.expires_at + dt.timedelta(hours=1)
+        token = owner.invite(Role.NODE, expires_at=ends_at, bootstrap=(), now=now)
+        renewed = Membership.join(old.identity, token, now)
         here.node_link.introduce(here.node_endpoint.renew(renewed))
         async with asyncio.timeout(LIMIT_S):
             while here.link.member is None or here.link.member.expires_at != renewed.expires_at:
                 await asyncio.sleep(0)
         assert len((await within(asked)).body) == 3_000_000
         # what shuts the old invite out leaves the link alone
-        revoked = members.owner.revoke(
-            RevocationList.empty(members.owner.network_id),
-            invites=[invite.serial],
-            now=dt.datetime.now(dt.UTC),
-        )
-        here.router.trust.update(revoked)
+        invite = read_invite(read_authority(owner.ca_der), old.chain[1])
+        nothing = RevocationList.empty(owner.network_id)
+        here.router.trust.update(owner.revoke(nothing, invites=[invite.serial], now=now))
         here.router.recheck()
         answer = await within(request(here.link, b"m", [b"still there"]))
         assert answer.body == b"still there"
-        again = await here.router_endpoint.dial(
-            here.address, here.router
-        )  # and a new one shows it at once
+        # and a new one shows it at once
+        again = await here.router_endpoint.dial(here.address, here.router)
         assert again.member is not None
         assert again.member.expires_at == renewed.expires_at
         again.close("done")
@@ -116,19 +95,27 @@ async def test_two_hundred_requests_of_mixed_sizes_at_once_come_back_to_whom_the
                 tasks.create_task(ask(number, size))
 
 
+def transferring(here: Town, size: int, direction: str) -> tuple[asyncio.Task[Answer], Link]:
+    """Send or fetch so many bytes; return the task, and the end that receives them."""
+    if direction == "there":
+        return asyncio.create_task(request(here.link, b"m", [bytes(size)])), here.node_link
+    return asyncio.create_task(request(here.link, b"give %d" % size)), here.link
+
+
+async def under_way(here: Town, condition: Callable[[], bool]) -> None:
+    """Probe, which lets bytes flow both ways, until `condition` holds."""
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():
+            await probe(here.link)
+
+
 @pytest.mark.parametrize("direction", ["there", "back"])
 async def test_small_request_is_answered_while_twenty_megabytes_are_under_way(
     members: Members, direction: str
 ) -> None:
     async with town(members) as here:
-        large = (
-            request(here.link, b"m", [bytes(20 * MB)])
-            if direction == "there"
-            else request(here.link, b"give 20000000")
-        )
-        transfer = asyncio.create_task(large)
-        core = here.node_link._core if direction == "there" else here.link._core
-        await under_way(here, lambda: core._streams.reserved_bytes > 0)
+        transfer, receiver = transferring(here, 20 * MB, direction)
+        await under_way(here, lambda: receiver._core._streams.reserved_bytes > 0)
         answers = 0
         while not transfer.done() and answers < 3:
             assert (await within(request(here.link, b"s", [bytes(KIB)]))).body == bytes(KIB)
@@ -146,53 +133,19 @@ async def test_little_is_handed_to_the_kernel_ahead_of_a_small_message(members: 
             assert unsent == UNSENT_BYTES
 
 
-@pytest.mark.parametrize("meta", [b"m", b"give 30000000"])
+@pytest.mark.parametrize("direction", ["there", "back"])
 async def test_cancelled_transfer_leaves_nothing_behind_and_the_link_goes_on(
-    members: Members, meta: bytes
+    members: Members, direction: str
 ) -> None:
     async with town(members) as here:
-        body = [bytes(30 * MB)] if meta == b"m" else []
         for _ in range(3):
-            transfer = asyncio.create_task(request(here.link, meta, body))
-            core = here.node_link._core if meta == b"m" else here.link._core
-            await under_way(here, lambda core=core: core._streams.reserved_bytes > 0)
+            transfer, receiver = transferring(here, 30 * MB, direction)
+            await under_way(here, lambda to=receiver: to._core._streams.reserved_bytes > 0)
             transfer.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await transfer
             assert (await within(request(here.link, b"next", [b"1"]))).body == b"1"
             await under_way(here, lambda: is_at_rest(here.link) and is_at_rest(here.node_link))
-
-
-async def under_way(here: Town, condition: object) -> None:
-    """Probe, which lets bytes flow both ways, until `condition` holds."""
-    assert callable(condition)
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():
-            await probe(here.link)
-
-
-async def test_owner_hears_of_a_cancelled_request_that_it_holds(members: Members) -> None:
-    async with town(members) as here:
-        waiting = asyncio.create_task(request(here.link, b"hold"))
-        link, stream = (await here.node.until(lambda: here.node.held))[0]
-        waiting.cancel()
-        assert await here.node.until(lambda: list(here.node.cancelled)) == [stream]
-        assert link.respond(stream, b"late", [b"answer"]) is False
-
-
-async def test_error_answer_is_raised_and_one_answer_too_large_is_reported(
-    members: Members,
-) -> None:
-    async with town(members, limits=LinkLimits(message_bytes=MB)) as here:
-        asking = asyncio.create_task(request(here.link, b"hold"))
-        link, stream = (await here.node.until(lambda: here.node.held))[0]
-        assert link.fail(stream, InvalidRequest("no such input"))
-        with pytest.raises(InvalidRequest, match="no such input"):
-            await within(asking)
-        with pytest.raises(TooLarge, match="a message of 1000001 bytes"):
-            await within(request(here.link, b"m", [bytes(MB + 1)]))
-        with pytest.raises(TooLarge, match="a message of 1000001 bytes"):
-            await within(request(here.link, b"give 1000001"))
 
 
 async def test_goaway_lets_what_is_under_way_finish_and_says_why(members: Members) -> None:
@@ -208,12 +161,6 @@ async def test_goaway_lets_what_is_under_way_finish_and_says_why(members: Member
         assert link.is_quiet
 
 
-async def test_probe_tells_the_load_of_either_side(members: Members) -> None:
-    async with town(members) as here:
-        assert await within(probe(here.link)) == b"load"
-        assert await within(probe(here.node_link)) == b"load"
-
-
 async def test_orderly_end_tells_both_sides_why_and_fails_what_is_under_way_at_once(
     members: Members,
 ) -> None:
@@ -222,9 +169,8 @@ async def test_orderly_end_tells_both_sides_why_and_fails_what_is_under_way_at_o
         link = await here.router_endpoint.dial(here.address, owner)
         asking = asyncio.create_task(request(link, b"hold"))
         probing = asyncio.create_task(request(link, b"hold"))
-        node_link, _ = (await here.node.until(lambda: len(here.node.held) == 2 and here.node.held))[
-            0
-        ]
+        held = await here.node.until(lambda: len(here.node.held) == 2 and here.node.held)
+        node_link, _ = held[0]
         asked_back = asyncio.create_task(request(node_link, b"hold"))
         await owner.until(lambda: owner.held)
         link.close("moving house")
