@@ -57,7 +57,7 @@ async def test_garbage_instead_of_a_handshake_and_half_of_one_are_cut_off(member
     junk = (b"\0" * 4096, b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"\1" * 5000)
     async with town(members, times=BRISK) as here:
         endings: list[asyncio.Future[bytes]] = []
-        for data in (*junk, *[b""] * 99, b"\x16\x03\x01\x02\x00"):
+        for data in (*[b""] * 99, *junk, b"\x16\x03\x01\x02\x00"):
             reader, writer = await asyncio.open_connection(HOST, here.port)
             writer.write(data)
             endings.append(asyncio.ensure_future(read_to_the_end(reader)))
