@@ -352,7 +352,7 @@ async def test_strangers_that_hold_connections_give_way_and_members_still_come_i
 ) -> None:
     transport = members.transport(members.join(Role.NODE), None, PATIENT)
     node, router = Side(members.trust(), Role.ROUTER), Side(members.trust(), Role.NODE)
-    limits = ConnectionLimits(connections=16, unproven=8, unproven_of_address=8)
+    limits = ConnectionLimits(connections=16, unproven=12, unproven_of_address=8)
     server = await transport.listen(HOST, 0, lambda: node, limits=limits)
     port = server.sockets[0].getsockname()[1]
 
