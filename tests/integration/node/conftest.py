@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +101,15 @@ class Town:
         file = engine_models.save(model, self.folder, name, manifest=manifest)
         os.utime(file, (1_000_000, 1_000_000))
 
-    async def until_ready(self, *names: str) -> None:
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait until a change of the models has made something so."""
         async with asyncio.timeout(LIMIT_S):
-            while {hosted.source.name for hosted in self.models} != set(names):
+            while not is_so():
                 self._news.clear()
                 await self._news.wait()
+
+    async def until_ready(self, *names: str) -> None:
+        await self.until(lambda: {hosted.source.name for hosted in self.models} == set(names))
 
     def hosted(self, model: str) -> HostedModel:
         found = self.models.find(ModelName(model), ModelVersion(""))

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from engine_models import model_of, value_of
+from link_sockets import within
 from onnx import TensorProto, helper
 from parts_reader import Reader
-from patience import eventually
 
 from capamesh.protocol.errors import DeadlineExceeded
 from capamesh.protocol.ids import ModelName, ModelVersion
@@ -102,7 +102,8 @@ async def test_reader_that_withdraws_frees_the_node_also_while_it_is_held(
     ask(reader)
     await reader.until(10)
     reader.link.withdraw(reader.stream)
-    await eventually(lambda: doubling.service.is_quiet, "a request is under way")
+    await within(doubling.hosted("double").runner.wait_idle())
+    assert doubling.service.is_quiet
 
 
 async def test_deadline_after_the_first_part_is_the_end_of_the_answer(doubling: Town) -> None:

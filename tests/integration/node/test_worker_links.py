@@ -10,8 +10,9 @@ import shutil
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from engine_models import FOREVER, looping, model_of, value_of
 from link_awaiting import request
 from link_sockets import LIMIT_S, within
 from onnx import TensorProto, helper
-from patience import eventually
 from tiny_llama import write_decoder_folder
 
 from capamesh.node.generation.slots import Logits
@@ -421,6 +421,7 @@ class Generated(PartsHandler):
         self.ids: list[int] = []
         self.is_over = False
         self.error: CapameshError | None = None
+        self._news = asyncio.Event()
         self.stream = link.ask(*encode_call(call, 60_000), self)
 
     def part_answered(self, part: Answer) -> None:
@@ -428,24 +429,32 @@ class Generated(PartsHandler):
         self.link.release(self.stream, part)
 
     def answered(self, answer: Answer) -> None:
-        self._take(answer)
         self.is_over = True
+        self._take(answer)
 
     def failed(self, error: CapameshError) -> None:
         self.error, self.is_over = error, True
+        self._news.set()
 
     def _take(self, answer: Answer) -> None:
+        self._news.set()
         (parts,) = decode_answer(answer.meta, answer.body, Limits()).outputs
         for piece in json.loads(bytes(split_elements(parts.data, 1)[0])):
             self.ids += piece.get("t", [])
 
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        async with asyncio.timeout(LIMIT_S):
+            while not is_so():
+                self._news.clear()
+                await self._news.wait()
+
     async def until_over(self) -> list[int]:
-        await eventually(lambda: self.is_over, "the generation does not end")
+        await self.until(lambda: self.is_over)
         assert self.error is None
         return self.ids
 
     async def until_held(self) -> None:
-        await eventually(lambda: len(self.ids) >= HELD_AT - 1, "nothing is generated")
+        await self.until(lambda: len(self.ids) >= HELD_AT - 1)
 
 
 class Gate:
@@ -479,23 +488,24 @@ async def chat(town: Town) -> Town:
     return town
 
 
-async def until_changed(town: Town, before: HostedModel) -> None:
-    name = ModelName("tiny")
-    await eventually(lambda: town.models.find(name, ANY) is not before, "nothing has changed")
+def until_changed(town: Town) -> Coroutine[Any, Any, None]:
+    """Return what waits until the model is another than now."""
+    before = town.hosted("tiny")
+    return town.until(lambda: town.models.find(ModelName("tiny"), ANY) is not before)
 
 
 async def rewrite(town: Town, file: str, text: str) -> None:
     """Replace a file of the model, and wait until the model with it is ready."""
-    before, new = town.hosted("tiny"), town.folder.parent / "new"
+    new, changed = town.folder.parent / "new", until_changed(town)
     new.write_text(text)
     os.utime(new, (2_000_000, 2_000_000))
     new.replace(town.folder / "tiny" / file)
-    await until_changed(town, before)
+    await changed
 
 
 async def change(town: Town, how: str) -> None:
     """Change the model that generates, and wait until that is done for all who come now."""
-    before, template = town.hosted("tiny"), "1/chat_template.jinja"
+    changed, template = until_changed(town), "1/chat_template.jinja"
     if how == "replaced":
         text = (town.folder / "tiny" / template).read_text()
         await rewrite(town, template, text + "{# other #}")
@@ -503,7 +513,7 @@ async def change(town: Town, how: str) -> None:
         await control(await town.link(), ControlAction.UNLOAD, "tiny")
     else:
         shutil.move(town.folder / "tiny", town.folder.parent / "away")
-    await until_changed(town, before)
+    await changed
 
 
 @pytest.mark.parametrize("how", ["unloaded", "replaced", "removed"])
@@ -515,9 +525,9 @@ async def test_generation_outlives_its_model_and_leaves_no_memory(
     alone = await Generated(link).until_over()
     assert len(alone) == TOKENS
     hosted = chat.hosted("tiny")
-    gate, scheduler = Gate(hosted), hosted.runner.scheduler
-    cache: Any = weakref.ref(hosted.prepared.loaded.slots._memory._array)  # type: ignore[attr-defined]
-    del hosted
+    gate, runner, is_freed = Gate(hosted), hosted.runner, asyncio.Event()
+    free = partial(asyncio.get_running_loop().call_soon_threadsafe, is_freed.set)
+    cache: Any = weakref.ref(hosted.prepared.loaded.slots._memory._array, lambda _: free())  # type: ignore[attr-defined]
     going = Generated(link)
     await going.until_held()
     await within(change(chat, how))
@@ -526,19 +536,19 @@ async def test_generation_outlives_its_model_and_leaves_no_memory(
     if how == "replaced":
         assert await others.until_over() == alone  # while the one before is held up
     else:
-        await eventually(lambda: others.is_over, "nobody is told")
+        await others.until(lambda: others.is_over)
         assert isinstance(others.error, ModelUnavailable)
-    assert not scheduler.is_idle
+    assert not runner.scheduler.is_idle
     assert cache() is not None
-    if leaves:
-        link.withdraw(going.stream)
-        await eventually(lambda: scheduler.is_idle, "it goes on for nobody")
-    gate.is_open.set()
-    if not leaves:
-        assert await going.until_over() == alone
     gc.disable()  # what is held in a circle may be for long
     try:
-        await eventually(lambda: cache() is None, "the memory of the slots is held")
+        if leaves:
+            link.withdraw(going.stream)
+            await within(runner.wait_idle())
+        gate.is_open.set()
+        if not leaves:
+            assert await going.until_over() == alone
+        await within(is_freed.wait())
     finally:
         gc.enable()
 
@@ -574,4 +584,6 @@ async def test_model_that_generates_is_in_use_until_its_answer_ends(chat: Town) 
     assert _may_leave_s(hosted, now_s) > now_s
     gate.is_open.set()
     await going.until_over()
-    await eventually(lambda: now_s <= runner.last_used_s, "its end was no use")
+    async with asyncio.timeout(LIMIT_S):
+        while runner.last_used_s < now_s:  # its end is a use, too
+            await asyncio.sleep(0)
