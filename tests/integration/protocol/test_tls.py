@@ -1,17 +1,14 @@
-"""Real TLS handshakes: first in memory, where each side's exact verdict can be read, then on loopback."""
+"""Real TLS handshakes in memory, where each side's exact verdict can be read; `tests/integration/links` has them on sockets."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -121,12 +118,7 @@ def test_two_members_accept_each_other_and_see_each_others_leaf(world: World) ->
         assert leaf == other.membership.chain[0]
         member = world.node.membership.trust().verify(other.membership.chain, NOW)
         assert member.peer_id == other.membership.identity.peer_id
-
-
-def test_server_gives_no_ticket_to_resume_with(world: World) -> None:
-    server, client = handshake(
-        world.node.context(server_side=True), world.router.context(server_side=False)
-    )
+    # and the server gives no ticket to resume with
     server.tls.write(b"x")
     assert client.tls.read(1) == b"x"
     assert client.tls.session is not None
@@ -157,24 +149,6 @@ def test_outsider_is_refused_by_either_side_for_the_true_reason(
     assert client.error.verify_message == message
 
 
-def test_dialler_without_a_certificate_is_refused(world: World) -> None:
-    anonymous = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    anonymous.check_hostname = False
-    anonymous.verify_mode = ssl.CERT_NONE
-    server, _client = handshake(world.node.context(server_side=True), anonymous)
-    assert server.error is not None
-    assert server.error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE"
-
-
-def test_tls_1_2_is_refused(world: World) -> None:
-    old = world.router.careless(server_side=False)
-    old.minimum_version = ssl.TLSVersion.TLSv1_2
-    old.maximum_version = ssl.TLSVersion.TLSv1_2
-    server, _client = handshake(world.node.context(server_side=True), old)
-    assert server.error is not None
-    assert server.error.reason == "UNSUPPORTED_PROTOCOL"
-
-
 def test_openssl_too_refuses_a_leaf_that_a_leaf_signed(world: World, tmp_path: Path) -> None:
     forged = Identity.generate()
     leaf = certificates.issue_leaf(
@@ -203,77 +177,6 @@ def test_openssl_too_refuses_a_leaf_that_a_leaf_signed(world: World, tmp_path: P
     }
 
 
-LOOPS = pytest.mark.parametrize(
-    "new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
-)
-NewLoop = Callable[[], asyncio.AbstractEventLoop]
-
-
-async def exchange(
-    server: ssl.SSLContext, client: ssl.SSLContext, met: list[bytes | None]
-) -> tuple[bytes, bytes | None]:
-    """Dial, send, read the echo. Return it and the listener's leaf; add to `met` whoever reached the server."""
-
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        met.append(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
-        writer.write(await reader.readexactly(5))
-        writer.close()
-
-    async with await asyncio.start_server(echo, "127.0.0.1", 0, ssl=server) as listening:
-        host, port = listening.sockets[0].getsockname()
-        async with asyncio.timeout(60):
-            reader, writer = await asyncio.open_connection(host, port, ssl=client)
-            try:
-                leaf = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-                writer.write(b"hello")
-                return await reader.read(), leaf
-            finally:
-                writer.close()
-
-
-@LOOPS
-def test_members_talk_over_a_socket_whoever_dials(world: World, new_loop: NewLoop) -> None:
-    for server, client in ((world.node, world.router), (world.router, world.node)):
-        met: list[bytes | None] = []
-        contexts = server.context(server_side=True), client.context(server_side=False)
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            answer, leaf = runner.run(exchange(*contexts, met))
-        assert answer == b"hello"
-        assert leaf == server.membership.chain[0]
-        assert met == [client.membership.chain[0]]
-
-
-@LOOPS
-@pytest.mark.parametrize("outsider", ["stranger", "expired"])
-def test_outsider_that_dials_over_a_socket_gets_nothing(
-    world: World, new_loop: NewLoop, outsider: str
-) -> None:
-    guest: Saved = getattr(world, outsider)
-    met: list[bytes | None] = []
-    contexts = world.node.context(server_side=True), guest.careless(server_side=False)
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        try:
-            answer, _leaf = runner.run(exchange(*contexts, met))
-        except OSError:  # the refusal, as an alert or a reset
-            answer = b""
-    assert answer == b""
-    assert met == []
-
-
-@LOOPS
-@pytest.mark.parametrize("outsider", ["stranger", "expired"])
-def test_outsider_that_listens_on_a_socket_is_not_talked_to(
-    world: World, new_loop: NewLoop, outsider: str
-) -> None:
-    guest: Saved = getattr(world, outsider)
-    contexts = guest.careless(server_side=True), world.node.context(server_side=False)
-    with (
-        asyncio.Runner(loop_factory=new_loop) as runner,
-        pytest.raises(ssl.SSLCertVerificationError),
-    ):
-        runner.run(exchange(*contexts, []))
-
-
 @pytest.fixture(scope="module")
 def by_new_key(world: World, tmp_path_factory: pytest.TempPathFactory) -> Saved:
     """A router that the network's second owner's key admitted."""
@@ -297,11 +200,6 @@ def test_members_of_an_old_and_a_new_owners_key_accept_each_other(
     assert (server.error, client.error) == (None, None)
     assert server.tls.getpeercert(binary_form=True) == sides[1].membership.chain[0]
     assert client.tls.getpeercert(binary_form=True) == sides[0].membership.chain[0]
-
-
-def test_stranger_and_an_expired_member_are_refused_by_a_member_of_a_new_owners_key(
-    world: World, by_new_key: Saved
-) -> None:
     for other in (world.stranger, world.expired):
         server, _ = handshake(
             by_new_key.context(server_side=True), other.careless(server_side=False)
