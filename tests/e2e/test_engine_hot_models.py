@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
@@ -16,21 +15,17 @@ import pytest_asyncio
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from clusters import Cluster
-from engine_link import ask, control, logged, node_link, row
-from machine_speed import times_slower
+from engine_link import logged, row
 from polling import until
 from tritonclient.utils import InferenceServerException
 
 from capamesh.client import AsyncClient
-from capamesh.protocol.errors import ModelNotFound, ModelUnavailable, PeerError
-from capamesh.protocol.links.calls import ControlAction
+from capamesh.protocol.errors import ModelNotFound, PeerError
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-FOUND_S = 5.0
-"""A new file is left alone for 1 s, is found 0.2 s later at most, and loaded and told of in a few tenths; on a slower machine it takes longer."""
 X = row(0, 0, 0, 0)
 
 
@@ -63,16 +58,13 @@ async def until_added(client: AsyncClient, model: str, value: float | None) -> N
 
 
 @pytest.mark.smoke
-async def test_new_model_is_served_within_seconds_and_a_removed_one_is_not_found(
+async def test_new_model_is_served_and_a_removed_one_is_not_found(
     watching: Cluster,
 ) -> None:
     async with AsyncClient(watching.http_url) as client:
         assert await added_by(client, "late") is None
-        found_s = FOUND_S * await asyncio.to_thread(times_slower)
         engine_models.save(engine_models.adding(7), watching.models, "late")
-        saved_s = time.monotonic()
         await until_added(client, "late", 7)
-        assert time.monotonic() - saved_s < found_s
         engine_models.save(engine_models.adding(8), watching.models, "late", version=2)
         await until_added(client, "late", 8)
 
@@ -124,22 +116,6 @@ async def test_model_is_replaced_under_load_without_a_failed_request_and_not_by_
 
         await until(is_refused)
         assert await added_by(client, "adding") in {1, 2}
-
-
-async def test_router_may_have_a_model_unloaded_and_loaded_where_the_operator_lets_it(
-    watching: Cluster,
-) -> None:
-    node = watching.nodes[0]
-    engine_models.save(engine_models.adding(3), watching.models, "optional")
-    async with node_link(watching, node) as link:
-        await control(link, ControlAction.LOAD, "optional")  # at once, though it is new
-        await control(link, ControlAction.UNLOAD, "optional")
-        with pytest.raises(ModelUnavailable, match="is not ready on this node"):
-            await ask(link, "optional", {"x": X})
-        await control(link, ControlAction.LOAD, "optional")
-        assert (await ask(link, "optional", {"x": X}))["y"].tolist() == [[3, 3, 3, 3]]
-        with pytest.raises(ModelUnavailable, match="not in this node's folder"):
-            await control(link, ControlAction.LOAD, "nonesuch")
 
 
 def wait_for(is_so: Callable[[], bool]) -> None:

@@ -16,7 +16,6 @@ import pytest
 import pytest_asyncio
 from chaos import slowed, worker_pids
 from clusters import metrics_at
-from commands import command
 from polling import until
 from tiny_llama import Variant, gguf, write_decoder_folder
 
@@ -245,50 +244,6 @@ async def test_people_are_answered_beside_a_batch_whose_answers_stay_the_same(
             told = [json.loads(line) for line in (await output.text()).splitlines()]
         for (_, expected), line in zip(alone, told[:3], strict=True):
             assert line["response"]["body"]["choices"] == expected["choices"]
-
-
-async def test_lines_of_chats_are_a_job_whose_rows_are_texts(
-    chat_cluster: LocalCluster, tmp_path: Path
-) -> None:
-    long = [
-        {"role": "user", "content": "word " * 200_000}
-    ]  # a million bytes, and beyond its context
-    lines = [
-        {"messages": HI, "max_tokens": 6, "temperature": 0, "topic": "people"},
-        {"custom_id": "told", "prompt": "The ferry left", "max_tokens": 5, "temperature": 0},
-        {"custom_id": "none", "text": "no messages"},
-        {"custom_id": "long", "messages": long},
-        {
-            "custom_id": "batch",
-            "method": "POST",
-            "url": "/v1/chat/completions",
-            "body": {"model": "another", "messages": HI, "max_tokens": 6, "temperature": 0},
-        },
-    ]
-    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
-    for words in (
-        ("submit", "chats.jsonl", "--model", "tiny", "--watch"),
-        ("results", "last", "-o", "answers.jsonl"),
-        ("logs", "last", "--bad-rows", "--json"),
-    ):
-        status, told, err = await command(
-            "jobs", *words, router=chat_cluster.http_url, folder=tmp_path
-        )
-        assert status == 0, err
-    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
-    assert [(row["row"], row["id"]) for row in rows] == [(0, "0"), (1, "told"), (4, "batch")]
-    _, chat = await ask(chat_cluster, **body_of(max_tokens=6))
-    wanted = {
-        "text": chat["choices"][0]["message"]["content"],
-        "finish_reason": chat["choices"][0]["finish_reason"],
-        "prompt_tokens": chat["usage"]["prompt_tokens"],
-        "completion_tokens": chat["usage"]["completion_tokens"],
-    }
-    assert rows[0]["outputs"] == rows[2]["outputs"] == wanted
-    assert rows[1]["outputs"]["completion_tokens"] == 5
-    bad = [json.loads(line) for line in told.splitlines()]
-    assert [(each["row"], each["id"]) for each in bad] == [(2, "none"), (3, "long")]
-    assert "messages" in bad[0]["message"]
 
 
 async def test_table_of_chats_is_a_job_that_can_be_cancelled(chat_cluster: LocalCluster) -> None:

@@ -108,19 +108,42 @@ async def test_each_line_is_a_bad_row_with_a_reason_and_the_others_are_answered(
     cluster: LocalCluster, tmp_path: Path
 ) -> None:
     body = {"messages": HI, "max_tokens": 3, "temperature": 0}
-    told = FINE | {name: more for name, (more, _) in WRONG.items()} | {ESCAPE: {"n": 0}}
-    raw = [json.dumps({"custom_id": name, **body, **more}).encode() for name, more in told.items()]
-    raw += RAW.values()
+    others = [
+        {"custom_id": "batch", "method": "POST", "url": "/v1/chat/completions", "body": body},
+        {"custom_id": "prompt", "prompt": "The ferry left", "max_tokens": 5},
+    ]
+    wrong = {name: more for name, (more, _) in WRONG.items()} | {ESCAPE: {"n": 0}}
+    fine, bad_lines = (
+        [{"custom_id": name, **body, **more} for name, more in told.items()]
+        for told in (FINE, wrong)
+    )
+    raw = [json.dumps(line).encode() for line in (*fine, *others, *bad_lines)] + [*RAW.values()]
     (tmp_path / "lines.jsonl").write_bytes(b"\n".join(raw))
     before = await calls(cluster)
     await jobs(cluster, tmp_path, "submit", "lines.jsonl", "--model", "tiny", "--watch")
     # a line that a node refuses is sent once, and once more alone at most
-    assert await calls(cluster) - before <= 3 * (len(FINE) + len(WRONG))
+    assert await calls(cluster) - before <= 3 * (len(FINE) + len(others) + len(WRONG))
     await jobs(cluster, tmp_path, "results", "last", "-o", "answers.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
-    assert [row["id"] for row in rows] == list(FINE)
+    assert [row["id"] for row in rows] == [*FINE, "batch", "prompt"]
+    async with (
+        aiohttp.ClientSession(cluster.http_url) as client,
+        client.post("/v1/chat/completions", json={"model": "tiny", **body}) as answer,
+    ):
+        direct = await answer.json()
+    (choice,) = direct["choices"]
+    assert (
+        rows[0]["outputs"]
+        == rows[-2]["outputs"]
+        == {
+            "text": choice["message"]["content"],
+            "finish_reason": choice["finish_reason"],
+            "prompt_tokens": direct["usage"]["prompt_tokens"],
+            "completion_tokens": direct["usage"]["completion_tokens"],
+        }
+    )
     bad = await bad_rows(cluster, tmp_path)
-    assert [each["row"] for each in bad] == list(range(len(FINE), len(raw)))
+    assert [each["row"] for each in bad] == list(range(len(rows), len(raw)))
     for each, (name, (_, words)) in zip(bad, WRONG.items(), strict=False):
         assert each["id"] == name
         assert words in each["message"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -95,3 +97,67 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     yield make
     for client in clients:
         client.close() if isinstance(client, Client) else client.end()
+
+
+class Asker:
+    """Either client, beside a router in the same loop: calls are awaited, and streams are read."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._is_sync = isinstance(client, Client)
+        self.stream: Any = None
+        """The stream that was read last."""
+
+    async def call(self, name: str, *arguments: Any, **options: Any) -> Any:
+        method = getattr(self._client, name)
+        if self._is_sync:
+            return await asyncio.to_thread(method, *arguments, **options)
+        return await method(*arguments, **options)
+
+    async def read(
+        self, name: str, *arguments: Any, most: int = 100_000, **options: Any
+    ) -> list[Any]:
+        """Return at most so many pieces of a stream, which is closed then."""
+
+        def begin() -> Any:
+            self.stream = getattr(self._client, name)(*arguments, **options)
+            return self.stream
+
+        def read(found: list[Any]) -> None:
+            with closing(begin()) as stream:
+                found.extend(islice(stream, most))
+
+        found: list[Any] = []
+        if self._is_sync:
+            await asyncio.to_thread(read, found)
+            return found
+        stream = begin()
+        try:
+            async for piece in stream:
+                found.append(piece)
+                if len(found) == most:
+                    break
+        finally:
+            await (stream.aclose() if inspect.isasyncgen(stream) else stream.close())
+        return found
+
+
+Asking = Callable[..., AbstractAsyncContextManager[Asker]]
+
+
+@pytest.fixture(params=[Client, AsyncClient], ids=["sync", "async"])
+def asking(request: pytest.FixtureRequest) -> Asking:
+    """Return what makes either client for a URL, or for a router's HTTP."""
+
+    @asynccontextmanager
+    async def made(at: Any, **options: Any) -> AsyncIterator[Asker]:
+        url = at if isinstance(at, str | list) else f"http://{at.client.host}:{at.client.port}"
+        client = request.param(url, **options)
+        try:
+            yield Asker(client)
+        finally:
+            closed = client.close()
+            if inspect.isawaitable(closed):
+                await closed
+
+    return made

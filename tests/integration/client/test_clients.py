@@ -8,18 +8,13 @@ import ssl
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import Authority
 from typing_extensions import override
 
 from capamesh.client import AsyncClient, Client, Datatype, ModelEntry, Tensor, TensorSpec, asks
@@ -305,38 +300,6 @@ def test_refusal_of_an_array_s_dtype_names_the_way_to_cast_it(
         client.infer("fails", {"Y": np.ones((1, 2))})
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
-    """The file of an authority, and what a server of 127.0.0.1 needs that it has signed."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "our authority")])
-    host = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(host, critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    file, chain = tmp_path / "ca.pem", tmp_path / "server.pem"
-    file.write_bytes(pem)
-    chain.write_bytes(private + pem)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain)
-    return file, context
-
-
 class Ready(BaseHTTPRequestHandler):
     """Says that it is ready."""
 
@@ -351,18 +314,18 @@ class Ready(BaseHTTPRequestHandler):
         self.wfile.write(b"{}")
 
 
-def test_own_authority_is_trusted_where_its_file_is_named(
-    connect: Connect, authority: tuple[Path, ssl.SSLContext]
-) -> None:
-    file, context = authority
+def test_own_authority_is_trusted_where_its_file_is_named(connect: Connect, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("server"))
     with HTTPServer(("127.0.0.1", 0), Ready) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
             url = f"https://127.0.0.1:{server.server_port}"
-            assert connect(url, ca=file).is_ready()
-            assert connect(url, ca=str(file)).is_ready()
+            assert connect(url, ca=authority.file).is_ready()
+            assert connect(url, ca=str(authority.file)).is_ready()
             with pytest.raises(
                 LinkLost, match=r"its certificate is not trusted: .*; name the file"
             ):

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 from chat_nodes import CHAT, asked_of, chatting, counting, words
 from oip_servers import read_request
-from router_http import Http, serving
+from router_http import serving
 
 from capamesh.client import (
-    AsyncClient,
-    Client,
     CutOff,
     DeadlineExceeded,
-    Generation,
     InvalidRequest,
     ModelNotFound,
     RunFailed,
-    TextPiece,
     TokenUsage,
     asks,
 )
 
 if TYPE_CHECKING:
+    from conftest import Asking
     from oip_servers import ScriptedServer
+
+Start = Callable[..., "ScriptedServer"]
 
 TEXT = "1 2 3 4 5 "
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -41,79 +38,18 @@ def event(text: str, finish: str | None = None) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-class Asker:
-    """Either client, whose calls are awaited and whose streams are read to their end."""
-
-    def __init__(self, kind: str, url: str) -> None:
-        self._client: Any = Client(url) if kind == "sync" else AsyncClient(url)
-        self._is_sync = kind == "sync"
-        self.stream: Any = None
-        """The stream that was read last."""
-
-    async def call(self, name: str, *arguments: Any, **options: Any) -> Generation:
-        method = getattr(self._client, name)
-        if self._is_sync:
-            found = await asyncio.to_thread(method, *arguments, **options)
-        else:
-            found = await method(*arguments, **options)
-        assert isinstance(found, Generation)
-        return found
-
-    async def read(
-        self, name: str, *arguments: Any, most: int = 100_000, **options: Any
-    ) -> tuple[list[TextPiece], Any]:
-        """Return at most so many pieces, and the stream, which is closed."""
-        stream = self.stream = getattr(self._client, name)(*arguments, **options)
-        found: list[TextPiece] = []
-        if self._is_sync:
-
-            def read() -> None:
-                with stream:
-                    for piece in stream:
-                        found.append(piece)
-                        if len(found) == most:
-                            return
-
-            await asyncio.to_thread(read)
-            return found, stream
-        async with stream:
-            async for piece in stream:
-                found.append(piece)
-                if len(found) == most:
-                    break
-        return found, stream
-
-    async def close(self) -> None:
-        closed = self._client.close()
-        if not self._is_sync:
-            await closed
-
-
-@asynccontextmanager
-async def asking(kind: str, http: Http) -> AsyncIterator[Asker]:
-    asker = Asker(kind, f"http://{http.client.host}:{http.client.port}")
-    try:
-        yield asker
-    finally:
-        await asker.close()
-
-
-both = pytest.mark.parametrize("kind", ["sync", "async"])
-
-
-@both
-async def test_chat_comes_whole_and_in_pieces(kind: str) -> None:
-    async with serving() as http, asking(kind, http) as client:
+async def test_chat_comes_whole_and_in_pieces(asking: Asking) -> None:
+    async with serving() as http, asking(http) as client:
         node = http.node("a", counting(5), models=(CHAT,))
         whole = await client.call("chat", "chat", "Hi", seed=1)
         assert (whole.text, whole.finish, whole.usage) == (TEXT, "stop", TokenUsage(9, 5, 4))
         assert whole.nodes == ("a",)
-        pieces, stream = await client.read("chat_stream", "chat", "Hi", max_tokens=9)
+        pieces = await client.read("chat_stream", "chat", "Hi", max_tokens=9)
         assert [piece.text for piece in pieces] == ["1 ", "2 ", "3 ", "4 ", "5 ", ""]
         assert pieces[-1].finish == "stop"
-        assert stream.answer.text == TEXT
-        assert stream.answer.usage == TokenUsage(9, 5, 4)
-        timings = stream.answer.timings
+        assert client.stream.answer.text == TEXT
+        assert client.stream.answer.usage == TokenUsage(9, 5, 4)
+        timings = client.stream.answer.timings
         assert min(timings.wait_s, timings.receive_s) > 0
         hi = {"role": "user", "content": "Hi"}
         assert [asked_of(ask)["messages"] for ask in node.asks] == [[hi], [hi]]
@@ -122,9 +58,8 @@ async def test_chat_comes_whole_and_in_pieces(kind: str) -> None:
         assert len(http.front.connections) == 1
 
 
-@both
-async def test_texts_are_gone_on_with_also_over_a_node_that_is_lost(kind: str) -> None:
-    async with serving() as http, asking(kind, http) as client:
+async def test_texts_are_gone_on_with_also_over_a_node_that_is_lost(asking: Asking) -> None:
+    async with serving() as http, asking(http) as client:
         http.node("a", counting(5), models=(CHAT,))
         found = await client.call("complete", "chat", ["a", "b"], n=1)
         assert [choice.text for choice in found.choices] == [TEXT, TEXT]
@@ -132,14 +67,13 @@ async def test_texts_are_gone_on_with_also_over_a_node_that_is_lost(kind: str) -
         reply = counting(5, dies_after=(2, None))
         for peer in "bc":
             http.node(peer, reply, models=(CHAT,))
-        pieces, stream = await client.read("complete_stream", "chat", "a")
-        assert "".join([piece.text for piece in pieces]) == stream.answer.text == TEXT
-        assert stream.answer.resumes == 1
+        pieces = await client.read("complete_stream", "chat", "a")
+        assert "".join([piece.text for piece in pieces]) == client.stream.answer.text == TEXT
+        assert client.stream.answer.resumes == 1
 
 
-@both
-async def test_errors_are_those_of_other_requests(kind: str) -> None:
-    async with serving() as http, asking(kind, http) as client:
+async def test_errors_are_those_of_other_requests(asking: Asking) -> None:
+    async with serving() as http, asking(http) as client:
         http.node("a", chatting(*words("a"), end=RunFailed("full")), models=(CHAT,))
         with pytest.raises(ModelNotFound):
             await client.call("chat", "nonesuch", "Hi")
@@ -153,14 +87,13 @@ async def test_errors_are_those_of_other_requests(kind: str) -> None:
             await client.read("chat_stream", "chat", "Hi")
 
 
-@both
-async def test_generation_ends_when_its_reader_stops(kind: str) -> None:
-    async with serving() as http, asking(kind, http) as client:
+async def test_generation_ends_when_its_reader_stops(asking: Asking) -> None:
+    async with serving() as http, asking(http) as client:
         node = http.node("a", counting(100_000), models=(CHAT,))
-        pieces, stream = await client.read("chat_stream", "chat", "Hi", most=3)
+        pieces = await client.read("chat_stream", "chat", "Hi", most=3)
         assert [piece.text for piece in pieces] == ["1 ", "2 ", "3 "]
         await node.cancelled.wait()
-        assert stream.answer.text == "1 2 3 "
+        assert client.stream.answer.text == "1 2 3 "
 
 
 def cut(connection: socket.socket) -> None:
@@ -173,34 +106,26 @@ def ended(connection: socket.socket) -> None:
     connection.sendall(HEAD + event("a", "stop") + b"0\r\n\r\n")
 
 
-@both
 @pytest.mark.parametrize("script", [cut, ended])
 async def test_stream_that_ends_too_soon_keeps_what_came(
-    scripted: Callable[..., ScriptedServer], kind: str, script: Callable[[socket.socket], None]
+    scripted: Start, asking: Asking, script: Callable[[socket.socket], None]
 ) -> None:
-    client = Asker(kind, scripted(script).url)
-    try:
+    async with asking(scripted(script).url) as client:
         with pytest.raises(CutOff):
             await client.read("chat_stream", "m", "Hi")
         assert client.stream.answer.text == "a"
-    finally:
-        await client.close()
 
 
-@both
 async def test_silence_and_deadlines_end_a_stream(
-    scripted: Callable[..., ScriptedServer], kind: str, monkeypatch: pytest.MonkeyPatch
+    scripted: Start, asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def silent(connection: socket.socket) -> None:
         cut(connection)
         connection.recv(1)  # until the client hangs up
 
-    client = Asker(kind, scripted(silent, silent).url)
-    try:
+    async with asking(scripted(silent, silent).url) as client:
         with pytest.raises(DeadlineExceeded):
             await client.read("chat_stream", "m", "Hi", timeout_s=0.01)
         monkeypatch.setattr(asks, "MOST_SILENCE_S", 0.5)
         with pytest.raises(CutOff, match=r"nothing came for 0.5 s"):
             await client.read("chat_stream", "m", "Hi")
-    finally:
-        await client.close()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -40,8 +40,11 @@ from capamesh.protocol.errors import (
     ProtocolViolation,
     TooLarge,
 )
-from capamesh.protocol.tensors import Datatype, Limits, TensorSpec
+from capamesh.protocol.tensors import DEFAULT_LIMITS, Datatype, Limits, TensorSpec
 from capamesh.protocol.windows import Windows
+
+if TYPE_CHECKING:
+    from conftest import Asking
 
 ROW = {"x": np.array([[1, 2]], np.float32)}
 VAD = replace(
@@ -67,33 +70,20 @@ def detector(http: Http, *script: Callable[[Ask], None]) -> FakeLink:
     return http.node("V", *script, models=(VAD,))
 
 
-async def by_sync(
-    url: str, method: str, *args: Any, limits: Any = None, retries: int = 0, **options: Any
-) -> list[Outputs]:
-    def run() -> list[Outputs]:
-        with Client(url, retries=retries, **({"limits": limits} if limits else {})) as client:
-            return list(getattr(client, method)(*args, **options))
+@pytest.fixture
+def run(asking: Asking, http: Http) -> Run:
+    """Return what reads a stream of one of the clients to its end."""
 
-    return await asyncio.to_thread(run)
-
-
-async def by_async(
-    url: str, method: str, *args: Any, limits: Any = None, retries: int = 0, **options: Any
-) -> list[Outputs]:
-    async with AsyncClient(
-        url, retries=retries, **({"limits": limits} if limits else {})
-    ) as client:
-        return [outputs async for outputs in getattr(client, method)(*args, **options)]
-
-
-@pytest.fixture(params=[by_sync, by_async], ids=["sync", "async"])
-def run(request: pytest.FixtureRequest, http: Http) -> Run:
-    """Return what runs a method of one of the clients to its end."""
-
-    async def runs(method: str, *args: Any, at: Http = http, **options: Any) -> list[Outputs]:
-        url = f"http://{at.client.host}:{at.client.port}"
-        answers: list[Outputs] = await request.param(url, method, *args, **options)
-        return answers
+    async def runs(
+        method: str,
+        *arguments: Any,
+        at: Http = http,
+        limits: Limits = DEFAULT_LIMITS,
+        retries: int = 0,
+        **options: Any,
+    ) -> list[Outputs]:
+        async with asking(at, limits=limits, retries=retries) as client:
+            return await client.read(method, *arguments, **options)
 
     return runs
 
@@ -259,30 +249,14 @@ async def test_asynchronous_inputs_are_taken_as_they_come(http: Http) -> None:
     assert found == [0, 1, 2]
 
 
-async def test_router_that_is_not_there_is_passed_by(http: Http) -> None:
-    http.node("A")
-    urls = ["http://127.0.0.1:9", f"http://{http.client.host}:{http.client.port}"]
-
-    def follow(inputs: Iterable[Any]) -> list[Outputs]:
-        with Client(urls) as client:
-            return list(client.stream("m", inputs))
-
-    assert len(await asyncio.to_thread(follow, rows(2))) == 2
-    async with AsyncClient(urls) as client:
-        assert len([answer async for answer in client.stream("m", rows(2))]) == 2
-
-
-async def test_stream_that_is_given_up_is_closed(http: Http) -> None:
+async def test_stream_that_is_given_up_is_closed_and_a_router_that_is_not_there_passed_by(
+    http: Http, asking: Asking
+) -> None:
     link = http.node("A")
-
-    def first() -> Outputs:
-        with Client(f"http://{http.client.host}:{http.client.port}") as client:
-            answers = client.stream("m", rows(100))
-            answer = next(answers)
-            answers.close()  # type: ignore[attr-defined]
-            return answer
-
-    assert (await asyncio.to_thread(first))["y"].tolist() == [[0, 0]]
+    url = f"http://{http.client.host}:{http.client.port}"
+    async with asking(["http://127.0.0.1:9", url]) as client:
+        (answer,) = await client.read("stream", "m", rows(100), most=1)
+    assert answer["y"].tolist() == [[0, 0]]
     await eventually(lambda: not len(http.front.connections), "the stream is open")
     assert len(link.calls) == 1
 
