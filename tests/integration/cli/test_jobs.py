@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from job_server import KeptJob
 
 Captured = pytest.CaptureFixture[str]
+Jobs = Callable[..., Any]
 
 
 class Waits:
     """The waits of the commands, which pass at once."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.on_wait: Callable[[], None] = lambda: None
+    count = 0
+    on_wait: Callable[[], None] = staticmethod(lambda: None)
 
     def wait(self, _: float) -> None:
         self.count += 1
@@ -54,6 +54,17 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
     return found
 
 
+@pytest.fixture
+def jobs(capsys: Captured) -> Jobs:
+    """Return what runs `capamesh jobs`, and returns what it prints once it has ended with a status."""
+
+    def call(*words: object, status: int = 0) -> Any:
+        assert run(["jobs", *map(str, words)]) == status
+        return capsys.readouterr()
+
+    return call
+
+
 def done_job(router: JobServer, **given: Any) -> KeptJob:
     job = router.add(10, **given)
     router.complete(job)
@@ -61,7 +72,7 @@ def done_job(router: JobServer, **given: Any) -> KeptJob:
 
 
 def test_job_is_submitted_with_its_id_alone_on_standard_output(
-    router: JobServer, tmp_path: Path, capsys: Captured
+    router: JobServer, tmp_path: Path, jobs: Jobs
 ) -> None:
     file = tmp_path / "rows.csv"
     file.write_bytes(b"age,height\n1,2\n")
@@ -69,8 +80,7 @@ def test_job_is_submitted_with_its_id_alone_on_standard_output(
     bounds = ["--priority", "200", "--deadline", "2026-12-01T10:00", "--max-price", "2"]
     more = ["--max-bad-rows", "0", "--max-failures", "3", "--concurrency", "4", "--region", "eu"]
     where = ["--output", "s3://b/out/", "--output-format", "parquet", "--client-key", "nightly"]
-    assert run(["jobs", "submit", str(file), *words, *bounds, *more, *where]) == 0
-    said = capsys.readouterr()
+    said = jobs("submit", file, *words, *bounds, *more, *where)
     assert said.out == "job-1\n"
     assert said.err == (
         "it will end in 30 s, at 1970-01-01 00:17 UTC\n"
@@ -100,7 +110,7 @@ def test_job_is_submitted_with_its_id_alone_on_standard_output(
 
 
 def test_job_is_submitted_and_watched_to_its_end(
-    router: JobServer, waits: Waits, capsys: Captured
+    router: JobServer, waits: Waits, jobs: Jobs
 ) -> None:
     def goes_on() -> None:
         (job,) = router.jobs.values()
@@ -110,8 +120,7 @@ def test_job_is_submitted_and_watched_to_its_end(
             job.state = "completed"
 
     waits.on_wait = goes_on
-    assert run(["jobs", "submit", "s3://b/rows.csv", "--model", "digits", "--watch"]) == 0
-    said = capsys.readouterr()
+    said = jobs("submit", "s3://b/rows.csv", "--model", "digits", "--watch")
     assert said.out == "job-1\njob job-1 is completed after 60 s, 9 rows, 1 bad\n"
     assert said.err.splitlines() == [
         "running, 0 of 10 rows, 40 rows/s, 2 nodes, 30 s left, price -",
@@ -123,15 +132,14 @@ def test_job_is_submitted_and_watched_to_its_end(
     ]
 
 
-def test_dry_run_submits_nothing(router: JobServer, tmp_path: Path, capsys: Captured) -> None:
+def test_dry_run_submits_nothing(router: JobServer, tmp_path: Path, jobs: Jobs) -> None:
     file = tmp_path / "rows.npy"
     np.save(file, np.zeros((3, 64)))
-    assert run(["jobs", "submit", str(file), "--model", "digits", "--dry-run"]) == 0
-    said = capsys.readouterr()
+    said = jobs("submit", file, "--model", "digits", "--dry-run")
     assert said.out == "some 10 rows; it would end in 60 s, at 1970-01-01 00:17 UTC\n"
     assert (router.jobs, router.files) == ({}, {})
-    assert run(["jobs", "submit", str(file), "-m", "digits", "--dry-run", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["left_s"] == 60.0
+    said = jobs("submit", file, "-m", "digits", "--dry-run", "--json")
+    assert json.loads(said.out)["left_s"] == 60.0
 
 
 @pytest.mark.parametrize(
@@ -147,43 +155,35 @@ def test_dry_run_submits_nothing(router: JobServer, tmp_path: Path, capsys: Capt
         (["logs", "job-1", "--follow", "--bad-rows"], "one of --follow and --bad-rows"),
     ],
 )
-def test_wrong_use_is_told(
-    router: JobServer, capsys: Captured, words: list[str], said: str
-) -> None:
-    assert run(["jobs", *words]) == 2
-    assert said in capsys.readouterr().err
+def test_wrong_use_is_told(router: JobServer, jobs: Jobs, words: list[str], said: str) -> None:
+    assert said in jobs(*words, status=2).err
     assert router.asked == []
 
 
-def test_failures_are_one_line(router: JobServer, tmp_path: Path, capsys: Captured) -> None:
-    assert run(["jobs", "submit", str(tmp_path / "absent.csv"), "-m", "digits"]) == 1
-    assert "absent.csv: No such file or directory" in capsys.readouterr().err
-    assert run(["jobs", "show", "job-7"]) == 1
-    assert capsys.readouterr().err == "capamesh: error: there is no such job\n"
-    assert run(["jobs", "show", "last"]) == 1
-    assert "there is no job yet; submit one" in capsys.readouterr().err
+def test_failures_are_one_line(router: JobServer, tmp_path: Path, jobs: Jobs) -> None:
+    said = jobs("submit", tmp_path / "absent.csv", "-m", "digits", status=1)
+    assert "absent.csv: No such file or directory" in said.err
+    assert jobs("show", "job-7", status=1).err == "capamesh: error: there is no such job\n"
+    assert "there is no job yet; submit one" in jobs("show", "last", status=1).err
 
 
-def test_jobs_are_listed_in_a_table(router: JobServer, capsys: Captured) -> None:
+def test_jobs_are_listed_in_a_table(router: JobServer, jobs: Jobs) -> None:
     router.add(10, done={0})
     done_job(router, bad={1: "no number"})
-    assert run(["jobs", "ls"]) == 0
-    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    lines = [" ".join(line.split()) for line in jobs("ls").out.splitlines()]
     assert lines == [
         "JOB MODEL STATE DONE BAD ROWS/S SUBMITTED ENDS",
         "job-2 digits completed 100% of 10 1 - 1970-01-01 00:16 UTC 1970-01-01 00:17 UTC",
         "job-1 digits running 40% of 10 0 40 1970-01-01 00:16 UTC 1970-01-01 00:17 UTC",
     ]
-    assert run(["jobs", "ls", "--state", "running", "--json"]) == 0
-    assert [row["id"] for row in json.loads(capsys.readouterr().out)] == ["job-1"]
-    assert run(["jobs", "ls", "--limit", "1"]) == 0
-    assert "more than 1: give --limit" in capsys.readouterr().err
+    said = jobs("ls", "--state", "running", "--json")
+    assert [row["id"] for row in json.loads(said.out)] == ["job-1"]
+    assert "more than 1: give --limit" in jobs("ls", "--limit", "1").err
     router.jobs.clear()
-    assert run(["jobs", "ls"]) == 0
-    assert "Next: capamesh jobs submit" in capsys.readouterr().err
+    assert "Next: capamesh jobs submit" in jobs("ls").err
 
 
-def test_all_that_is_known_of_a_job_is_shown(router: JobServer, capsys: Captured) -> None:
+def test_all_that_is_known_of_a_job_is_shown(router: JobServer, jobs: Jobs) -> None:
     spec = {
         "model": "digits",
         "input": {"url": "upload:file-1", "format": "csv", "columns": {"X": ["a", "b"]}},
@@ -191,9 +191,7 @@ def test_all_that_is_known_of_a_job_is_shown(router: JobServer, capsys: Captured
         "deadline_s": 2000.0,
     }
     done_job(router, spec=spec, bad={1: "no number"})
-    assert run(["jobs", "show", "job-1"]) == 0
-    said = capsys.readouterr()
-    lines = [" ".join(line.split()) for line in said.out.splitlines()]
+    lines = [" ".join(line.split()) for line in jobs("show", "job-1").out.splitlines()]
     for words in (
         "state completed",
         "rows 9 of 10 (100%)",
@@ -205,43 +203,35 @@ def test_all_that_is_known_of_a_job_is_shown(router: JobServer, capsys: Captured
         "1 r1 input_invalid no number",
     ):
         assert words in lines
-    assert run(["jobs", "show", "last", "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
+    shown = json.loads(jobs("show", "last", "--json").out)
     assert (shown["done"]["bad_rows"], shown["bad"][0]["row"]) == (1, 1)
 
 
-def test_watch_tells_by_its_exit_status_how_the_job_ended(
-    router: JobServer, capsys: Captured
-) -> None:
+def test_watch_tells_by_its_exit_status_how_the_job_ended(router: JobServer, jobs: Jobs) -> None:
     router.add(10, state="failed", done={0})
-    assert run(["jobs", "watch", "job-1"]) == 1
-    said = capsys.readouterr()
+    said = jobs("watch", "job-1", status=1)
     assert said.out == "job job-1 is failed after 60 s, 4 rows\n"
     assert "capamesh jobs logs job-1" in said.err
     done_job(router)
-    assert run(["jobs", "watch", "job-2", "--json"]) == 0
-    (line,) = capsys.readouterr().out.splitlines()
+    (line,) = jobs("watch", "job-2", "--json").out.splitlines()
     assert json.loads(line)["state"] == "completed"
 
 
 def test_ctrl_c_leaves_the_job_running(
-    router: JobServer, waits: Waits, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    router: JobServer, waits: Waits, monkeypatch: pytest.MonkeyPatch, jobs: Jobs
 ) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
     router.add(10)
     waits.on_wait = interrupt
-    assert run(["jobs", "watch", "job-1"]) == 130
-    said = capsys.readouterr().err
+    said = jobs("watch", "job-1", status=130).err
     assert "job job-1 goes on without you: capamesh jobs watch job-1" in said
     assert "or end it: capamesh jobs cancel job-1" in said
     assert router.jobs["job-1"].state == "running"
 
 
-def test_watch_outlives_a_router_that_restarts(
-    router: JobServer, waits: Waits, capsys: Captured
-) -> None:
+def test_watch_outlives_a_router_that_restarts(router: JobServer, waits: Waits, jobs: Jobs) -> None:
     job = router.add(10)
     waits.on_wait = lambda: router.complete(job) if waits.count == 6 else None
     router.on_ask = lambda line: (
@@ -249,44 +239,36 @@ def test_watch_outlives_a_router_that_restarts(
         if len(router.asked) == 2
         else None
     )
-    assert run(["jobs", "watch", "job-1"]) == 0
-    capsys.readouterr()
+    jobs("watch", "job-1")
 
 
-def test_events_and_bad_rows_are_lines(router: JobServer, capsys: Captured) -> None:
+def test_events_and_bad_rows_are_lines(router: JobServer, jobs: Jobs) -> None:
     done_job(router, events=[("submitted", "by lab"), ("completed", "all")], bad={3: "no number"})
-    assert run(["jobs", "logs", "job-1", "--follow"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
+    assert jobs("logs", "job-1", "--follow").out.splitlines() == [
         "1970-01-01 00:16:41  submitted   by lab",
         "1970-01-01 00:16:42  completed   all",
     ]
-    assert run(["jobs", "logs", "job-1", "--bad-rows"]) == 0
-    assert capsys.readouterr().out == "row 3 (r3)  input_invalid  no number\n"
-    assert run(["jobs", "logs", "job-1", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[0])["kind"] == "submitted"
+    assert jobs("logs", "job-1", "--bad-rows").out == "row 3 (r3)  input_invalid  no number\n"
+    assert json.loads(jobs("logs", "job-1", "--json").out.splitlines()[0])["kind"] == "submitted"
 
 
-def test_job_is_paused_resumed_and_cancelled(router: JobServer, capsys: Captured) -> None:
+def test_job_is_paused_resumed_and_cancelled(router: JobServer, jobs: Jobs) -> None:
     router.add(10)
     for verb, state, following in (
         ("pause", "paused", "capamesh jobs resume job-1"),
         ("resume", "running", "capamesh jobs watch job-1"),
         ("cancel", "cancelled", "capamesh jobs logs job-1"),
     ):
-        assert run(["jobs", verb, "job-1"]) == 0
-        said = capsys.readouterr()
+        said = jobs(verb, "job-1")
         assert said.out == f"job job-1 is {state}\n"
         assert following in said.err
-    assert run(["jobs", "resume", "job-1"]) == 1
-    assert "is cancelled" in capsys.readouterr().err
-    assert run(["jobs", "cancel", "job-1", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["state"] == "cancelled"
+    assert "is cancelled" in jobs("resume", "job-1", status=1).err
+    assert json.loads(jobs("cancel", "job-1", "--json").out)["state"] == "cancelled"
 
 
-def test_results_go_to_standard_output_as_lines(router: JobServer, capsys: Captured) -> None:
+def test_results_go_to_standard_output_as_lines(router: JobServer, jobs: Jobs) -> None:
     router.add(10, done={0, 2}, bad={1: "no number"})
-    assert run(["jobs", "results", "job-1", "--no-wait"]) == 0
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    rows = [json.loads(line) for line in jobs("results", "job-1", "--no-wait").out.splitlines()]
     assert [row["row"] for row in rows] == [0, 2, 3, 8, 9]
     assert rows[1] == {
         "row": 2,
@@ -297,12 +279,11 @@ def test_results_go_to_standard_output_as_lines(router: JobServer, capsys: Captu
             "name": [{"base64": "/w=="}],
         },
     }
-    assert run(["jobs", "results", "job-1", "--no-wait", "--format", "csv"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = jobs("results", "job-1", "--no-wait", "--format", "csv").out.splitlines()
     assert lines[0] == "row,id,label,probabilities,name"
     assert lines[1].startswith("0,r0,0,")
-    assert run(["jobs", "results", "job-1", "--no-wait", "--format", "npz"]) == 1
-    assert "npz is no text: give a file" in capsys.readouterr().err
+    said = jobs("results", "job-1", "--no-wait", "--format", "npz", status=1)
+    assert "npz is no text: give a file" in said.err
 
 
 def read_back(file: Path) -> list[int]:
@@ -326,19 +307,18 @@ def read_back(file: Path) -> list[int]:
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "npz", "parquet"])
 def test_results_are_a_file_of_the_form_that_its_name_says(
-    router: JobServer, tmp_path: Path, capsys: Captured, suffix: str
+    router: JobServer, tmp_path: Path, jobs: Jobs, suffix: str
 ) -> None:
     file = tmp_path / f"results.{suffix}"
     done_job(router)
     router.faults = [Fault("GET", "results", "half", times=2)]
-    assert run(["jobs", "results", "job-1", "-o", str(file)]) == 0
-    assert capsys.readouterr().err == f"10 rows are in {file}\n"
+    assert jobs("results", "job-1", "-o", file).err == f"10 rows are in {file}\n"
     assert read_back(file) == list(range(10))
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
 def test_results_go_on_with_the_lines_that_are_there(
-    router: JobServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    router: JobServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: Jobs
 ) -> None:
     file = tmp_path / "results.jsonl"
     done_job(router)
@@ -351,15 +331,14 @@ def test_results_go_on_with_the_lines_that_are_there(
             yield row
 
     monkeypatch.setattr(Job, "results", broken)
-    assert run(["jobs", "results", "job-1", "-o", str(file)]) == 130
+    jobs("results", "job-1", "-o", file, status=130)
     assert not file.exists()
     part = tmp_path / "results.jsonl.part"
     with part.open("a") as lines:
         lines.write('{"row": 6, "id": "r6", "outp')
     monkeypatch.setattr(Job, "results", whole)
     router.asked.clear()
-    assert run(["jobs", "results", "job-1", "-o", str(file), "--json"]) == 0
-    said = capsys.readouterr()
+    said = jobs("results", "job-1", "-o", file, "--json")
     assert "going on with row 6" in said.err
     assert json.loads(said.out) == {
         "job": "job-1",
@@ -373,25 +352,22 @@ def test_results_go_on_with_the_lines_that_are_there(
 
 @pytest.mark.parametrize("left", [b"", b"garbage\n", b"[1]\n", b'{"row": "x"}\n', b'{"row": 1'])
 def test_results_begin_anew_where_what_is_there_is_none(
-    router: JobServer, tmp_path: Path, capsys: Captured, left: bytes
+    router: JobServer, tmp_path: Path, jobs: Jobs, left: bytes
 ) -> None:
     (tmp_path / "results.jsonl.part").write_bytes(left)
     done_job(router)
     file = tmp_path / "results.jsonl"
-    assert run(["jobs", "results", "job-1", "-o", str(file)]) == 0
+    jobs("results", "job-1", "-o", file)
     assert read_back(file) == list(range(10))
-    capsys.readouterr()
 
 
-def test_file_that_cannot_be_written_is_told(
-    router: JobServer, tmp_path: Path, capsys: Captured
-) -> None:
+def test_file_that_cannot_be_written_is_told(router: JobServer, tmp_path: Path, jobs: Jobs) -> None:
     done_job(router)
-    assert run(["jobs", "results", "job-1", "-o", str(tmp_path / "absent" / "x.jsonl")]) == 1
-    assert "No such file or directory" in capsys.readouterr().err
-    assert run(["jobs", "results", "job-1", "-o", str(tmp_path / "x.txt")]) == 1
-    assert "tells no form; give --format" in capsys.readouterr().err
+    said = jobs("results", "job-1", "-o", str(tmp_path / "absent" / "x.jsonl"), status=1)
+    assert "No such file or directory" in said.err
+    said = jobs("results", "job-1", "-o", str(tmp_path / "x.txt"), status=1)
+    assert "tells no form; give --format" in said.err
     if Path("/dev/full").exists():
         (tmp_path / "full.jsonl.part").symlink_to("/dev/full")
-        assert run(["jobs", "results", "job-1", "-o", str(tmp_path / "full.jsonl")]) == 1
-        assert "No space left on device; make room" in capsys.readouterr().err
+        said = jobs("results", "job-1", "-o", str(tmp_path / "full.jsonl"), status=1)
+        assert "No space left on device; make room" in said.err
