@@ -40,6 +40,11 @@ def router() -> Iterator[JobServer]:
         yield served
 
 
+@pytest.fixture
+def client(router: JobServer, connect: Connect) -> Any:
+    return connect(router.url)
+
+
 class Waits(list[float]):
     """The seconds that clients waited for, which pass at once."""
 
@@ -96,12 +101,12 @@ def checked(rows: Any, numbers: list[int]) -> None:
 
 
 def test_file_is_uploaded_and_submitted_as_what_its_name_says(
-    router: JobServer, connect: Connect, tmp_path: Path
+    router: JobServer, client: Any, tmp_path: Path
 ) -> None:
     file = tmp_path / "data set.csv"
     file.write_bytes(b"X,name\n" + b"1,a\n" * 100)
     seen: list[tuple[int, int]] = []
-    job = connect(router.url).jobs.submit(
+    job = client.jobs.submit(
         file,
         model="digits",
         columns={"X": ["a", "b"], "Y": "c"},
@@ -135,15 +140,11 @@ def test_file_is_uploaded_and_submitted_as_what_its_name_says(
     assert (seen[0], seen[-1]) == ((0, 407), (407, 407))
 
 
-def test_url_is_handed_on(router: JobServer, connect: Connect) -> None:
-    client = connect(router.url)
-    for url in ("s3://bucket/rows.parquet", "file:///data/rows.jsonl", "upload:file-9"):
+def test_url_is_handed_on(router: JobServer, client: Any) -> None:
+    urls = ("s3://bucket/rows.parquet", "file:///data/rows.jsonl", "upload:file-9")
+    for url in urls:
         client.jobs.submit(url, model="digits", output="s3://bucket/out/", output_format="npz")
-    assert [body["input"] for body in router.bodies] == [
-        {"url": "s3://bucket/rows.parquet"},
-        {"url": "file:///data/rows.jsonl"},
-        {"url": "upload:file-9"},
-    ]
+    assert [body["input"] for body in router.bodies] == [{"url": url} for url in urls]
     assert router.bodies[0]["output"] == {"url": "s3://bucket/out/", "format": "npz"}
     assert router.files == {}
 
@@ -151,12 +152,12 @@ def test_url_is_handed_on(router: JobServer, connect: Connect) -> None:
 @pytest.mark.parametrize("taken_bytes", [0, 4, None])
 @pytest.mark.usefixtures("small_pieces")
 def test_upload_that_is_cut_off_goes_on_where_the_router_has_it(
-    router: JobServer, connect: Connect, waits: Waits, tmp_path: Path, taken_bytes: int | None
+    router: JobServer, client: Any, waits: Waits, tmp_path: Path, taken_bytes: int | None
 ) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(bytes(range(95)))
     router.faults = [Fault("PATCH", "/v1/files", "lost", taken_bytes=taken_bytes, times=3)]
-    connect(router.url).jobs.submit(file, model="digits")
+    client.jobs.submit(file, model="digits")
     assert bytes(router.files["file-1"]) == file.read_bytes()
     assert (router.faults, len(router.jobs)) == ([], 1)
     assert any(line.startswith("HEAD") for line in router.asked)
@@ -164,7 +165,7 @@ def test_upload_that_is_cut_off_goes_on_where_the_router_has_it(
 
 @pytest.mark.usefixtures("small_pieces")
 def test_upload_waits_as_long_as_the_router_says(
-    router: JobServer, connect: Connect, waits: Waits, tmp_path: Path
+    router: JobServer, client: Any, waits: Waits, tmp_path: Path
 ) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b"x" * 30)
@@ -172,19 +173,19 @@ def test_upload_waits_as_long_as_the_router_says(
         Fault("PATCH", "/v1/files", "status", 503, {"Retry-After": "7"}),
         Fault("PATCH", "/v1/files", "status", 429, {"Retry-After": "9"}),
     ]
-    connect(router.url).jobs.submit(file, model="digits")
+    client.jobs.submit(file, model="digits")
     assert [7 <= waits[0] <= 8.75, 9 <= waits[1] <= 11.25] == [True, True]
 
 
 @pytest.mark.usefixtures("small_pieces")
 def test_upload_is_given_up_when_the_router_stays_away(
-    router: JobServer, connect: Connect, waits: Waits, tmp_path: Path
+    router: JobServer, client: Any, waits: Waits, tmp_path: Path
 ) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b"x" * 30)
     router.faults = [Fault("PATCH", "/v1/files", "status", 503, {"Retry-After": "120"}, times=99)]
     clock = iter(range(0, 10_000, 60))
-    files = connect(router.url).files
+    files = client.files
     taker = files._taker
     taker.around = type(taker.around)(lambda: next(clock), taker.around.wall_s, taker.around.draw)
     with pytest.raises(Overloaded):
@@ -193,26 +194,25 @@ def test_upload_is_given_up_when_the_router_stays_away(
 
 
 def test_file_that_changes_meanwhile_is_no_job(
-    router: JobServer, connect: Connect, tmp_path: Path
+    router: JobServer, client: Any, tmp_path: Path
 ) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b"x" * 3000)
     router.on_ask = lambda line: file.write_bytes(b"y") if line.startswith("PATCH") else None
     with pytest.raises(InvalidRequest, match=r"rows\.jsonl was changed while it was uploaded"):
-        connect(router.url).jobs.submit(file, model="digits")
+        client.jobs.submit(file, model="digits")
     assert (router.files, router.jobs) == ({}, {})
 
 
 def test_model_that_nobody_has_is_told_before_anything_is_uploaded(
-    router: JobServer, connect: Connect
+    router: JobServer, client: Any
 ) -> None:
     with pytest.raises(ModelNotFound):
-        connect(router.url).jobs.submit([{"X": 1}], model="absent")
+        client.jobs.submit([{"X": 1}], model="absent")
     assert router.files == {}
 
 
-def test_upload_of_a_job_that_is_refused_is_removed(router: JobServer, connect: Connect) -> None:
-    client = connect(router.url)
+def test_upload_of_a_job_that_is_refused_is_removed(router: JobServer, client: Any) -> None:
     router.faults = [Fault("POST", "/v1/jobs", "status", 400)]
     with pytest.raises(InvalidRequest):
         client.jobs.submit([{"X": 1}], model="digits")
@@ -223,10 +223,9 @@ def test_upload_of_a_job_that_is_refused_is_removed(router: JobServer, connect: 
 
 
 def test_submission_whose_answer_is_lost_is_one_job(
-    router: JobServer, connect: Connect, waits: Waits
+    router: JobServer, client: Any, waits: Waits
 ) -> None:
     router.faults = [Fault("POST", "/v1/jobs", "lost")]
-    client = connect(router.url)
     assert client.jobs.submit([{"X": 1}], model="digits").id == "job-1"
     assert len(router.bodies) == 2
     router.faults = [Fault("POST", "/v1/jobs", "half")]
@@ -235,8 +234,7 @@ def test_submission_whose_answer_is_lost_is_one_job(
     assert client.jobs.submit("s3://b/x.csv", model="digits", client_key="nightly").id == "job-2"
 
 
-def test_job_is_submitted_once_under_its_client_key(router: JobServer, connect: Connect) -> None:
-    client = connect(router.url)
+def test_job_is_submitted_once_under_its_client_key(router: JobServer, client: Any) -> None:
     for _ in range(3):
         client.jobs.submit([{"X": 1}], model="digits", client_key="another")
         assert client.jobs.submit([{"X": 1}], model="digits", client_key="nightly").id == "job-2"
@@ -269,7 +267,7 @@ def test_other_router_is_asked_where_one_is_away(router: JobServer, connect: Con
 )
 def test_results_come_while_the_job_runs_in_order_or_as_they_are_ready(
     router: JobServer,
-    connect: Connect,
+    client: Any,
     waits: Waits,
     in_order: bool,
     bad: dict[int, str],
@@ -283,16 +281,16 @@ def test_results_come_while_the_job_runs_in_order_or_as_they_are_ready(
         kept.state = "completed" if len(kept.done) == 3 else "running"
 
     waits.on_wait = commit
-    job = connect(router.url).jobs.get(kept.id)
+    job = client.jobs.get(kept.id)
     checked(job.results(in_order=in_order), numbers)
     assert len(waits) == 3
 
 
 def test_results_begin_with_a_row_and_end_with_what_there_is(
-    router: JobServer, connect: Connect
+    router: JobServer, client: Any
 ) -> None:
     kept = router.add(10, done={0, 2})
-    job = connect(router.url).jobs.get(kept.id)
+    job = client.jobs.get(kept.id)
     checked(job.results(from_row=2, follow=False), [2, 3, 8, 9])
     kept.state = "cancelled"
     checked(job.results(), [0, 1, 2, 3, 8, 9])
@@ -301,19 +299,17 @@ def test_results_begin_with_a_row_and_end_with_what_there_is(
 @pytest.mark.parametrize("kind", ["cut", "half", "lost"])
 @pytest.mark.parametrize("part", ["results", "parts", "/v1/jobs/job-1"])
 def test_results_go_on_over_lost_connections(
-    router: JobServer, connect: Connect, waits: Waits, kind: str, part: str
+    router: JobServer, client: Any, waits: Waits, kind: str, part: str
 ) -> None:
     kept = done_job(router, rows=30)
-    client = connect(router.url)
     job = client.jobs.get(kept.id)
     router.faults = [Fault("GET", part, kind, times=5)]
     checked(job.results(), list(range(30)))
     assert router.faults == []
 
 
-def test_garbage_and_errors_are_told(router: JobServer, connect: Connect) -> None:
+def test_garbage_and_errors_are_told(router: JobServer, client: Any) -> None:
     kept = done_job(router)
-    client = connect(router.url)
     job = client.jobs.get(kept.id)
     for part in ("results", "parts", "job-1"):
         router.faults = [Fault("GET", part, "garbage")]
@@ -328,9 +324,9 @@ def test_garbage_and_errors_are_told(router: JobServer, connect: Connect) -> Non
         client.jobs.get("job-1")
 
 
-def test_results_that_are_missing_are_told(router: JobServer, connect: Connect) -> None:
+def test_results_that_are_missing_are_told(router: JobServer, client: Any) -> None:
     kept = done_job(router)
-    job = connect(router.url).jobs.get(kept.id)
+    job = client.jobs.get(kept.id)
     router.lost_rows = {6}
     with pytest.raises(
         ProtocolViolation, match="3 results came of shard 1 of job job-1, which has 4"
@@ -339,10 +335,10 @@ def test_results_that_are_missing_are_told(router: JobServer, connect: Connect) 
 
 
 def test_wait_ends_with_the_job_over_a_router_that_restarts(
-    router: JobServer, connect: Connect, waits: Waits
+    router: JobServer, client: Any, waits: Waits
 ) -> None:
     kept = router.add(10)
-    job = connect(router.url).jobs.get(kept.id)
+    job = client.jobs.get(kept.id)
     router.faults = [Fault("GET", "/v1/jobs/", "cut", times=4)]
     waits.on_wait = lambda: router.complete(kept) if len(waits) == 8 else None
     assert job.wait().state == "completed"
@@ -351,59 +347,50 @@ def test_wait_ends_with_the_job_over_a_router_that_restarts(
 
 
 def test_wait_ends_at_its_time_and_the_job_goes_on(
-    router: JobServer, connect: Connect, waits: Waits
+    router: JobServer, client: Any, waits: Waits
 ) -> None:
-    job = connect(router.url).jobs.get(router.add(10).id)
+    job = client.jobs.get(router.add(10).id)
     with pytest.raises(DeadlineExceeded, match=r"job-1 is running after 1e-09 s, and goes on"):
         job.wait(timeout_s=1e-9)
 
 
-def test_job_is_paused_resumed_and_cancelled(router: JobServer, connect: Connect) -> None:
-    job = connect(router.url).jobs.get(router.add(10).id)
-    assert [job.pause().state, job.resume().state, job.cancel().state] == [
-        "paused",
-        "running",
-        "cancelled",
-    ]
-    assert job.cancel().state == "cancelled"
+def test_job_is_paused_resumed_and_cancelled(router: JobServer, client: Any) -> None:
+    job = client.jobs.get(router.add(10).id)
+    states = [change().state for change in (job.pause, job.resume, job.cancel, job.cancel)]
+    assert states == ["paused", "running", "cancelled", "cancelled"]
     with pytest.raises(JobConflict):
         job.pause()
     router.faults = [Fault("POST", "resume", "lost")]
-    other = connect(router.url).jobs.get(router.add(10, state="paused").id)
+    other = client.jobs.get(router.add(10, state="paused").id)
     assert other.resume().state == "running"
 
 
-def test_jobs_are_listed_page_by_page(router: JobServer, connect: Connect) -> None:
+def test_jobs_are_listed_page_by_page(router: JobServer, client: Any) -> None:
     for number in range(5):
         router.add(10, state="paused" if number % 2 else "running")
-    client = connect(router.url)
     assert [job.id for job in client.jobs.list()] == ["job-5", "job-4", "job-3", "job-2", "job-1"]
     assert [job.id for job in client.jobs.list(state="paused")] == ["job-4", "job-2"]
 
 
 def test_bad_rows_and_events_are_read_to_their_end(
-    router: JobServer, connect: Connect, waits: Waits
+    router: JobServer, client: Any, waits: Waits
 ) -> None:
     kept = done_job(router, bad=dict.fromkeys((1, 3, 7, 9), "no number"))
     kept.events = [("submitted", "by lab"), ("running", "3 shards"), ("completed", "all of it")]
-    job = connect(router.url).jobs.get(kept.id)
+    job = client.jobs.get(kept.id)
     router.faults = [Fault("GET", "errors", "half"), Fault("GET", "events", "half")]
-    assert [(row.row, row.id, row.code) for row in job.errors()] == [
-        (number, f"r{number}", "input_invalid") for number in (1, 3, 7, 9)
-    ]
-    assert [(event.seq, event.kind) for event in job.events()] == [
-        (1, "submitted"),
-        (2, "running"),
-        (3, "completed"),
-    ]
+    bad = [(row.row, row.id, row.code) for row in job.errors()]
+    assert bad == [(number, f"r{number}", "input_invalid") for number in (1, 3, 7, 9)]
+    told = [(event.seq, event.kind) for event in job.events()]
+    assert told == [(1, "submitted"), (2, "running"), (3, "completed")]
     assert [event.text for event in job.events(after=2)] == ["all of it"]
 
 
 def test_events_are_followed_to_the_end_of_the_job(
-    router: JobServer, connect: Connect, waits: Waits
+    router: JobServer, client: Any, waits: Waits
 ) -> None:
     kept = router.add(10, events=[("running", "3 shards")])
-    job = connect(router.url).jobs.get(kept.id)
+    job = client.jobs.get(kept.id)
     router.faults = [Fault("GET", "events", "cut", times=2)]
 
     def goes_on() -> None:
@@ -416,19 +403,14 @@ def test_events_are_followed_to_the_end_of_the_job(
 
 
 def test_files_are_kept_listed_read_and_removed(
-    router: JobServer, connect: Connect, waits: Waits, monkeypatch: pytest.MonkeyPatch
+    router: JobServer, client: Any, waits: Waits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from capamesh.client.jobs import files as file_courses  # noqa: PLC0415 - patched below
 
     monkeypatch.setattr(file_courses, "PIECE_BYTES", 1000)
-    client = connect(router.url)
     made = client.files.create(b"0123456789" * 250, filename="a.jsonl", purpose="batch")
-    assert (made.id, made.filename, made.bytes, made.purpose) == (
-        "file-1",
-        "a.jsonl",
-        2500,
-        "batch",
-    )
+    told = (made.id, made.filename, made.bytes, made.purpose)
+    assert told == ("file-1", "a.jsonl", 2500, "batch")
     assert client.files.get("file-1") == made
     assert list(client.files.list()) == [made]
     assert list(client.files.list(purpose="user_data")) == []
@@ -441,18 +423,18 @@ def test_files_are_kept_listed_read_and_removed(
     assert router.files == {}
 
 
-def test_table_of_results_has_a_row_for_each(router: JobServer, connect: Connect) -> None:
+def test_table_of_results_has_a_row_for_each(router: JobServer, client: Any) -> None:
     pytest.importorskip("pyarrow")
-    table = connect(router.url).jobs.get(done_job(router).id).results_table()
+    table = client.jobs.get(done_job(router).id).results_table()
     assert table.column_names == ["row", "id", "label", "probabilities", "name"]
     assert table["label"].to_pylist() == list(range(10))
     assert str(table["probabilities"].type) == "list<item: float>"
 
 
 def test_results_of_a_model_that_is_gone_are_what_they_look_like(
-    router: JobServer, connect: Connect
+    router: JobServer, client: Any
 ) -> None:
     kept = done_job(router, spec={"model": "absent", "input": {}})
-    (row, *_) = connect(router.url).jobs.get(kept.id).results()
+    (row, *_) = client.jobs.get(kept.id).results()
     assert row.outputs["label"].tolist() == 0
     assert json.dumps(result(0)["outputs"]["label"]) == "0"

@@ -5,25 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
 import structlog
+from link_sockets import Members
 
 from capamesh.protocol.adverts import SequenceSource, open_envelope, seal
 from capamesh.protocol.child import RestartPolicy
-from capamesh.protocol.identity import Identity
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
-from capamesh.protocol.network import Membership, NetworkOwner, Role
+from capamesh.protocol.network import Membership, Role
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -32,21 +31,13 @@ LIMIT_S = 120.0
 LISTEN = ("/ip4/127.0.0.1/tcp/0",)
 
 
-class Network:
+class Network(Members):
     """A network's owner and the members it admits."""
 
     def __init__(self, name: str = "test") -> None:
-        self.owner = NetworkOwner.create(name, datetime.now(UTC))
+        super().__init__(Path("/nowhere"), name)
         self.adverts = adverts_topic(self.owner.network_id)
         self.demand = demand_topic(self.owner.network_id)
-
-    def join(self, role: Role, lasts_s: float = 3600, joined_ago_s: float = 0) -> Membership:
-        """Admit a new member, some time ago and for some time."""
-        then = datetime.now(UTC) - timedelta(seconds=joined_ago_s)
-        token = self.owner.invite(
-            role, expires_at=then + timedelta(seconds=lasts_s), bootstrap=(), now=then
-        )
-        return Membership.join(Identity.generate(), token, then)
 
 
 class TestMember:
@@ -154,15 +145,13 @@ MemberOf = Callable[..., AbstractAsyncContextManager[TestMember]]
 AttackerOf = Callable[[Membership], AbstractAsyncContextManager["Attacker"]]
 
 
+@dataclass
 class Fleet:
     """Three routers and two nodes, connected."""
 
-    def __init__(
-        self, network: Network, routers: list[TestMember], nodes: list[TestMember]
-    ) -> None:
-        self.network = network
-        self.routers = routers
-        self.nodes = nodes
+    network: Network
+    routers: list[TestMember]
+    nodes: list[TestMember]
 
     async def hears(self) -> None:
         """Prove that a node's publication still reaches every router."""
@@ -243,16 +232,16 @@ async def attacking(
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def insider(fleet: Fleet) -> AsyncIterator[Attacker]:
     """An attacker of the first router that is a member."""
-    membership = fleet.network.join(Role.NODE)
-    async with attacking(fleet.routers[0], membership, is_member=True) as attacker:
+    first, membership = fleet.routers[0], fleet.network.join(Role.NODE)
+    async with attacking(first, membership, is_member=True) as attacker:
         yield attacker
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def stranger(fleet: Fleet) -> AsyncIterator[Attacker]:
+async def stranger(fleet: Fleet, outsiders: Network) -> AsyncIterator[Attacker]:
     """An attacker of the first router that belongs to another network."""
-    membership = Network("other").join(Role.ROUTER)
-    async with attacking(fleet.routers[0], membership, is_member=False) as attacker:
+    first, membership = fleet.routers[0], outsiders.join(Role.ROUTER)
+    async with attacking(first, membership, is_member=False) as attacker:
         yield attacker
 
 
@@ -284,26 +273,3 @@ def attacker_of_first(fleet: Fleet) -> AttackerOf:
         return attacking(fleet.routers[0], membership, is_member=False)
 
     return start
-
-
-@pytest.fixture
-def multicast_address() -> str:
-    """This machine's address on a network whose multicast comes back to it; skips where there is none."""
-    group = "224.0.0.251"
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
-    ):
-        try:
-            sender.connect((group, 9))
-            address = sender.getsockname()[0]
-            receiver.bind(("", 0))
-            membership = socket.inet_aton(group) + socket.inet_aton(address)
-            receiver.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
-            receiver.settimeout(2)
-            sender.connect((group, receiver.getsockname()[1]))
-            sender.send(b"hello")
-            receiver.recv(10)
-        except OSError as exc:
-            pytest.skip(f"this machine's network has no multicast: {exc}")
-    return address

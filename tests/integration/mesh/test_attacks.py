@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from process_memory import resident_bytes
 
 if TYPE_CHECKING:
     from conftest import Attacker, Fleet
@@ -32,32 +31,17 @@ MAX_GROWTH_BYTES = 64 * 2**20
 """Several times what a connection may buffer; the attack that fills memory sends 160 MiB."""
 
 
-def resident_bytes(pid: int) -> int:
-    pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
-async def survives(fleet: Fleet, attacker: Attacker, attack: str) -> None:
+@pytest.mark.parametrize("who", ["insider", "stranger"])
+@pytest.mark.parametrize("attack", ATTACKS)
+async def test_attack_of_a_member_or_a_stranger_leaves_the_mesh_as_it_was(
+    fleet: Fleet, insider: Attacker, stranger: Attacker, attack: str, who: str
+) -> None:
     victim = fleet.routers[0]
     pid = victim.client.pid
     before = resident_bytes(pid)
-    assert await attacker.do(attack) is None
+    assert await {"insider": insider, "stranger": stranger}[who].do(attack) is None
     await fleet.hears()
     assert victim.client.pid == pid
     assert victim.downs == []
     assert resident_bytes(pid) - before < MAX_GROWTH_BYTES
     assert victim.client.warnings.get("task_failed", 0) == 0
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
-async def test_members_attack_leaves_the_mesh_as_it_was(
-    fleet: Fleet, insider: Attacker, attack: str
-) -> None:
-    await survives(fleet, insider, attack)
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
-async def test_strangers_attack_leaves_the_mesh_as_it_was(
-    fleet: Fleet, stranger: Attacker, attack: str
-) -> None:
-    await survives(fleet, stranger, attack)

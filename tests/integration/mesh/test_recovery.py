@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
-import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -89,46 +86,3 @@ async def test_nodes_find_a_router_again_whose_sidecar_was_killed(
             envelope = node.say({"still": "here"})
             await router.until(partial(router.has_heard, envelope))
             assert node.downs == []
-
-
-async def test_router_is_found_by_its_name(fleet: Fleet, member: MemberOf) -> None:
-    router = fleet.routers[2]
-    address = router.client.addrs[0].replace("/ip4/127.0.0.1/", "/dns4/localhost/")
-    async with member(fleet.network.join(Role.NODE), bootstrap=[address]) as node:
-        await node.until(lambda: router.peer in node.client.members)
-
-
-async def test_sidecar_exits_when_its_owner_is_killed(fleet: Fleet, tmp_path: Path) -> None:
-    membership = fleet.network.join(Role.NODE)
-    membership.save(tmp_path)
-    program = """
-import asyncio, sys, structlog
-from datetime import UTC, datetime
-from pathlib import Path
-from capamesh.protocol.mesh.client import MeshClient
-from capamesh.protocol.network import Membership
-structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-client = MeshClient(Membership.load(Path(sys.argv[1]), datetime.now(UTC)), listen=(), bootstrap=sys.argv[2:],
-    subscribe=(), log=structlog.get_logger(), on_members=lambda _: print(client.pid, flush=True))
-asyncio.run(client.run())
-"""
-    first = fleet.routers[0]
-    owner = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        program,
-        str(tmp_path),
-        *first.client.addrs,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    peer = membership.identity.peer_id
-    try:
-        pid = int(await owner.stdout.readline())
-        await first.until(lambda: peer in first.client.members)
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()  # noqa: ASYNC240  # a proc file answers at once
-        assert b"capamesh.protocol.mesh" in command
-    finally:
-        owner.kill()
-        await owner.wait()
-    await first.until(lambda: peer not in first.client.members, "the sidecar's connection ends")
