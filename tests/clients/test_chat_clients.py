@@ -1,4 +1,4 @@
-"""LiteLLM, LangChain's client and Ollama's, unmodified, at a router whose nodes generate as the test says."""
+"""OpenAI's client, LiteLLM, LangChain's and Ollama's, unmodified, at a router whose nodes generate as the test says."""
 
 from __future__ import annotations
 
@@ -6,24 +6,53 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from chat_nodes import CHAT, counting
+from chat_nodes import CHAT, chatting, counting, words
 from fleet_fakes import failing
 from foreign_clients import answers
 from router_http import serving
 
 from capamesh.node.generation.admission import over_context
+from capamesh.protocol.errors import InvalidRequest
 
 TEXT = "1 2 3 4 5 "
 
 
 async def told(client: str, program: str) -> Any:
-    """Return what a program tells of two nodes that count to five, and of one with a model that takes no prompt."""
+    """Return what a program tells of two nodes that count to five, of one whose model takes no prompt, and one that breaks off."""
     async with serving() as http:
         for peer in "ab":
             http.node(peer, counting(5), models=(CHAT,))
         http.node("c", failing(over_context(70, 64)), models=(replace(CHAT, name="short"),))
+        broken = replace(CHAT, name="broken")
+        http.node("d", chatting(*words("a"), end=InvalidRequest("full")), models=(broken,))
         address = f"{http.client.host}:{http.client.port}"
         return await asyncio.to_thread(answers, client, program, address, "chat")
+
+
+async def test_openai_chats() -> None:
+    found = await told("openai", "openai_chats.py")
+    assert found == {
+        "whole": [TEXT, "stop"],
+        "usage": {
+            "prompt_tokens": 9,
+            "completion_tokens": 5,
+            "total_tokens": 14,
+            "prompt_tokens_details": {"cached_tokens": 4},
+        },
+        "stream": TEXT,
+        "finish": "stop",
+        "stream_usage": 14,
+        "text": TEXT,
+        "async": TEXT,
+        "helped": TEXT,
+        "response": [TEXT, "completed", 14],
+        "events": ["response.created", "response.completed", TEXT],
+        "errors": {
+            "missing": ["NotFoundError", "model_not_found", None],
+            "hot": ["BadRequestError", "invalid_request", "temperature"],
+            "broken": ["APIError", "run_failed", None],
+        },
+    }
 
 
 async def test_litellm_chats() -> None:
@@ -71,7 +100,7 @@ async def test_ollama_chats() -> None:
         "end": [True, "stop"],
         "text": TEXT,
         "texts": TEXT,
-        "models": ["chat", "short"],
+        "models": ["broken", "chat", "short"],
         "async": TEXT,
     }
     assert [status for status, _ in errors.values()] == [404, 400]

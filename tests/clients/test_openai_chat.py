@@ -1,4 +1,4 @@
-"""OpenAI's own client, unmodified, with a language model on real nodes: whole answers, streams, choices, schemas, errors."""
+"""OpenAI's own client, unmodified, with a language model on real nodes: whole answers, streams, choices, schemas, errors, batches."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_calls(told: dict[str, Any]) -> None:
     assert "names 'sail'; the tools are: look_up, now" in told["unknown"][1]
 
 
-async def test_client_chats(tmp_path: Path) -> None:
+async def test_client_chats_and_runs_batches_of_chats(tmp_path: Path) -> None:
     folder = write_decoder_folder(tmp_path / "models" / "tiny" / "1")
     template = folder.path / "chat_template.jinja"
     template.write_text(template.read_text() + TOOLS)
@@ -49,7 +49,9 @@ async def test_client_chats(tmp_path: Path) -> None:
     async with LocalCluster(tmp_path / "cluster", tmp_path / "models", nodes=2) as running:
         await running.wait_routable(2)
         address = running.http_url.removeprefix("http://")
-        told = await asyncio.to_thread(answers, "openai", "openai_chat.py", address, "tiny")
+        told = await asyncio.to_thread(
+            answers, "openai", "openai_chat.py", address, "tiny", tmp_path
+        )
     assert told["text"] == "".join(filter(None, told["chunks"])) == told["async"] != ""
     assert told["finish"] == "length"
     assert told["usage"][1] == told["chunks_usage"] == 12
@@ -63,19 +65,8 @@ async def test_client_chats(tmp_path: Path) -> None:
     assert errors["long"][:3] == ["BadRequestError", "context_length_exceeded", "messages"]
     assert f"maximum context length is {CONTEXT} tokens" in errors["long"][3]
     assert errors["temperature"][:3] == ["BadRequestError", "invalid_request", "temperature"]
-
-
-async def test_client_runs_batches_of_chats(tmp_path: Path) -> None:
-    write_decoder_folder(tmp_path / "models" / "tiny" / "1")
-    (tmp_path / "models" / "tiny" / "capamesh.toml").write_text("task = 'chat'\n")
-    async with LocalCluster(tmp_path / "cluster", tmp_path / "models", nodes=2) as running:
-        await running.wait_routable(2)
-        address = running.http_url.removeprefix("http://")
-        told = await asyncio.to_thread(
-            answers, "openai", "openai_chat_batches.py", address, "tiny", tmp_path
-        )
-    assert (told["status"], told["counts"]) == ("completed", [13, 12, 1])
-    assert told["answers"] == told["alone"]
-    assert all(text for text, _ in told["answers"].values())
-    ((name, status, error),) = told["errors"]
-    assert (name, status, error["code"]) == ("long", 400, "context_length_exceeded")
+    batch = told["batch"]
+    assert (batch["status"], batch["counts"]) == ("completed", [13, 12, 1])
+    assert batch["answers"] == batch["alone"]
+    assert all(text for text, _ in batch["answers"].values())
+    assert batch["error"] == ["long", 400, "context_length_exceeded"]

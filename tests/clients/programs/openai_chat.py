@@ -1,8 +1,10 @@
-"""What OpenAI's own client gets of a language model: `ADDRESS MODEL`. Prints JSON."""
+"""What OpenAI's own client gets of a language model: `ADDRESS MODEL FOLDER`. Prints JSON."""
 
 import asyncio
 import json
+import pathlib
 import sys
+import time
 
 import openai
 
@@ -85,7 +87,60 @@ def calls(client: openai.OpenAI, model: str) -> dict[str, object]:
     return told
 
 
-async def main(address: str, model: str) -> None:
+LONG = {"messages": [{"role": "user", "content": "word " * 4000}]}
+ENDED = ("completed", "failed", "expired", "cancelled")
+LIMIT_S = 100.0
+
+
+def said(body: object) -> list[object]:
+    found = openai.types.chat.ChatCompletion.model_validate(body)
+    return [found.choices[0].message.content, found.usage.total_tokens]
+
+
+def batch(client: openai.OpenAI, model: str, folder: str) -> dict[str, object]:
+    """Have chats answered in the background, and by themselves."""
+    url = "/v1/chat/completions"
+    bodies = {
+        f"r{at}": {
+            "model": model,
+            "messages": [{"role": "user", "content": f"What is the number {at}?"}],
+            "temperature": 0,
+            "max_tokens": 8,
+        }
+        for at in range(12)
+    }
+    lines = bodies | {"long": bodies["r0"] | LONG}
+    path = pathlib.Path(folder) / "chats.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"custom_id": name, "method": "POST", "url": url, "body": body}) + "\n"
+            for name, body in lines.items()
+        )
+    )
+    file = client.files.create(file=path, purpose="batch")
+    made = client.batches.create(input_file_id=file.id, endpoint=url, completion_window="24h")
+    until_s = time.monotonic() + LIMIT_S
+    while (done := client.batches.retrieve(made.id)).status not in ENDED:
+        if time.monotonic() > until_s:
+            raise SystemExit(f"the batch is still {done.status}")
+        time.sleep(0.2)
+    told = [json.loads(line) for line in client.files.content(done.output_file_id).iter_lines()]
+    (error,) = map(json.loads, client.files.content(done.error_file_id).iter_lines())
+    refused = error["response"]
+    counts = done.request_counts
+    return {
+        "status": done.status,
+        "counts": [counts.total, counts.completed, counts.failed],
+        "answers": {each["custom_id"]: said(each["response"]["body"]) for each in told},
+        "alone": {
+            name: said(client.chat.completions.create(**body).model_dump())
+            for name, body in bodies.items()
+        },
+        "error": [error["custom_id"], refused["status_code"], refused["body"]["error"]["code"]],
+    }
+
+
+async def main(address: str, model: str, folder: str) -> None:
     """Ask what a program asks, sync and async."""
     url = f"http://{address}/v1"
     client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
@@ -120,6 +175,7 @@ async def main(address: str, model: str) -> None:
     )
     told["held"] = held.choices[0].message.content
     told["tools"] = calls(client, model)
+    told["batch"] = batch(client, model, folder)
     text = client.completions.create(
         model=model, prompt="The ferry left", max_tokens=5, temperature=0, echo=True
     )
@@ -131,7 +187,7 @@ async def main(address: str, model: str) -> None:
     errors = {}
     for name, more in (
         ("missing", {"model": "nonesuch"}),
-        ("long", {"messages": [{"role": "user", "content": "word " * 4000}]}),
+        ("long", LONG),
         ("temperature", {"temperature": 3}),
     ):
         try:
