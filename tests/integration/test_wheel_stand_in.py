@@ -44,18 +44,13 @@ def run(unpacked: Path, program: str) -> str:
     return done.stdout.strip()
 
 
-def test_stand_in_is_for_every_python_and_platform(wheel: Path) -> None:
-    _, _, _, tags = parse_wheel_filename(wheel.name)
+def test_stand_in_is_for_every_platform_meets_the_pin_of_libp2p_and_is_preferred_to_the_real_one(
+    wheel: Path,
+) -> None:
+    _, version, _, tags = parse_wheel_filename(wheel.name)
     assert {str(tag) for tag in tags} == {"py3-none-any"}
-
-
-def test_stand_in_meets_the_pin_of_libp2p_and_is_preferred_to_the_real_one(wheel: Path) -> None:
-    (pin,) = (
-        wanted
-        for wanted in map(Requirement, requires("libp2p") or ())
-        if wanted.name == "fastecdsa"
-    )
-    _, version, _, _ = parse_wheel_filename(wheel.name)
+    wanted = map(Requirement, requires("libp2p") or ())
+    (pin,) = (each for each in wanted if each.name == "fastecdsa")
     assert max(pin.specifier.filter([Version("2.3.2"), version])) == version
 
 
@@ -67,34 +62,33 @@ def test_mesh_is_read_in_with_the_stand_in(unpacked: Path) -> None:
     assert run(unpacked, program) == str(unpacked / "fastecdsa")
 
 
-def test_key_exchange_of_secio_is_refused_with_the_line_to_run(unpacked: Path) -> None:
-    program = (
-        "import fastecdsa\n"
-        "from libp2p.crypto.key_exchange import create_ephemeral_key_pair\n"
-        "try:\n    create_ephemeral_key_pair('P-256')\n"
-        "except fastecdsa.NotSupported as error:\n    print(error)"
-    )
-    assert run(unpacked, program).endswith(
-        "pip install --force-reinstall --no-binary fastecdsa fastecdsa==2.3.2"
-    )
+CALLS = """
+import fastecdsa
+from fastecdsa import curve, keys, point
+from fastecdsa.encoding.sec1 import SEC1Encoder
+from fastecdsa.encoding.util import int_bytelen as width
+from libp2p.crypto.key_exchange import create_ephemeral_key_pair
+print([width(n) for n in (0, 1, 255, 256, 2**256 - 1)])
+for call in (
+    lambda: keys.gen_private_key(curve.P256),
+    lambda: keys.get_public_key(1, curve.P256),
+    lambda: keys.export_key(1, curve.P256, encoder=keys.PEMEncoder),
+    lambda: point.Point(1, 2, curve.P256),
+    lambda: SEC1Encoder.encode_public_key(None, compressed=False),
+    lambda: SEC1Encoder.decode_public_key(b"", curve.P256),
+    lambda: create_ephemeral_key_pair("P-256"),
+):
+    try:
+        call()
+    except fastecdsa.NotSupported as error:
+        print(error)
+"""
 
 
-def test_calls_of_the_stand_in_are_refused(unpacked: Path) -> None:
-    program = (
-        "import fastecdsa\n"
-        "from fastecdsa import curve, keys, point\n"
-        "from fastecdsa.encoding.sec1 import SEC1Encoder\n"
-        "calls = [lambda: keys.gen_private_key(curve.P256), lambda: keys.get_public_key(1, curve.P256),\n"
-        "         lambda: keys.export_key(1, curve.P256, encoder=keys.PEMEncoder), lambda: point.Point(1, 2, curve.P256),\n"
-        "         lambda: SEC1Encoder.encode_public_key(None, compressed=False),\n"
-        "         lambda: SEC1Encoder.decode_public_key(b'', curve.P256)]\n"
-        "for call in calls:\n"
-        "    try:\n        call()\n"
-        "    except fastecdsa.NotSupported:\n        print('refused')\n"
-    )
-    assert run(unpacked, program).split() == ["refused"] * 6
-
-
-def test_widths_of_numbers_are_those_of_the_real_one(unpacked: Path) -> None:
-    program = "from fastecdsa.encoding.util import int_bytelen as width\nprint([width(n) for n in (0, 1, 255, 256, 2**256 - 1)])"
-    assert run(unpacked, program) == "[0, 1, 1, 2, 32]"
+def test_calls_of_the_stand_in_are_refused_with_the_line_to_run_but_widths_are_the_real_ones(
+    unpacked: Path,
+) -> None:
+    widths, *refusals = run(unpacked, CALLS).splitlines()
+    assert widths == "[0, 1, 1, 2, 32]"
+    line = "pip install --force-reinstall --no-binary fastecdsa fastecdsa==2.3.2"
+    assert [each.endswith(line) for each in refusals] == [True] * 7

@@ -41,10 +41,13 @@ if TYPE_CHECKING:
 Connect = Callable[..., Any]
 
 
+@pytest.fixture
+def client(server: OipServer, connect: Connect) -> Any:
+    return connect(server.url)
+
+
 @pytest.mark.parametrize("is_binary", [True, False])
-def test_arrays_come_back_as_they_went(
-    server: OipServer, connect: Connect, is_binary: bool
-) -> None:
+def test_arrays_come_back_as_they_went(client: Any, is_binary: bool) -> None:
     inputs = {
         "F": np.array([[1.5, -2.25], [0.1, 3e38]], np.float32),
         "D": np.array(0.1),
@@ -53,7 +56,7 @@ def test_arrays_come_back_as_they_went(
         "E": np.zeros((0, 3), np.uint8),
         "T": np.arange(6, dtype=np.int16).reshape(2, 3).T,
     }
-    outputs = connect(server.url).infer("echo", inputs, is_binary=is_binary)
+    outputs = client.infer("echo", inputs, is_binary=is_binary)
     assert list(outputs) == list(inputs)
     for name, array in inputs.items():
         assert outputs[name].dtype == array.dtype
@@ -62,9 +65,9 @@ def test_arrays_come_back_as_they_went(
 
 @pytest.mark.parametrize("is_binary", [True, False])
 def test_text_goes_as_lists_or_objects_and_comes_back_as_bytes(
-    server: OipServer, connect: Connect, is_binary: bool
+    client: Any, is_binary: bool
 ) -> None:
-    outputs = connect(server.url).infer(
+    outputs = client.infer(
         "echo",
         {"A": [["a", b"b"], ["ä", ""]], "B": np.array([b"x\0", "y"], dtype=object), "C": "one"},
         is_binary=is_binary,
@@ -75,19 +78,17 @@ def test_text_goes_as_lists_or_objects_and_comes_back_as_bytes(
     assert outputs["C"].shape == ()
 
 
-def test_bf16_goes_as_a_tensor_and_comes_back_as_float32(
-    server: OipServer, connect: Connect
-) -> None:
+def test_bf16_goes_as_a_tensor_and_comes_back_as_float32(server: OipServer, client: Any) -> None:
     tensor = Tensor.from_numpy("any", np.array([1.0, 1.00390625], np.float32), Datatype.BF16)
-    output = connect(server.url).infer("echo", {"X": tensor})["X"]
+    output = client.infer("echo", {"X": tensor})["X"]
     assert server.asked[0].inputs[0].datatype is Datatype.BF16
     assert output.dtype == np.float32
     assert output.tolist() == [1.0, 1.0]
 
 
-def test_large_body_is_sent_and_read_whole(server: OipServer, connect: Connect) -> None:
+def test_large_body_is_sent_and_read_whole(client: Any) -> None:
     array = np.random.default_rng(7).integers(0, 255, 3_000_001, dtype=np.uint8)
-    np.testing.assert_array_equal(connect(server.url).infer("echo", {"X": array})["X"], array)
+    np.testing.assert_array_equal(client.infer("echo", {"X": array})["X"], array)
 
 
 def test_version_outputs_id_and_deadline_reach_the_router_over_one_connection(
@@ -111,8 +112,7 @@ def test_version_outputs_id_and_deadline_reach_the_router_over_one_connection(
     assert dict(patient.parameters) == {"timeout": 2_000_000}
 
 
-def test_pages_come_as_values(server: OipServer, connect: Connect) -> None:
-    client = connect(server.url)
+def test_pages_come_as_values(server: OipServer, client: Any) -> None:
     assert client.models() == [
         ModelEntry("echo", "1", "READY", ""),
         ModelEntry("echo", "2", "UNAVAILABLE", "no memory"),
@@ -184,13 +184,13 @@ def test_router_that_is_not_there_is_named(connect: Connect) -> None:
 
 
 def test_router_that_is_silent_past_the_deadline_is_named(
-    server: OipServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    server: OipServer, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asks, "GRACE_S", 0.0)
     with pytest.raises(
         DeadlineExceeded, match=f"no answer from {server.url} to POST .*slow/infer within 0.05 s"
     ):
-        connect(server.url).infer("slow", {"X": np.ones(1)}, timeout_s=0.05)
+        client.infer("slow", {"X": np.ones(1)}, timeout_s=0.05)
 
 
 def test_answer_over_the_limit_is_refused(server: OipServer, connect: Connect) -> None:
@@ -201,8 +201,7 @@ def test_answer_over_the_limit_is_refused(server: OipServer, connect: Connect) -
     assert client.is_ready()  # on another connection
 
 
-def test_closed_client_says_so_and_may_be_closed_again(server: OipServer, connect: Connect) -> None:
-    client = connect(server.url)
+def test_closed_client_says_so_and_may_be_closed_again(client: Any) -> None:
     client.is_ready()
     client.close()
     client.close()
@@ -261,16 +260,14 @@ def test_headers_go_with_every_request_and_with_no_error(
     assert "s3cret" not in caught.value.message
 
 
-def test_one_input_needs_no_name(server: OipServer, connect: Connect) -> None:
-    client = connect(server.url)
+def test_one_input_needs_no_name(server: OipServer, client: Any) -> None:
     array = np.float32([[1, 2]])
     assert client.infer("echo", array)["X"].tolist() == [[1, 2]]
     assert client.infer("echo", [1, 2])["X"].tolist() == [[1, 2]]
     assert [asked.inputs[0].datatype for asked in server.asked] == [Datatype.FP32] * 2
 
 
-def test_arrays_are_cast_only_when_it_is_asked_for(server: OipServer, connect: Connect) -> None:
-    client = connect(server.url)
+def test_arrays_are_cast_only_when_it_is_asked_for(server: OipServer, client: Any) -> None:
     wide = np.array([[1.5, 2.0]])
     client.infer("echo", {"X": wide})
     client.infer("echo", {"X": wide}, cast=True)
@@ -287,11 +284,10 @@ def test_arrays_are_cast_only_when_it_is_asked_for(server: OipServer, connect: C
 
 
 def test_refusal_of_an_array_s_dtype_names_the_way_to_cast_it(
-    server: OipServer, connect: Connect
+    server: OipServer, client: Any
 ) -> None:
     refused = b'{"error": "tensor \'X\' is FP64, the model takes FP32; the model\'s inputs are X"}'
     server.failure = (400, {"X-Capamesh-Error": "invalid_request"}, refused)
-    client = connect(server.url)
     with pytest.raises(
         InvalidRequest, match=r"; cast=True converts arrays to what the model takes$"
     ):

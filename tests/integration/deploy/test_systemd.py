@@ -54,32 +54,22 @@ def installed(tmp_path: Path) -> Path:
 
 @needs_systemd
 @pytest.mark.parametrize("member", MEMBERS)
-def test_unit_has_nothing_that_systemd_complains_of(installed: Path, member: str) -> None:
+def test_unit_has_nothing_that_systemd_complains_of_and_is_closed_in(
+    installed: Path, member: str
+) -> None:
     file = f"capamesh-{member}.service"
     said = analyze("verify", "--man=no", str(installed / file))
     assert [line for line in said.splitlines() if "capamesh" in line] == []
-
-
-@needs_systemd
-@pytest.mark.parametrize("member", MEMBERS)
-def test_unit_is_closed_in(member: str) -> None:
-    file = FOLDER / f"capamesh-{member}.service"
-    analyze("security", "--offline=yes", f"--threshold={MOST_EXPOSED}", str(file))
+    analyze("security", "--offline=yes", f"--threshold={MOST_EXPOSED}", str(FOLDER / file))
 
 
 @pytest.mark.parametrize("member", MEMBERS)
-def test_unit_sets_only_variables_that_the_command_has(
+def test_unit_sets_variables_that_the_command_has_and_waits_for_longer_than_its_member_does(
     member: str, variables: dict[str, dict[str, object]]
 ) -> None:
     names = {line.partition("=")[0] for line in values(unit(member), "Environment")}
     assert len(names) > 3
     assert names - variables[member].keys() == set()
-
-
-@pytest.mark.parametrize("member", MEMBERS)
-def test_unit_waits_for_longer_than_its_member_does(
-    member: str, variables: dict[str, dict[str, object]]
-) -> None:
     (limit,) = values(unit(member), "TimeoutStopSec")
     assert float(limit) > float(str(variables[member]["CAPAMESH_DRAIN"]))
 

@@ -82,8 +82,9 @@ class Peer:
 
 @asynccontextmanager
 async def pair(
-    members: Members, protocol: Reading, *, linger_s: float | None = None
-) -> AsyncIterator[Peer]:
+    members: Members, buffer_bytes: int = 100_000, *, linger_s: float | None = None
+) -> AsyncIterator[tuple[Reading, Peer]]:
+    protocol = Reading(buffer_bytes)
     with socket.create_server((HOST, 0)) as listening:
         plain = socket.create_connection(listening.getsockname())
         accepted, _ = listening.accept()
@@ -106,7 +107,7 @@ async def pair(
         assert protocol.transport.get_extra_info("peername") == tls.getsockname()
         assert protocol.transport.get_extra_info("socket").fileno() == accepted_at  # type: ignore[attr-defined]
         assert protocol.transport.get_extra_info("cipher", "none") == "none"
-        yield Peer(tls)
+        yield protocol, Peer(tls)
         protocol.transport.abort()
         await within(protocol.ended)
         assert accepted.fileno() == -1
@@ -117,8 +118,7 @@ async def test_all_that_is_sent_comes_into_buffers_of_any_size(
     members: Members, buffer_bytes: int
 ) -> None:
     data = os.urandom(30_000 if buffer_bytes == 1 else 3 * MB)
-    reading = Reading(buffer_bytes)
-    async with pair(members, reading) as peer:
+    async with pair(members, buffer_bytes) as (reading, peer):
         await peer.write(data)
         await eventually(lambda: len(reading.came) == len(data), "not all came")
         assert reading.came == data
@@ -127,11 +127,10 @@ async def test_all_that_is_sent_comes_into_buffers_of_any_size(
 async def test_writer_is_paused_while_the_peer_does_not_read_and_all_comes_in_order(
     members: Members,
 ) -> None:
-    writing = Reading()
     data = os.urandom(20 * MB)
     view = memoryview(data)
     cuts = [0, 1, 20, 20 + RECORD_BYTES, 50_000, 50_001, 9 * MB, len(data)]
-    async with pair(members, writing) as peer:
+    async with pair(members) as (writing, peer):
         writing.transport.writelines([view[a:b] for a, b in pairwise(cuts)])
         assert writing.told == ["pause"]
         assert 0 < writing.transport.get_write_buffer_size() < len(data)
@@ -142,8 +141,7 @@ async def test_writer_is_paused_while_the_peer_does_not_read_and_all_comes_in_or
 
 
 async def test_short_buffers_are_sent_in_one_record(members: Members) -> None:
-    writing = Reading()
-    async with pair(members, writing) as peer:
+    async with pair(members) as (writing, peer):
         writing.transport.writelines([b"head", bytes(2 * RECORD_BYTES - 4)])
         sizes = [len(await within(asyncio.to_thread(peer.tls.recv, 10**6))) for _ in range(2)]
         assert sizes == [RECORD_BYTES, RECORD_BYTES]
@@ -152,9 +150,8 @@ async def test_short_buffers_are_sent_in_one_record(members: Members) -> None:
 async def test_closing_sends_what_was_written_and_ends_when_the_peer_does(
     members: Members,
 ) -> None:
-    writing = Reading()
     data = os.urandom(20 * MB)
-    async with pair(members, writing) as peer:
+    async with pair(members) as (writing, peer):
         await peer.write(b"unread")
         writing.transport.write(data)
         writing.transport.close()
@@ -169,9 +166,8 @@ async def test_closing_sends_what_was_written_and_ends_when_the_peer_does(
 
 
 async def test_paused_reader_is_given_nothing_and_then_all(members: Members) -> None:
-    reading = Reading(buffer_bytes=1000)
     data = os.urandom(5 * RECORD_BYTES)
-    async with pair(members, reading) as peer:
+    async with pair(members, 1000) as (reading, peer):
         took = reading.buffer_updated
 
         def take_some(nbytes: int) -> None:
@@ -194,8 +190,7 @@ async def test_paused_reader_is_given_nothing_and_then_all(members: Members) -> 
 async def test_paused_reader_that_closes_learns_that_the_peer_has_hung_up(
     members: Members,
 ) -> None:
-    reading = Reading()
-    async with pair(members, reading) as peer:
+    async with pair(members) as (reading, peer):
         reading.transport.pause_reading()
         await peer.write(b"unread")
         reading.transport.close()
@@ -208,9 +203,8 @@ async def test_paused_reader_that_closes_learns_that_the_peer_has_hung_up(
 async def test_peer_that_does_not_hang_up_is_hung_up_on_behind_the_last_byte(
     members: Members,
 ) -> None:
-    writing = Reading()
     data = os.urandom(20 * MB)
-    async with pair(members, writing, linger_s=0.02) as peer:
+    async with pair(members, linger_s=0.02) as (writing, peer):
         writing.transport.write(data)
         writing.transport.write_eof()
         writing.transport.close()
@@ -224,8 +218,7 @@ async def test_peer_that_does_not_hang_up_is_hung_up_on_behind_the_last_byte(
 async def test_end_of_what_is_sent_leaves_the_peer_time_until_it_is_closed(
     members: Members,
 ) -> None:
-    writing = Reading()
-    async with pair(members, writing, linger_s=0.0) as peer:
+    async with pair(members, linger_s=0.0) as (writing, peer):
         writing.transport.write(b"last words")
         writing.transport.write_eof()
         assert await peer.read(100) == b"last words"
@@ -239,8 +232,7 @@ async def test_end_of_what_is_sent_leaves_the_peer_time_until_it_is_closed(
 
 @pytest.mark.parametrize("says_goodbye", [True, False])
 async def test_peer_that_ends_is_the_end(members: Members, says_goodbye: bool) -> None:
-    reading = Reading()
-    async with pair(members, reading) as peer:
+    async with pair(members) as (reading, peer):
         await peer.write(b"last words")
         if says_goodbye:
             with suppress(ssl.SSLWantReadError):
@@ -253,8 +245,7 @@ async def test_peer_that_ends_is_the_end(members: Members, says_goodbye: bool) -
 
 
 async def test_bytes_that_are_not_tls_are_an_error(members: Members) -> None:
-    reading = Reading()
-    async with pair(members, reading) as peer:
+    async with pair(members) as (reading, peer):
         os.write(peer.tls.fileno(), b"\x17\x03\x03\x00\x20" + bytes(32))
         assert isinstance(await within(asyncio.shield(reading.ended)), ssl.SSLError)
 
@@ -264,9 +255,8 @@ async def test_defect_of_the_protocol_is_reported_and_ends_the_connection(
 ) -> None:
     reported: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
-    reading = Reading()
-    reading.defect = RuntimeError("a defect")
-    async with pair(members, reading) as peer:
+    async with pair(members) as (reading, peer):
+        reading.defect = RuntimeError("a defect")
         await peer.write(b"anything")
         assert await within(asyncio.shield(reading.ended)) is reading.defect
     assert [context["exception"] for context in reported] == [reading.defect]

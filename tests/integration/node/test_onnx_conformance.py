@@ -11,7 +11,6 @@ import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ import onnx
 import onnxruntime
 import pytest
 from fleet_fakes import NullLog
-from link_wire import Wire, greeted
+from link_wire import greeted
 from onnx.backend.test.case.node import collect_testcases
 
 from capamesh.node.devices.in_flight_journal import InFlightJournal
@@ -37,14 +36,7 @@ from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.errors import CapameshError, ModelInvalid
 from capamesh.protocol.ids import ModelVersion
 from capamesh.protocol.links.calls import InferCall, decode_answer, encode_call
-from capamesh.protocol.links.connection import Connection
-from capamesh.protocol.links.events import (
-    ErrorReceived,
-    Event,
-    RequestReceived,
-    ResponseReceived,
-)
-from capamesh.protocol.links.outgoing import Buffer
+from capamesh.protocol.links.events import ErrorReceived, RequestReceived, ResponseReceived
 from capamesh.protocol.tensors import DEFAULT_LIMITS, Datatype, Tensor, fp32_from_bf16
 
 IR_VERSIONS = range(10, 14)
@@ -178,138 +170,82 @@ def _numbers(tensor: Tensor) -> np.ndarray[Any, Any]:
     return array
 
 
-ANY_VERSION = ModelVersion("")
 CUTS_SEED = 20260702
 """Where the bytes of a message are cut on their way."""
 BUDGET_MS = 30_000
 """A deadline that travels with every call and that none comes near."""
 
-Run = Callable[[Sequence[Tensor], Sequence[str]], list[Tensor]]
 
+def over_the_wire(file: Path, inputs: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
+    """Prepare `file`, which is alone in its folder, as a node does, and run it at the far end of a wire; raise what that answers.
 
-@contextmanager
-def model_wire(file: Path) -> Iterator[Run]:
-    """Prepare `file`, which is alone in its folder, as a node does; give a function that runs it through the wire.
-
-    That takes inputs and the outputs wanted (none: all), and raises what the far end answers with.
-    ModelInvalid: the model cannot be hosted.
+    ModelInvalid: the model cannot be hosted. Only where it can is it asked what the inputs are.
     """
     (source,) = scan(file.parent).models
     backend = OnnxBackend()
-    preparation = Preparation(
-        backend,
-        ProfileCache(None),
-        circumstances={},
-        clock=itertools.count().__next__,  # a second a look, so that a measurement is short
-    )
+    # a second a look, so that a measurement is short
+    clock = itertools.count().__next__
+    preparation = Preparation(backend, ProfileCache(None), circumstances={}, clock=clock)
     prepared = preparation.prepare(source, partial(backend.load, source))
-    with asyncio.Runner() as loop:
-        host = loop.run(_hosted(source, prepared, backend))
-        try:
-            yield _Asker(host, loop).run
-        finally:
-            host.close()
+    try:
+        return asyncio.run(_asked(source, prepared, backend, inputs()))
+    finally:
+        prepared.loaded.close()
 
 
-async def _hosted(source: ModelSource, prepared: LoadResult, backend: OnnxBackend) -> _Host:
-    return _Host(source, prepared, backend)
-
-
-class _Host:
-    """A worker with one model at the far end of the wire. Made in the event loop that it runs in."""
-
-    def __init__(self, source: ModelSource, prepared: LoadResult, backend: OnnxBackend) -> None:
-        self.source = source
-        rules = source.manifest.rules
-        self._prepared = prepared
-        self._runner = ModelRunner(
-            prepared.loaded,
-            DynamicBatcher(
-                prepared.plan,
-                rules,
-                prepared.measured.profile,
-                max_in_flight=8,
-                streams=prepared.streams,
-            ),
-            stream=prepared.stream,
-            may_run_here=prepared.is_predictable,
-            clock=time.monotonic,
-            switch=backend.stop_switch,
-            marks=InFlightJournal(None),
-            number=1,
-            watchdog_s=60.0,
-            on_stuck=_unexpected,
-        )
-        models = ModelRegistry()
-        models.ready(HostedModel(source, prepared, self._runner))
-        self._service = WorkerService(
-            models,
-            None,  # type: ignore[arg-type]  # nobody introduces themselves on this wire
-            control=_unexpected,
-            clock=time.monotonic,
-            later=lambda *_: None,
-            limits=DEFAULT_LIMITS,
-            log=NullLog(),  # type: ignore[arg-type]
-        )
-
-    async def serve(self, request: RequestReceived, core: Connection) -> None:
-        """Answer a request."""
-        link: Any = _Link(core)
-        self._service.request_received(link, request.stream, request.meta, request.body)
-        self._service.read_ended(link)
-        await self._runner.wait_idle()
-
-    def close(self) -> None:
-        self._runner.close()
-        self._prepared.loaded.close()
-
-
-class _Link:
-    """A core as the worker knows it."""
-
-    def __init__(self, core: Connection) -> None:
-        self._core = core
-
-    def respond(self, stream: int, meta: bytes, body: Sequence[Buffer]) -> bool:
-        return self._core.respond(stream, meta, body)
-
-    def fail(self, stream: int, error: CapameshError) -> bool:
-        return self._core.fail(stream, error)
+async def _asked(
+    source: ModelSource, prepared: LoadResult, backend: OnnxBackend, inputs: Sequence[Tensor]
+) -> list[Tensor]:
+    batcher = DynamicBatcher(
+        prepared.plan,
+        source.manifest.rules,
+        prepared.measured.profile,
+        max_in_flight=8,
+        streams=prepared.streams,
+    )
+    runner = ModelRunner(
+        prepared.loaded,
+        batcher,
+        stream=prepared.stream,
+        may_run_here=prepared.is_predictable,
+        clock=time.monotonic,
+        switch=backend.stop_switch,
+        marks=InFlightJournal(None),
+        number=1,
+        watchdog_s=60.0,
+        on_stuck=_unexpected,
+    )
+    models = ModelRegistry()
+    models.ready(HostedModel(source, prepared, runner))
+    service = WorkerService(
+        models,
+        None,  # type: ignore[arg-type]  # nobody introduces themselves on this wire
+        control=_unexpected,
+        clock=time.monotonic,
+        later=lambda *_: None,
+        limits=DEFAULT_LIMITS,
+        log=NullLog(),  # type: ignore[arg-type]
+    )
+    wire = greeted(seed=CUTS_SEED)
+    call = InferCall(source.name, ModelVersion(""), tuple(inputs), ())
+    stream = wire.dialer.ask(*encode_call(call, budget_ms=BUDGET_MS))
+    _, (request,) = wire.settle()
+    assert isinstance(request, RequestReceived)
+    link: Any = wire.acceptor  # all of a link that a worker needs
+    service.request_received(link, request.stream, request.meta, request.body)
+    service.read_ended(link)
+    await runner.wait_idle()
+    runner.close()
+    (answer,), _ = wire.settle()
+    if isinstance(answer, ErrorReceived):
+        raise answer.error
+    assert isinstance(answer, ResponseReceived)
+    assert (answer.stream, answer.is_final) == (stream, True)
+    return list(decode_answer(answer.meta, answer.body, DEFAULT_LIMITS).outputs)
 
 
 def _unexpected(*what: object) -> NoReturn:
     raise AssertionError(f"{what} on a wire that only carries inference")
-
-
-class _Asker:
-    """What asks, and both sides of the link between."""
-
-    def __init__(self, host: _Host, loop: asyncio.Runner) -> None:
-        self._host = host
-        self._loop = loop
-        self._wire: Wire = greeted(seed=CUTS_SEED)
-
-    def run(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> list[Tensor]:
-        call = InferCall(self._host.source.name, ANY_VERSION, tuple(inputs), tuple(outputs))
-        stream = self._wire.dialer.ask(*encode_call(call, budget_ms=BUDGET_MS))
-        _, at_host = self._wire.settle()
-        (request,) = at_host
-        assert isinstance(request, RequestReceived)
-        self._loop.run(self._host.serve(request, self._wire.acceptor))
-        at_asker, _ = self._wire.settle()
-        (answer,) = at_asker
-        return self._read(stream, answer)
-
-    def _read(self, stream: int, event: Event) -> list[Tensor]:
-        match event:
-            case ErrorReceived(stream=of, error=error):
-                assert of == stream
-                raise error
-            case ResponseReceived(stream=of, meta=meta, body=body, is_final=is_final):
-                assert (of, is_final) == (stream, True)
-                return list(decode_answer(meta, body, DEFAULT_LIMITS).outputs)
-            case _:
-                raise AssertionError(f"{event} is no answer")
 
 
 pytestmark = pytest.mark.pure
@@ -366,8 +302,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory, findings: list[str]) -> Ou
 def ask(case: Case, file: Path, outcome: Outcome) -> None:
     """Run a case through the wire; where that fails, without it."""
     try:
-        with model_wire(file) as run:
-            case.check(run(case.asked(), ()))
+        case.check(over_the_wire(file, case.asked))
     except (CapameshError, AssertionError) as error:
         if passes_directly(case, file):
             outcome.failed.append(f"{case.name}: {error!r}")
@@ -381,8 +316,8 @@ def ask(case: Case, file: Path, outcome: Outcome) -> None:
 def offer(case: Case, refusal: str, file: Path, outcome: Outcome) -> None:
     """Load a case that must be refused with words that have `refusal` in them."""
     try:
-        with model_wire(file):
-            outcome.misjudged.append(f"{case.name}: hosted, though {refusal} cannot be carried")
+        over_the_wire(file, list)
+        outcome.misjudged.append(f"{case.name}: hosted, though {refusal} cannot be carried")
     except ModelInvalid as error:
         if refusal in error.message:
             outcome.refused.append(case.name)
@@ -455,6 +390,10 @@ def test_answers_over_the_wire_are_right_where_onnx_runtime_alone_is_right(
 ) -> None:
     assert outcome.failed == []
     assert len(outcome.passed) >= PASSED
+    both_ways = {(side, datatype) for side in ("input", "output") for datatype in Datatype}
+    assert outcome.carried == both_ways
+    seen = [*outcome.passed, *outcome.refused, *outcome.beyond]
+    assert len(seen) == len(set(seen)) >= CASES
 
 
 def test_model_with_a_value_that_the_protocol_cannot_carry_is_refused_by_name_and_type(
@@ -462,14 +401,3 @@ def test_model_with_a_value_that_the_protocol_cannot_carry_is_refused_by_name_an
 ) -> None:
     assert outcome.misjudged == []
     assert len(outcome.refused) >= REFUSED
-
-
-def test_every_datatype_of_the_protocol_was_carried_both_ways(outcome: Outcome) -> None:
-    assert outcome.carried == {
-        (side, datatype) for side in ("input", "output") for datatype in Datatype
-    }
-
-
-def test_every_case_has_become_of_something(outcome: Outcome) -> None:
-    seen = [*outcome.passed, *outcome.refused, *outcome.beyond]
-    assert len(seen) == len(set(seen)) >= CASES

@@ -108,9 +108,9 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def closed(home: Path, port: int = 0, **how: Any) -> dict[str, str]:
+def closed(home: Path, port: int = 0, program: str = CLOSED, **how: Any) -> dict[str, str]:
     done = subprocess.run(
-        [sys.executable, "-P", "-c", CLOSED, str(home), str(port), json.dumps(how)],
+        [sys.executable, "-P", "-c", program, str(home), str(port), json.dumps(how)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -122,8 +122,7 @@ def closed(home: Path, port: int = 0, **how: Any) -> dict[str, str]:
         },
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert (done.returncode, done.stderr) == (0, "")
     found: dict[str, str] = json.loads(done.stdout)
     return found
 
@@ -194,15 +193,7 @@ def test_sandbox_reports_what_the_kernel_lacks_and_the_rest_holds(home: Path) ->
         "from capamesh.protocol.sandbox import landlock\n"
         "landlock.version = lambda: 0\n",
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code, str(home), "0", "{}"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(home), "ORT_DISABLE_TELEMETRY": "1"},
-        check=True,
-    )
-    found = json.loads(done.stdout)
+    found = closed(home, program=code)
     assert "landlock: this kernel has none, or it is turned off" in found["holds"]
     assert "the member's key can be read" in found["holds"]
     assert "no_new_privs" in found["holds"]
