@@ -78,35 +78,21 @@ def number(value: int) -> Any:
     return np.array([[value]], np.int32)
 
 
-async def test_examples_with_one_request_each_answer_right(cluster: LocalCluster) -> None:
+async def test_models_with_one_request_each_answer_right(cluster: LocalCluster) -> None:
     a, b = np.arange(32, dtype=np.int32).reshape(2, 16), np.ones((2, 16), np.int32)
 
     def asked() -> None:
         with client(cluster) as server:
-            for name, kind in (("simple", np.int32), ("simple_int8", np.int8)):
-                given = [tensor("INPUT0", a.astype(kind)), tensor("INPUT1", b.astype(kind))]
-                answer = server.infer(name, given)
-                np.testing.assert_array_equal(answer.as_numpy("OUTPUT0"), a + 1)
-                np.testing.assert_array_equal(answer.as_numpy("OUTPUT1"), a - 1)
-            texts = np.array([[str(n).encode() for n in range(16)]], object)
-            given = [tensor("INPUT0", texts), tensor("INPUT1", texts)]
-            answer = server.infer("simple_string", given)
-            assert answer.as_numpy("OUTPUT0").tolist() == [[str(2 * n).encode() for n in range(16)]]
-            for name, shape, scores in (
-                ("densenet_onnx", (3, 224, 224), ("fc6_1", (1000,))),
-                ("inception_onnx", (299, 299, 3), ("InceptionV3/Predictions/Softmax:0", (1001,))),
-            ):
-                metadata = server.get_model_metadata(name)
-                (picture,) = metadata["inputs"]
-                assert picture["shape"] == list(shape)
-                answer = server.infer(name, [tensor(picture["name"], np.ones(shape, np.float32))])
-                assert answer.as_numpy(scores[0]).shape == scores[1]
+            answer = server.infer("both", [tensor("A", a), tensor("B", b)])
+            np.testing.assert_array_equal(answer.as_numpy("SUM"), a + 1)
+            (picture,) = server.get_model_metadata("densenet_onnx")["inputs"]
+            assert picture["shape"] == [3, 224, 224]
+            given = [tensor(picture["name"], np.ones((3, 224, 224), np.float32))]
+            assert server.infer("densenet_onnx", given).as_numpy("fc6_1").shape == (1000,)
             if onnx_backend._raw_text_runtime() is not None:  # else ONNX Runtime takes UTF-8 alone
                 odd = np.array([[b"\xff\xfe\x00\x80", b"a\x00b", b"", b"\x00"]], object)
                 answer = server.infer("texts", [tensor("INPUT0", odd)])
                 assert answer.as_numpy("OUTPUT0").tolist() == odd.tolist()
-            answer = server.infer("both", [tensor("A", a), tensor("B", b)])
-            np.testing.assert_array_equal(answer.as_numpy("SUM"), a + 1)
 
     await asyncio.to_thread(asked)
 
