@@ -1,12 +1,15 @@
-"""Strangers who hold connections and bodies without end take neither the router's memory nor anybody's place."""
+"""Strangers who hold connections and bodies without end, or ask for huge answers, take neither the router's memory nor anybody's place."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import socket
 from pathlib import Path
 
+import aiohttp
+import engine_models
 import pytest
 from hostile import MIB, Figures, attacked
 
@@ -21,6 +24,8 @@ ASKS = 60_000
 CHUNKS = 10_000
 """Of a body; with an object for each, those of all bodies would take over 200 MB."""
 ARRIVING = ("capamesh_http_body_bytes_arriving", "capamesh_http_bodies_ended")
+COUNT = b'{"inputs":[{"name":"count","shape":[],"datatype":"INT64","data":[%d]}],"parameters":{"binary_data_output":true}}'
+ELEMENTS = 60 * MIB // 8
 HUNG_UP = "capamesh_http_connections_hung_up"
 
 
@@ -122,3 +127,42 @@ async def test_strangers_that_are_idle_or_deaf_take_no_place_and_no_memory(
         assert seen.failures == []
         peak = network.peak_bytes(network.router)
         figures.at_most("router beside clients that do not read, MB", peak / 1e6, 300)
+
+
+async def test_small_requests_with_huge_answers_fill_no_router(
+    tmp_path: Path, sample_models: Path, figures: Figures
+) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(sample_models, models)
+    engine_models.save(engine_models.counting(), models, "counting")
+    options = ("--body-budget-mib", "128", "--answer-budget-mib", "128")
+    async with attacked(tmp_path / "network", models, nodes=2, router_options=options) as network:
+        path, turn = "/v2/models/counting/infer", asyncio.Semaphore(6)
+
+        async def ask(session: aiohttp.ClientSession) -> tuple[int, int]:
+            """Return status and size of an answer, which is not kept."""
+            async with turn, session.post(path, data=COUNT % ELEMENTS) as response:
+                size_bytes = sum([len(part) async for part in response.content.iter_any()])
+                return response.status, size_bytes
+
+        async with (
+            network.honest(connections=2) as seen,
+            aiohttp.ClientSession(network.http_url) as session,
+        ):
+            answers = await asyncio.gather(*(ask(session) for _ in range(12)))
+            async with session.post(path, data=COUNT % (30 * MIB)) as response:
+                too_large = response.status, await response.text()
+            head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+            body = COUNT % ELEMENTS
+            with Crowd(network.address) as crowd:
+                for _ in range(6):
+                    await crowd.come_deaf(head % (path.encode(), len(body)) + body)
+                await network.until_still("capamesh_answer_bytes", "capamesh_http_body_bytes")
+        assert seen.failures == []
+        assert {status for status, _ in answers} == {200}
+        assert min(size for _, size in answers) > 60 * MIB - 8
+        assert too_large[0] == 413
+        assert "ask for fewer rows or outputs" in too_large[1]
+        # 128 MiB that come from nodes, as much that clients have not read yet, and the router's own 90 MB
+        peak = network.peak_bytes(network.router)
+        figures.at_most("router beside 18 answers of 60 MiB, MB", peak / 1e6, 380)
