@@ -253,14 +253,16 @@ def outsiders() -> Network:
 
 @pytest.fixture
 def member(fleet: Fleet) -> MemberOf:
-    """Return what runs one more member, by default of the fleet's network."""
+    """Return what runs one more member: by default a node of the fleet's network, which the first router lets in."""
 
     def start(
-        membership: Membership,
+        membership: Membership | None = None,
         network: Network = fleet.network,
         **options: Any,  # what TestMember takes
     ) -> AbstractAsyncContextManager[TestMember]:
-        return TestMember(network, membership, **options).running()
+        if network is fleet.network:
+            options.setdefault("bootstrap", fleet.routers[0].client.addrs)
+        return TestMember(network, membership or network.join(Role.NODE), **options).running()
 
     return start
 

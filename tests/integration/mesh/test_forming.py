@@ -49,7 +49,7 @@ async def test_every_member_hears_a_routers_demand(fleet: Fleet) -> None:
 async def test_router_is_found_by_its_name(fleet: Fleet, member: MemberOf) -> None:
     router = fleet.routers[2]
     address = router.client.addrs[0].replace("/ip4/127.0.0.1/", "/dns4/localhost/")
-    async with member(fleet.network.join(Role.NODE), bootstrap=[address]) as node:
+    async with member(bootstrap=[address]) as node:
         await node.until(lambda: router.peer in node.client.members)
 
 
@@ -80,10 +80,10 @@ async def test_node_finds_a_router_by_multicast_and_is_heard(
     outsiders: Network, member: MemberOf, multicast_address: str
 ) -> None:
     listen = (f"/ip4/{multicast_address}/tcp/0",)
-    router_membership, node_membership = outsiders.join(Role.ROUTER), outsiders.join(Role.NODE)
+    router_membership = outsiders.join(Role.ROUTER)
     async with (
         member(router_membership, network=outsiders, listen=listen, use_mdns=True) as router,
-        member(node_membership, network=outsiders, use_mdns=True) as node,
+        member(network=outsiders, use_mdns=True) as node,
     ):
         await node.until(lambda: outsiders.adverts in node.reachable, "found")
         envelope = node.say({"found": True})

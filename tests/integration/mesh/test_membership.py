@@ -81,13 +81,13 @@ async def test_member_whose_time_ends_while_it_is_connected_is_put_out(
 ) -> None:
     first = fleet.routers[0]
     began_s = time.monotonic()
-    async with member(fleet.network.join(Role.NODE), bootstrap=first.client.addrs) as other:
+    async with member() as other:
         await first.until(lambda: other.peer in first.client.members, "let in")
         let_in_s = time.monotonic() - began_s
     # in which a machine as busy as this one lets it in
     membership = fleet.network.join(Role.NODE, lasts_s=5 + 3 * let_in_s)
     peer = membership.identity.peer_id
-    async with member(membership, bootstrap=first.client.addrs):
+    async with member(membership):
         await first.until(lambda: peer in first.client.members, "let in")
         await first.until(lambda: peer not in first.client.members, "put out")
 
@@ -109,8 +109,7 @@ async def test_revoked_peer_is_put_out_everywhere_and_a_late_joiner_learns_the_l
             await router.until(
                 lambda router=router: router.revocations == [listed.encode()], "told"
             )
-    late = fleet.network.join(Role.NODE)
-    async with member(late, bootstrap=fleet.routers[1].client.addrs) as joiner:
+    async with member(bootstrap=fleet.routers[1].client.addrs) as joiner:
         await joiner.until(lambda: joiner.revocations == [listed.encode()], "told at the door")
     await fleet.hears()
 
@@ -129,11 +128,9 @@ async def test_drain_order_reaches_every_member_once_and_those_that_join_later(
         first.client.update_drains(order.encode())
         for each in (*fleet.routers, drained):
             await each.until(lambda each=each: each.drains == [order.encode()], "told")
-    late = fleet.network.join(Role.NODE)
     # its own order may be one by a key that was retired since: it starts all the same
-    async with member(
-        late, bootstrap=fleet.routers[1].client.addrs, drains=foreign.encode()
-    ) as joiner:
+    second = fleet.routers[1].client.addrs
+    async with member(bootstrap=second, drains=foreign.encode()) as joiner:
         await joiner.until(lambda: joiner.drains == [order.encode()], "told at the door")
     await fleet.hears()
 
@@ -165,9 +162,7 @@ async def test_envelope_that_another_member_publishes_is_not_delivered(
 async def test_envelope_with_a_forged_signature_is_not_delivered(
     fleet: Fleet, member: MemberOf
 ) -> None:
-    async with member(
-        fleet.network.join(Role.NODE), bootstrap=fleet.routers[0].client.addrs
-    ) as forger:
+    async with member() as forger:
         await forger.until(lambda: fleet.network.adverts in forger.reachable)
         envelope = forger.envelope({"forged": True})
         forged = envelope[:-1] + bytes([envelope[-1] ^ 1])
@@ -185,7 +180,7 @@ async def test_old_envelope_published_again_is_delivered_once_and_nobody_is_blam
     fleet: Fleet, member: MemberOf
 ) -> None:
     first = fleet.routers[0]
-    async with member(fleet.network.join(Role.NODE), bootstrap=first.client.addrs) as node:
+    async with member() as node:
         await node.until(lambda: fleet.network.adverts in node.reachable)
         old = node.say({"number": 1})
         await first.until(partial(first.has_heard, old))
@@ -201,9 +196,7 @@ async def test_old_envelope_published_again_is_delivered_once_and_nobody_is_blam
 
 
 async def test_flood_of_one_member_is_cut_to_its_rate(fleet: Fleet, member: MemberOf) -> None:
-    async with member(
-        fleet.network.join(Role.NODE), bootstrap=fleet.routers[0].client.addrs
-    ) as node:
+    async with member() as node:
         await node.until(lambda: fleet.network.adverts in node.reachable)
         first = fleet.routers[0]
         before = first.client.warnings.get("dropped_rate", 0)

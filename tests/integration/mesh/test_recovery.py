@@ -76,13 +76,14 @@ async def test_nodes_find_a_router_again_whose_sidecar_was_killed(
 ) -> None:
     membership = fleet.network.join(Role.ROUTER)
     listen = (f"/ip4/127.0.0.1/tcp/{free_port()}",)
-    async with member(membership, listen=listen) as router:
-        nodes = fleet.network.join(Role.NODE)
-        async with member(nodes, bootstrap=router.client.addrs) as node:
-            await node.until(lambda: fleet.network.adverts in node.reachable)
-            node.reachable.clear()
-            os.kill(router.client.pid, signal.SIGKILL)
-            await node.until(lambda: fleet.network.adverts in node.reachable, "connected again")
-            envelope = node.say({"still": "here"})
-            await router.until(partial(router.has_heard, envelope))
-            assert node.downs == []
+    async with (
+        member(membership, listen=listen, bootstrap=()) as router,
+        member(bootstrap=router.client.addrs) as node,
+    ):
+        await node.until(lambda: fleet.network.adverts in node.reachable)
+        node.reachable.clear()
+        os.kill(router.client.pid, signal.SIGKILL)
+        await node.until(lambda: fleet.network.adverts in node.reachable, "connected again")
+        envelope = node.say({"still": "here"})
+        await router.until(partial(router.has_heard, envelope))
+        assert node.downs == []
