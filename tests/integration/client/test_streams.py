@@ -135,13 +135,6 @@ async def test_first_error_is_raised_or_all_are_told(http: Http, run: Run) -> No
     assert caught.value.retry_after_s == 2.0
 
 
-async def test_request_that_is_refused_is_sent_again(http: Http, run: Run) -> None:
-    link = http.node("A", failing(Overloaded("full", 0.01)), echo)
-    answers = await run("stream", "m", rows(2), retries=1)
-    assert [answer["y"].tolist() for answer in answers] == [[[0, 0]], [[1, -1]]]
-    assert len(link.calls) == 3
-
-
 @pytest.mark.parametrize("is_binary", [True, False])
 async def test_parts_of_an_answer_are_yielded_one_by_one(
     http: Http, run: Run, is_binary: bool
@@ -227,13 +220,6 @@ async def test_window_that_fails_is_told_and_others_go_on(http: Http, run: Run) 
     answers = await run("stream_samples", "vad", [sound], on_error=errors.append)
     assert [answer["y"][0].tolist() for answer in answers] == [[0, 0, 1, 2, 3], [0, 8, 9, 10, 11]]
     assert [type(error) for error in errors] == [LinkLost]
-
-
-async def test_stream_that_the_router_closes_is_told(http: Http, run: Run) -> None:
-    detector(http, echo, failing(LinkLost("gone")))
-    sound = np.arange(20, dtype=np.float32)
-    with pytest.raises(LinkLost, match="closed the stream behind 1 answers, with 1011: 2 windows"):
-        await run("stream_samples", "vad", [sound], on_error=lambda _: None)
 
 
 async def test_asynchronous_inputs_are_taken_as_they_come(http: Http) -> None:
