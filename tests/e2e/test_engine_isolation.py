@@ -177,12 +177,11 @@ async def test_rows_of_a_job_that_end_six_workers_cost_no_model_its_place_and_no
     assert all(each.endswith(ends) for each in reasons)
 
 
-async def test_run_that_takes_too_long_is_stopped_or_its_worker_replaced_and_no_other_caller_notices(
+async def test_worker_of_a_run_that_takes_too_long_and_cannot_be_stopped_is_replaced_and_no_other_caller_notices(
     tmp_path: Path,
 ) -> None:
     models = tmp_path / "models"
     engine_models.save(engine_models.adding(1), models, "adding")
-    engine_models.save(engine_models.looping(), models, "looping")
     engine_models.save(engine_models.deaf(), models, "deaf")
     options = ("--watchdog", f"{WATCHDOG_S}", "--threads", "1")
     too_long = f"more than the {WATCHDOG_S} s that this node allows one"
@@ -196,19 +195,6 @@ async def test_run_that_takes_too_long_is_stopped_or_its_worker_replaced_and_no_
         node = cluster.nodes[0]
         (before,) = node.status()["worker_pids"]
         async with node_link(cluster, node) as link:
-            endless = tasks.create_task(refused(link, "looping", turns(engine_models.FOREVER)))
-            await until(lambda: load_of(link, "looping"), is_running)
-            behind = tasks.create_task(ask(link, "looping", turns(3)))
-            await until(lambda: load_of(link, "looping"), lambda load: load.queued == 1)
-            assert (await ask(link, "adding", {"x": X}))["y"].tolist() == [[2, 3, 4, 5]]
-            assert not behind.done()
-            error = await endless
-            assert isinstance(error, RunFailed)
-            assert too_long in error.message
-            assert (await behind)["done"].tolist() == [3]
-            assert node.status()["worker_pids"] == [before]
-
-            # one that cannot be stopped
             side = np.array([engine_models.DEAF_SIDE])
             stuck = tasks.create_task(refused(link, "deaf", {"side": side}))
             await until(lambda: load_of(link, "deaf"), is_running)
@@ -256,10 +242,6 @@ async def added_until(is_over: asyncio.Event, cluster: Cluster) -> None:
     async with AsyncClient(cluster.http_url) as client:
         while not is_over.is_set():
             assert (await client.infer("adding", {"x": X}))["y"].tolist() == [[2, 3, 4, 5]]
-
-
-def turns(count: int) -> dict[str, Any]:
-    return {"turns": np.array([count])}
 
 
 def is_running(load: LoadReport) -> bool:

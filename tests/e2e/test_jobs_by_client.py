@@ -7,7 +7,6 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import commands
 import numpy as np
 import pytest
 import pytest_asyncio
@@ -45,39 +44,10 @@ async def network(
         yield running, data
 
 
-async def command(cluster: LocalCluster, folder: Path, *words: str) -> tuple[int, str, str]:
-    return await commands.command("jobs", *words, router=cluster.http_url, folder=folder)
-
-
 async def labels(cluster: LocalCluster) -> list[int]:
     async with AsyncClient(cluster.http_url) as client:
         found: list[int] = (await client.infer("digits", {"X": pixels()}))["label"].tolist()
         return found
-
-
-async def test_command_runs_a_data_set_to_files_of_results(
-    network: tuple[LocalCluster, Path], tmp_path: Path
-) -> None:
-    cluster, data = network
-    url = (data / "rows.npy").as_uri()
-    status, out, err = await command(cluster, tmp_path, "submit", url, "-m", "digits", "--watch")
-    assert status == 0, err
-    job = out.splitlines()[0]
-    wanted = await labels(cluster)
-    for name in ("a.jsonl", "a.csv", "a.npz"):
-        status, _, err = await command(cluster, tmp_path, "results", job, "-o", name)
-        assert (status, err.splitlines()[-1]) == (0, f"{ROWS} rows are in {name}")
-    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
-    assert [row["row"] for row in rows] == list(range(ROWS))
-    assert [row["outputs"]["label"] for row in rows] == wanted
-    with np.load(tmp_path / "a.npz", allow_pickle=False) as archive:
-        assert archive["label"].tolist() == wanted
-        assert archive["probabilities"].dtype == np.float32
-    status, out, _ = await command(cluster, tmp_path, "show", "last", "--json")
-    fields = json.loads(out)
-    assert (status, fields["id"], fields["done"]["rows"]) == (0, job, ROWS)
-    status, out, _ = await command(cluster, tmp_path, "logs", "last", "--follow")
-    assert (status, out.splitlines()[-1].split()[-1]) == (0, "completed")
 
 
 async def test_results_come_to_the_sdk_as_direct_answers_and_bad_rows_are_told(

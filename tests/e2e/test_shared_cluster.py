@@ -8,14 +8,10 @@ import json
 import os
 import re
 import sys
-from pathlib import Path
 
 import aiohttp
 import pytest
-from direct_answers import digits_requests
-from http_load import Load, failures
 from page_steps import ROOT, blocks
-from polling import until
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.protocol.oip import HEADER_LENGTH_NAME
@@ -106,31 +102,6 @@ async def test_bad_binary_framing_is_told_with_the_numbers(cluster: LocalCluster
     for raw, length, said in ((100, len(head), "100"), (300, len(head), "300"), (256, -5, "-5")):
         sent = await post(cluster, DIGITS, head + bytes(raw), {HEADER_LENGTH_NAME: str(length)})
         assert (sent[0], said in sent[1]) == (400, True)
-
-
-async def test_client_that_sends_half_a_request_and_leaves_disturbs_nobody(
-    cluster: LocalCluster, built_models: Path
-) -> None:
-    host, port = cluster.http_url.removeprefix("http://").split(":")
-    head = f"POST {DIGITS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n".encode()
-    for _ in range(20):
-        _, writer = await asyncio.open_connection(host, int(port))
-        writer.write(head + b'{"inputs": [')
-        await writer.drain()
-        writer.transport.abort()
-    asked = digits_requests(built_models, 100)
-    assert failures(await Load(cluster.http_url).run(asked, concurrency=8)) == []
-
-    async def are_none() -> bool:
-        async with aiohttp.ClientSession(cluster.http_url) as session:
-            async with session.get("/v1/nodes") as reply:
-                nodes = (await reply.json())["nodes"]
-            async with session.get("/metrics") as reply:
-                metrics = await reply.text()
-        at_links = [link["requests_in_flight"] for node in nodes for link in node["links"]]
-        return at_links == [0, 0] and "capamesh_requests_in_flight 0.0" in metrics
-
-    await until(are_none)  # a connection that was cut is noticed later
 
 
 async def test_all_that_a_router_exports_is_in_the_reference(cluster: LocalCluster) -> None:

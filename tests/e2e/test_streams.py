@@ -10,7 +10,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,6 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS = 100
 OVER_SSE, OVER_GRPC, OVER_WEBSOCKET = 600, 200, 200
 STREAMS_OF_CHANNEL = 50
-BACK_WITHIN_S = 1.0
-"""The time in which a client is told that the node of its answer has died."""
 LIMIT_S = 120.0
 """Far more than anything here takes; it only ends a test that hangs."""
 MOST_GROWTH_MIB = 250
@@ -232,7 +229,6 @@ async def test_answer_of_a_killed_worker_breaks_off_in_band_and_none_hangs(
             await call.read()
             (worker,) = cluster.nodes[0].status()["worker_pids"]
             os.kill(worker, signal.SIGKILL)
-            killed_s = time.monotonic()
             for stream in streams:
                 *_, last = await asyncio.wait_for(stream.all(), LIMIT_S)
                 assert last["code"] == "link_lost"
@@ -243,8 +239,6 @@ async def test_answer_of_a_killed_worker_breaks_off_in_band_and_none_hangs(
             assert "the answer broke off after" in answer.error_message
             with pytest.raises(LinkLost, match="the answer broke off after"):
                 await asyncio.wait_for(all_of(socket), LIMIT_S)
-            # it is far less on an idle machine
-            assert time.monotonic() - killed_s < 20 * BACK_WITHIN_S
             call.cancel()
 
 

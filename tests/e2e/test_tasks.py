@@ -103,28 +103,6 @@ async def test_texts_become_vectors_over_openais_route(tasks: LocalCluster) -> N
     np.testing.assert_allclose(many["data"][598]["embedding"], vectors[2], rtol=1e-5)
 
 
-async def test_texts_become_arrays_for_the_client(tasks: LocalCluster) -> None:
-    with Client(tasks.http_url) as client:
-        found = client.embed("words", ["cat sat", "A DOG", "cat"])
-        short = client.embed("words", "cat", dimensions=2)
-        with pytest.raises(InvalidRequest, match="embeddings are of models for text-embedding"):
-            client.embed("digits", "cat")
-    wanted = np.stack([mean("cat", "sat"), mean("a", "dog"), mean("cat")])
-    np.testing.assert_allclose(found.vectors, wanted, rtol=1e-5)
-    assert (found.tokens, found.model, len(found.nodes)) == (11, "words", 1)
-    assert short.vectors.shape == (1, 2)
-
-
-async def test_errors_of_the_node_come_in_openais_form(tasks: LocalCluster) -> None:
-    status, body = await embed(tasks, input="cat", dimensions=5)
-    assert (status, body["error"]["type"]) == (400, "invalid_request_error")
-    assert body["error"]["message"].startswith("5 dimensions are asked for; this model's")
-    status, body = await embed(tasks, input=[[99]])
-    assert body["error"]["message"].startswith("text 0 has a token that is not one of 0 to 10")
-    status, body = await embed(tasks, input="x" * 40_000)
-    assert (status, body["error"]["code"]) == (413, "too_large")
-
-
 async def test_texts_are_embedded_over_grpc_and_by_the_command(tasks: LocalCluster) -> None:
     with triton_grpc.InferenceServerClient(tasks.http_url.removeprefix("http://")) as client:
         given = triton_grpc.InferInput("text", [1], "BYTES")
