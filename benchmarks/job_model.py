@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from engine_models import looping, save, value_of
-from onnx import TensorProto, helper, numpy_helper
+from engine_models import LOOP, LOOP_CONSTANTS, model_of, save
 
 NAME = "row_sums"
 WIDTH = 8192
@@ -26,43 +25,27 @@ MANIFEST = f"[batching]\nmax_rows = {BATCH_ROWS}\n"
 
 def row_sums(turns: int) -> onnx.ModelProto:
     """Return float32 [rows, WIDTH] to float32 [rows, 2]: the row's number, and the sum of its columns. A run turns a loop, 4 µs each."""
-    model = looping()
-    graph = model.graph
     weights = np.zeros((WIDTH, 2), np.float32)
     weights[:, 1] = 1
     weights[0, 0], weights[1, 0] = PLACES, 1
-    constants = {
-        "given": np.array([turns], np.int64),
-        "nothing": np.array([0], np.float32),
-        "first": np.array([1], np.int64),
-        "weights": weights,
-    }
-    del graph.input[:]
-    del graph.output[:]
-    graph.input.append(value_of("x", TensorProto.FLOAT, ["rows", WIDTH]))
-    graph.output.append(value_of("y", TensorProto.FLOAT, ["rows", 2]))
-    graph.initializer.extend(
-        numpy_helper.from_array(each, name) for name, each in constants.items()
-    )
     # the loop's turns are made of the rows, so that nothing of it is folded away
-    before = [
-        helper.make_node("ReduceMax", ["x"], ["greatest"], keepdims=0),
-        helper.make_node("Reshape", ["greatest", "first"], ["one_number"]),
-        helper.make_node("Mul", ["one_number", "nothing"], ["no_more"]),
-        helper.make_node("Cast", ["no_more"], ["no_turns"], to=TensorProto.INT64),
-        helper.make_node("Add", ["given", "no_turns"], ["turns"]),
-    ]
-    after = [
-        helper.make_node("Sub", ["done", "given"], ["zero_turns"]),
-        helper.make_node("Cast", ["zero_turns"], ["zero_number"], to=TensorProto.FLOAT),
-        helper.make_node("MatMul", ["x", "weights"], ["sums"]),
-        helper.make_node("Add", ["sums", "zero_number"], ["y"]),
-    ]
-    for at, node in enumerate(before):
-        graph.node.insert(at, node)
-    graph.node.extend(after)
-    onnx.checker.check_model(model)
-    return model
+    return model_of(
+        f"""row_sums (float[rows, {WIDTH}] x) => (float[rows, 2] y)
+        <int64[1] given = {{{turns}}}, float[1] nothing = {{0}}, int64[1] first = {{1}}> {{
+            greatest = ReduceMax <keepdims = 0> (x)
+            one_number = Reshape(greatest, first)
+            no_more = Mul(one_number, nothing)
+            no_turns = Cast <to = 7> (no_more)
+            turns = Add(given, no_turns)
+            {LOOP}
+            zero_turns = Sub(done, given)
+            zero_number = Cast <to = 1> (zero_turns)
+            sums = MatMul(x, weights)
+            y = Add(sums, zero_number)
+        }}""",
+        weights=weights,
+        **LOOP_CONSTANTS,
+    )
 
 
 def write_model(models: Path, turns: int) -> Path:

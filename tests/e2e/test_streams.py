@@ -19,7 +19,6 @@ import grpc
 import numpy as np
 import pytest
 from engine_link import counted, until
-from onnx import TensorProto, helper
 from process_memory import resident_bytes
 from tritonclient.grpc import service_pb2
 
@@ -39,16 +38,9 @@ MOST_GROWTH_MIB = 250
 
 def write_counter(root: Path) -> None:
     """Write a model that counts up from `x` until `until`, a step a part."""
-    value = engine_models.value_of
     model = engine_models.model_of(
-        [
-            helper.make_node("Add", ["x", "step"], ["y"]),
-            helper.make_node("GreaterOrEqual", ["y", "until"], ["is_done"]),
-            helper.make_node("Cast", ["is_done"], ["done"], to=TensorProto.INT32),
-        ],
-        [value(name, TensorProto.FLOAT, ["N", 1]) for name in ("x", "until")],
-        [value("y", TensorProto.FLOAT, ["N", 1]), value("done", TensorProto.INT32, ["N", 1])],
-        {"step": np.ones(1, np.float32)},
+        """count (float[N, 1] x, float[N, 1] until) => (float[N, 1] y, int32[N, 1] done) <float[1] step = {1}>
+        { y = Add(x, step) is_done = GreaterOrEqual(y, until) done = Cast <to = 6> (is_done) }"""
     )
     loop = '[loop]\nfeedback = {x = "y"}\nmax_steps = 1000000\nstop = "done"\n'
     engine_models.save(model, root, "count", manifest=loop)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from engine_models import model_of, value_of
-from onnx import TensorProto, helper
+from engine_models import model_of
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "cat", "dog", "sat", "good", "bad", "##s")
@@ -32,6 +31,7 @@ CLASSIFIER_MANIFEST = """
 task = "text-classification"
 
 [text]
+ids = "raw"
 max_tokens = 8
 truncate = false
 max_chars = 100
@@ -64,37 +64,29 @@ def tokenizer(*, is_padded: bool = True) -> bytes:
 
 
 def encoder(*, has_mask: bool = True) -> onnx.ModelProto:
-    """Return a model whose output `hidden`, f32 [rows, tokens, DIMENSIONS], is `table` at each token.
+    """Return a model whose output `hidden` is `table` at each token.
 
     The mask is taken and changes nothing: what lies behind a text's end is left to whoever makes one vector of it.
     """
-    inputs = [_ids("input_ids")] + ([_ids("attention_mask")] if has_mask else [])
-    nodes = [helper.make_node("Gather", ["table", "input_ids"], ["hidden"])]
-    if has_mask:
-        nodes.append(helper.make_node("Identity", ["attention_mask"], ["unused"]))
-    output = value_of("hidden", TensorProto.FLOAT, ["rows", "tokens", DIMENSIONS])
-    return model_of(nodes, inputs, [output], {"table": table()})
+    mask = ", int64[rows, tokens] attention_mask" if has_mask else ""
+    return model_of(
+        f"""encoder (int64[rows, tokens] input_ids{mask}) => (float[rows, tokens, {DIMENSIONS}] hidden)
+        {{ hidden = Gather(table, input_ids) {"unused = Identity(attention_mask)" if has_mask else ""} }}""",
+        table=table(),
+    )
 
 
 def classifier() -> onnx.ModelProto:
-    """Return a model whose `scores`, f32 [rows, 2], count the words "bad" and "good" of each text."""
-    good, bad = np.int64(WORDS.index("good")), np.int64(WORDS.index("bad"))
-    nodes = [
-        helper.make_node("Equal", ["input_ids", "words"], ["found"]),
-        helper.make_node("Cast", ["found"], ["ones"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceSum", ["ones", "axis"], ["scores"], keepdims=0),
-    ]
-    ids = helper.make_node("Unsqueeze", ["raw", "last"], ["input_ids"])
-    output = value_of("scores", TensorProto.FLOAT, ["rows", 2])
+    """Return a model whose `scores` count the words "bad" and "good" of each text."""
+    bad, good = WORDS.index("bad"), WORDS.index("good")
     return model_of(
-        [ids, *nodes],
-        [_ids("raw")],
-        [output],
-        {
-            "words": np.array([bad, good]),
-            "axis": np.array([1], np.int64),
-            "last": np.array([2], np.int64),
-        },
+        f"""classifier (int64[rows, tokens] raw) => (float[rows, 2] scores)
+        <int64[2] words = {{{bad}, {good}}}, int64[1] axis = {{1}}, int64[1] last = {{2}}> {{
+            input_ids = Unsqueeze(raw, last)
+            found = Equal(input_ids, words)
+            ones = Cast <to = 1> (found)
+            scores = ReduceSum <keepdims = 0> (ones, axis)
+        }}"""
     )
 
 
@@ -105,11 +97,7 @@ def write_encoder(models_folder: Path, name: str = "words") -> None:
 
 def write_classifier(models_folder: Path, name: str = "mood") -> None:
     """Write the classifier of texts into a folder of models, with its labels."""
-    _write(
-        models_folder / name,
-        classifier(),
-        CLASSIFIER_MANIFEST.replace("[text]", '[text]\nids = "raw"'),
-    )
+    _write(models_folder / name, classifier(), CLASSIFIER_MANIFEST)
     (models_folder / name / "labels.txt").write_text("bad\ngood\n")
 
 
@@ -119,7 +107,3 @@ def _write(folder: Path, model: onnx.ModelProto, manifest: str) -> None:
     (version / "model.onnx").write_bytes(model.SerializeToString())
     (version / "tokenizer.json").write_bytes(tokenizer())
     (folder / "capamesh.toml").write_text(manifest)
-
-
-def _ids(name: str) -> onnx.ValueInfoProto:
-    return value_of(name, TensorProto.INT64, ["rows", "tokens"])

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from engine_models import model_of, value_of
-from onnx import TensorProto, helper
+from engine_models import model_of
 
 EXAMPLES = (
     "densenet_onnx",
@@ -19,53 +18,44 @@ EXAMPLES = (
     "simple_sequence",
     "simple_string",
 )
-_T = TensorProto
 _PAIR = ("INPUT0", "INPUT1")
 _SUMS = ("OUTPUT0", "OUTPUT1")
 
 
 def write_examples(folder: Path) -> None:
     """Put the seven models of `EXAMPLES` into `folder`."""
-    for name, kind, word in (
-        ("simple", _T.INT32, "INT32"),
-        ("simple_int8", _T.INT8, "INT8"),
-        ("simple_string", _T.STRING, "STRING"),
-    ):
-        _write(folder, name, _sums(kind), _sums_config(name, word))
+    for name, kind in (("simple", "INT32"), ("simple_int8", "INT8"), ("simple_string", "STRING")):
+        _write(folder, name, _sums(kind.lower()), _sums_config(name, kind))
     _write(folder, "simple_sequence", _accumulating(has_end=False), _SEQUENCE_CONFIG)
     _write(folder, "simple_dyna_sequence", _accumulating(has_end=True), _DYNA_CONFIG)
-    picture, scores = ("data_0", [1, 3, 224, 224]), ("fc6_1", [1, 1000, 1, 1])
-    _write(folder, "densenet_onnx", _classifier(picture, scores, axis=1), _DENSENET_CONFIG)
-    picture = "input:0", [1, 299, 299, 3]
-    scores = "InceptionV3/Predictions/Softmax:0", [1, 1001]
-    _write(folder, "inception_onnx", _classifier(picture, scores, axis=3), _INCEPTION_CONFIG)
+    densenet = _classifier("data_0", [1, 3, 224, 224], "fc6_1", [1, 1000, 1, 1], axis=1)
+    _write(folder, "densenet_onnx", densenet, _DENSENET_CONFIG)
+    scores = "InceptionV3/Predictions/Softmax:0"
+    inception = _classifier("input:0", [1, 299, 299, 3], scores, [1, 1001], axis=3)
+    _write(folder, "inception_onnx", inception, _INCEPTION_CONFIG)
 
 
 def write_implicit(folder: Path, name: str, initial: str = "", *, is_shown: bool = False) -> None:
     """Put a model into `folder` whose output is the sum of what its sequence has sent, INT32, kept as its state."""
-    nodes = [
-        helper.make_node("Add", ["INPUT", "INPUT_STATE"], ["OUTPUT_STATE"]),
-        helper.make_node("Identity", ["OUTPUT_STATE"], ["OUTPUT"]),
-    ]
-    inputs = [value_of(one, _T.INT32, ["N", 1]) for one in ("INPUT", "INPUT_STATE")]
-    outputs = [value_of(one, _T.INT32, ["N", 1]) for one in ("OUTPUT", "OUTPUT_STATE")]
-    shown = 'output { name: "OUTPUT_STATE" data_type: TYPE_INT32 dims: [ 1 ] }' if is_shown else ""
-    _write(
-        folder, name, model_of(nodes, inputs, outputs), f"{_implicit_config(name, initial)}{shown}"
+    model = model_of(
+        """implicit (int32[N, 1] INPUT, int32[N, 1] INPUT_STATE) => (int32[N, 1] OUTPUT, int32[N, 1] OUTPUT_STATE)
+        { OUTPUT_STATE = Add(INPUT, INPUT_STATE) OUTPUT = Identity(OUTPUT_STATE) }"""
     )
+    shown = 'output { name: "OUTPUT_STATE" data_type: TYPE_INT32 dims: [ 1 ] }' if is_shown else ""
+    _write(folder, name, model, f"{_implicit_config(name, initial)}{shown}")
 
 
 def write_texts(folder: Path, name: str) -> None:
     """Put a model into `folder` that gives back texts, INPUT0 to OUTPUT0."""
-    nodes = [helper.make_node("Identity", ["INPUT0"], ["OUTPUT0"])]
-    inputs = [value_of("INPUT0", _T.STRING, ["N", "M"])]
-    outputs = [value_of("OUTPUT0", _T.STRING, ["N", "M"])]
+    model = model_of(
+        "texts (string[N, M] INPUT0) => (string[N, M] OUTPUT0) { OUTPUT0 = Identity(INPUT0) }"
+    )
     config = (
         f'name: "{name}" platform: "onnxruntime_onnx" max_batch_size: 8 '
         'input { name: "INPUT0" data_type: TYPE_STRING dims: [ -1 ] } '
         'output { name: "OUTPUT0" data_type: TYPE_STRING dims: [ -1 ] }'
     )
-    _write(folder, name, model_of(nodes, inputs, outputs), config)
+    _write(folder, name, model, config)
 
 
 def zero_start() -> str:
@@ -83,58 +73,52 @@ def file_start(folder: Path, name: str, value: int) -> str:
     )
 
 
-def _sums(kind: int) -> onnx.ModelProto:
+def _sums(kind: str) -> onnx.ModelProto:
     """Return the sum and the difference of two inputs; those of 8 bits and texts are calculated in 32."""
-    nodes = [helper.make_node("Cast", [name], [f"{name}_int"], to=_T.INT32) for name in _PAIR]
-    for operator, output in zip(("Add", "Sub"), _SUMS, strict=True):
-        nodes.append(helper.make_node(operator, [f"{n}_int" for n in _PAIR], [f"{output}_int"]))
-        nodes.append(helper.make_node("Cast", [f"{output}_int"], [output], to=kind))
+    number = getattr(onnx.TensorProto, kind.upper())
     return model_of(
-        nodes,
-        [value_of(name, kind, ["N", 16]) for name in _PAIR],
-        [value_of(name, kind, ["N", 16]) for name in _SUMS],
+        f"""sums ({kind}[N, 16] INPUT0, {kind}[N, 16] INPUT1) => ({kind}[N, 16] OUTPUT0, {kind}[N, 16] OUTPUT1) {{
+            one = Cast <to = 6> (INPUT0)
+            other = Cast <to = 6> (INPUT1)
+            sum = Add(one, other)
+            difference = Sub(one, other)
+            OUTPUT0 = Cast <to = {number}> (sum)
+            OUTPUT1 = Cast <to = {number}> (difference)
+        }}"""
     )
 
 
 def _accumulating(*, has_end: bool) -> onnx.ModelProto:
     """Return ready * (input + start), with the sequence's id added at its end where `has_end`."""
-    names = ["INPUT", "START", *(["END"] if has_end else []), "READY"]
-    inputs = [value_of(name, _T.INT32, ["N", 1]) for name in names]
-    nodes = [helper.make_node("Add", ["INPUT", "START"], ["started"])]
-    last = "started"
-    if has_end:
-        inputs.append(value_of("CORRID", _T.UINT64, ["N", 1]))
-        nodes += [
-            helper.make_node("Cast", ["CORRID"], ["id"], to=_T.INT32),
-            helper.make_node("Mul", ["END", "id"], ["ending"]),
-            helper.make_node("Add", ["started", "ending"], ["ended"]),
-        ]
-        last = "ended"
-    nodes.append(helper.make_node("Mul", ["READY", last], ["OUTPUT"]))
-    return model_of(nodes, inputs, [value_of("OUTPUT", _T.INT32, ["N", 1])])
+    names = ("INPUT", "START", *(["END"] if has_end else []), "READY")
+    inputs = [
+        *(f"int32[N, 1] {name}" for name in names),
+        *(["uint64[N, 1] CORRID"] if has_end else []),
+    ]
+    ending = "id = Cast <to = 6> (CORRID) ending = Mul(END, id) ended = Add(started, ending)"
+    return model_of(
+        f"""accumulating ({", ".join(inputs)}) => (int32[N, 1] OUTPUT) {{
+            started = Add(INPUT, START)
+            {ending if has_end else "ended = Identity(started)"}
+            OUTPUT = Mul(READY, ended)
+        }}"""
+    )
 
 
 def _classifier(
-    picture: tuple[str, list[int]], scores: tuple[str, list[int]], *, axis: int
+    picture: str, sides: list[int], scores: str, classes: list[int], *, axis: int
 ) -> onnx.ModelProto:
     """Return scores that rise with the picture's mean: its channels, on `axis`, are averaged and multiplied."""
-    channels, count = picture[1][axis], int(np.prod(scores[1]))
-    others = [at for at in range(1, 4) if at != axis]
-    weights = np.arange(channels * count, dtype=np.float32).reshape(channels, count)
-    nodes = [
-        helper.make_node("ReduceMean", [picture[0], "others"], ["means"], keepdims=0),
-        helper.make_node("MatMul", ["means", "weights"], ["flat"]),
-        helper.make_node("Reshape", ["flat", "shape"], [scores[0]]),
-    ]
+    channels, count = sides[axis], int(np.prod(classes))
     return model_of(
-        nodes,
-        [value_of(picture[0], _T.FLOAT, picture[1])],
-        [value_of(scores[0], _T.FLOAT, scores[1])],
-        {
-            "others": np.array(others, np.int64),
-            "weights": weights,
-            "shape": np.array(scores[1], np.int64),
-        },
+        f"""classifier (float{sides} "{picture}") => (float{classes} "{scores}") {{
+            means = ReduceMean <keepdims = 0> ("{picture}", others)
+            flat = MatMul(means, weights)
+            "{scores}" = Reshape(flat, shape)
+        }}""",
+        others=np.array([at for at in range(1, 4) if at != axis], np.int64),
+        weights=np.arange(channels * count, dtype=np.float32).reshape(channels, count),
+        shape=np.array(classes, np.int64),
     )
 
 
