@@ -57,13 +57,13 @@ def ended(file: LineFile, *, has_access: bool = False, has_rest: bool = False) -
 
 async def turn(world: World, count: int) -> float:
     """Send a request so often; return the seconds of CPU time of each."""
-    world.client.written.clear()
+    world.client.sent.clear()
     began_s = time.process_time()
     for _ in range(count):
         world.ask()
         await world.answer()
     used_s = time.process_time() - began_s
-    answered = world.client.written.count(b"HTTP/1.1 200 OK")
+    answered = world.client.sent.count(b"HTTP/1.1 200 OK")
     if answered != count:
         raise SystemExit(f"{answered} of {count} requests were answered")
     return used_s / count

@@ -12,7 +12,7 @@ import random
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import hpack
 from google.protobuf.internal.wire_format import WIRETYPE_START_GROUP
@@ -38,6 +38,7 @@ from http2_frames import (
     number,
     setting,
 )
+from link_wire import deliver
 from warm_router import World
 
 from capamesh.protocol.errors import InvalidRequest, TooLarge
@@ -47,7 +48,6 @@ from capamesh.router.grpc.http2_by_hand import SessionByHand
 from capamesh.router.grpc.infer_request import parsed, raw_apart
 from capamesh.router.grpc.messages import CLASSES
 from capamesh.router.grpc.methods import SERVICE
-from capamesh.router.http.connection import FrontConnection
 
 METHODS = {
     "ModelInfer": 8,
@@ -231,32 +231,6 @@ ROUNDS = 8
 NODE = b"x-capamesh-node"
 
 
-class Wire:
-    """A connection's transport, which keeps what is written to it."""
-
-    def __init__(self) -> None:
-        self.written = bytearray()
-        self._is_closing = False
-
-    def get_extra_info(self, name: str) -> Any:
-        del name
-
-    def is_closing(self) -> bool:
-        return self._is_closing
-
-    def write(self, data: bytes) -> None:
-        assert not self._is_closing
-        self.written += data
-
-    def writelines(self, pieces: list[bytes]) -> None:
-        self.write(b"".join(pieces))
-
-    def close(self) -> None:
-        self._is_closing = True
-
-    abort = close
-
-
 Answered = dict[int, tuple[list[dict[bytes, bytes]], bytes]]
 """The heads and the body of each stream that was answered to its end."""
 
@@ -265,7 +239,7 @@ class Router:
     """A router over one of the libraries, and all clients that it has had."""
 
     def __init__(self, make: Callable[[], Http2Session]) -> None:
-        self._world = World(b"", make_session=make)
+        self._world = World(make_session=make)
 
     @property
     def misbehaved(self) -> int:
@@ -274,26 +248,25 @@ class Router:
     async def play(self, case: Case, cuts: list[int]) -> Answered:
         """Take what a client sends in reads that end at `cuts`; return what is answered. Nothing may be held then."""
         world = self._world
-        wire, client = Wire(), Http2Client(2**32 - 1)  # whatever the case's settings allow
-        world.connection = connection = FrontConnection(world.front)
-        connection.connection_made(cast(asyncio.Transport, wire))
+        world.connect()
+        wire, client = world.client, Http2Client(2**32 - 1)  # whatever the case's settings allow
         for begin, end in zip([0, *cuts], [*cuts, len(case.data)], strict=True):
-            if not wire.is_closing():
-                world.take(case.data[begin:end])
+            if not wire.is_closed:
+                deliver(world.connection, case.data[begin:end])
             await asyncio.sleep(0)
         ended: set[int] = set()
         for _ in range(ROUNDS):
             await world.answer()
             await asyncio.sleep(0.001)
-            client.take(bytes(wire.written))
-            wire.written.clear()
+            client.take(bytes(wire.sent))
+            wire.sent.clear()
             ended |= {each.stream_id for each in client.frames if "END_STREAM" in each.flags}
-            if wire.is_closing() or not case.is_sound:
+            if wire.is_closed or not case.is_sound:
                 continue
             waiting = sorted(case.calls - ended)
             for stream in (0, *waiting):
-                world.take(frame(WINDOW, 0, stream, number(100_000)))
-        connection.connection_lost(None)
+                deliver(world.connection, frame(WINDOW, 0, stream, number(100_000)))
+        world.connection.connection_lost(None)
         await world.answer()
         await asyncio.sleep(0.001)
         assert world.front.requests.count == 0

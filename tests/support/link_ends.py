@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from link_wire import feed, hello
+from link_wire import deliver, feed, hello
 
 from capamesh.protocol.links.connection import Connection
 from capamesh.protocol.links.events import Event
@@ -18,7 +18,7 @@ from capamesh.protocol.network import ALPN
 
 
 class Transport:
-    """A TLS transport to nowhere."""
+    """A transport to nowhere that keeps what is written; a link finds TLS on it."""
 
     def __init__(self) -> None:
         self.sent = bytearray()
@@ -31,8 +31,9 @@ class Transport:
             selected_alpn_protocol=lambda: ALPN, getpeercert=lambda binary_form: b"leaf"
         )
 
-    def set_write_buffer_limits(self, high: int) -> None:
-        del high
+    def _nothing(self, *_: object, **__: object) -> None: ...
+
+    set_write_buffer_limits = pause_reading = resume_reading = _nothing
 
     def write(self, data: bytes) -> None:
         self.sent += data
@@ -47,7 +48,10 @@ class Transport:
     def close(self) -> None:
         self.is_closed = True
 
-    abort = close
+    abort = write_eof = close
+
+    def can_write_eof(self) -> bool:
+        return True
 
     def get_write_buffer_size(self) -> int:
         return 0
@@ -115,13 +119,7 @@ class Ends:
 
     def deliver(self) -> None:
         """Let the link read what the peer has said, in one go."""
-        data = b"".join(self.peer.take(1 << 20))
-        while data:
-            buffer = self.link.get_buffer(-1)
-            count = min(len(buffer), len(data))
-            buffer[:count] = data[:count]
-            data = data[count:]
-            self.link.buffer_updated(count)
+        deliver(self.link, b"".join(self.peer.take(1 << 20)))
 
     def lose(self) -> None:
         """The socket ends."""

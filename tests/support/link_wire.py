@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import random
 
@@ -37,6 +38,17 @@ def feed(core: Connection, data: bytes | memoryview, step: int | None = None) ->
         events += core.received(count)
         left = left[count:]
     return events
+
+
+def deliver(protocol: asyncio.BufferedProtocol, data: bytes, step: int | None = None) -> None:
+    """Let a protocol read `data`, in pieces of at most `step` bytes."""
+    left = memoryview(data)
+    while left:
+        buffer = protocol.get_buffer(-1)
+        count = min(len(buffer), len(left), step or len(left))
+        buffer[:count] = left[:count]
+        protocol.buffer_updated(count)
+        left = left[count:]
 
 
 class Wire:

@@ -6,17 +6,19 @@ import asyncio
 import json
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
-from fleet_fakes import Fleet, NullLog, answer_of, fp32, keys_of
+from fleet_fakes import Fleet, NullLog, answer_of, fp32, keys_of, offer
 from http2_client import HEAD, Http2Client
-from link_ends import Ends
+from link_ends import Ends, Transport
+from link_wire import deliver
 from origins import ANYWHERE
 from typing_extensions import override
 
+from capamesh.protocol.adverts import ModelOffer
 from capamesh.protocol.links.calls import LoadReport, encode_load
 from capamesh.protocol.links.events import ProbeReceived, RequestReceived
-from capamesh.protocol.tensors import Limits
+from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits
 from capamesh.router.access.keys import Key
 from capamesh.router.access.quotas import Quotas
 from capamesh.router.grpc.http2 import Http2Session
@@ -83,22 +85,6 @@ WARM = 50
 """Requests after which nothing is done for the first time."""
 
 
-class Client:
-    """A client's transport that keeps what is written to it."""
-
-    def __init__(self) -> None:
-        self.written = bytearray()
-
-    def get_extra_info(self, name: str) -> Any:
-        del name
-
-    def is_closing(self) -> bool:
-        return False
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-
 class World:
     """A front, a router's core and real links to nodes that answer at once; nothing has a socket."""
 
@@ -107,30 +93,35 @@ class World:
 
     def __init__(
         self,
-        request: bytes,
+        request: bytes = b"",
         ended: EndedRequests | None = None,
         keys: Sequence[Key] = (),
         make_session: Callable[[], Http2Session] | None = None,
+        *,
+        models: Sequence[ModelOffer] = (offer(),),
+        limits: Limits = DEFAULT_LIMITS,
+        seed: int = 0,
     ) -> None:
         """`ended` is told of requests; with `keys` the router asks for one, and holds it to its limits.
 
         `make_session` makes what speaks HTTP/2; None: the library that is there.
         """
         self.request = request
-        self.fleet = fleet = Fleet(policy="prequal")
+        self.fleet = fleet = Fleet(policy="prequal", limits=limits, seed=seed)
         self.nodes: list[Ends] = []
         for peer in "ABC":
-            fleet.node(peer)
+            fleet.node(peer, models=models)
             ends = Ends()
             fleet.endpoints[-1].link = ends.link
             self.nodes.append(ends)
+        self.log = NullLog()
         inference = Inference(
             fleet.view,
             fleet.routing,
             fleet.telemetry,
             30.0,
-            Limits(),
-            NullLog(),  # type: ignore[arg-type]
+            limits,
+            self.log,  # type: ignore[arg-type]
             ended=ended,
             meter=Meter(Quotas(), fleet.routing.pipeline, fleet.view, clock=fleet.clock),
             repeated=keys_of(fleet),
@@ -142,23 +133,17 @@ class World:
         repository = RepositoryControl(fleet.view, inference.log)
         self.grpc = GrpcServer(inference, descriptions, front, repository, make_session)
         front.guests = self.grpc
-        self.client = Client()
-        self.connection = FrontConnection(front)
-        self.connection.connection_made(cast(asyncio.Transport, self.client))
+        self.connect()
+
+    def connect(self) -> None:
+        """Let a new client connect."""
+        self.client = Transport()
+        self.connection = FrontConnection(self.front)
+        self.connection.connection_made(cast("asyncio.Transport", self.client))
 
     def ask(self) -> None:
         """Let a request's bytes arrive."""
-        self.take(self.request)
-
-    def take(self, data: bytes) -> None:
-        """Let bytes arrive as they are read."""
-        missing = memoryview(data)
-        while missing:
-            buffer = self.connection.get_buffer(-1)
-            count = min(len(buffer), len(missing))
-            buffer[:count] = missing[:count]
-            missing = missing[count:]
-            self.connection.buffer_updated(count)
+        deliver(self.connection, self.request)
 
     async def answer(self) -> None:
         """Let the nodes answer all that they were asked."""
@@ -183,8 +168,8 @@ class GrpcWorld(World):
     def __init__(self, message: bytes) -> None:
         super().__init__(message)
         client = Http2Client()
-        self.take(client.begin(initial_window_size=MOST_WINDOW_BYTES))
-        self.take(client.window(0, MOST_WINDOW_BYTES - 65_535))
+        deliver(self.connection, client.begin(initial_window_size=MOST_WINDOW_BYTES))
+        deliver(self.connection, client.window(0, MOST_WINDOW_BYTES - 65_535))
         # none of it goes into the header table, so that each call has the same
         head = tuple(
             (name, f"/{SERVICE}/ModelInfer".encode() if name == b":path" else value, True)
@@ -201,7 +186,7 @@ class GrpcWorld(World):
         while at < len(call):  # each frame begins with its length, and has its stream behind that
             call[at + 5 : at + 9] = stream
             at += 9 + int.from_bytes(call[at : at + 3], "big")
-        self.take(bytes(call))
+        deliver(self.connection, bytes(call))
 
     @override
     async def answer(self) -> None:
@@ -219,5 +204,5 @@ async def warmed(world: World) -> World:
     for _ in range(WARM):
         world.ask()
         await world.answer()
-    assert world.client.written.count(world.answered) == WARM
+    assert world.client.sent.count(world.answered) == WARM
     return world
