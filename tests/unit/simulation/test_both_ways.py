@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,18 +11,31 @@ from typing import Any
 
 import pytest
 import virtual_time
-from fleet_fakes import advert, offer
-from scripted_nodes import NodeScript, RealNode, RealRouter, ScriptedServer
+from fleet_fakes import Fleet, advert, offer
+from link_ends import Ends, Transport
+from link_wire import deliver
+from typing_extensions import override
 
 from capamesh.protocol.adverts import NodeAdvert
-from capamesh.protocol.errors import CapameshError
-from capamesh.protocol.links.calls import encode_load
+from capamesh.protocol.errors import CapameshError, Overloaded, RunFailed
+from capamesh.protocol.links.call_decoder import CallDecoder
+from capamesh.protocol.links.calls import (
+    InferAnswer,
+    InferCall,
+    LoadReport,
+    encode_answer,
+    encode_load,
+)
+from capamesh.protocol.links.events import ProbeReceived, RequestCancelled, RequestReceived
 from capamesh.protocol.links.outgoing import Buffer
-from capamesh.protocol.tensors import Datatype, TensorSpec
+from capamesh.protocol.tensors import Datatype, Limits, Tensor, TensorSpec
 from capamesh.router.balancing.attempt import Attempt
+from capamesh.router.fleet.endpoint import Endpoint
+from capamesh.router.process.health_watch import JUDGE_EVERY_S
 from capamesh.router.requests.call import Handle, Outcome, Responder
 from capamesh.router.requests.pipeline import Pipeline
 from capamesh.router.rules.model_rules import ModelRules, RoutingRules
+from capamesh.router.timers import Timer, Timers
 from capamesh.simulation.events import Events
 from capamesh.simulation.link import NodeEnd, SimLink
 from capamesh.simulation.network import Network
@@ -122,41 +136,105 @@ class Load:
         return [watched.told() for watched in self.watched]
 
 
-def rules(policy: str) -> RoutingRules:
-    return RoutingRules(ModelRules(policy=policy))
-
-
 def adverts() -> list[NodeAdvert]:
     x, y = (TensorSpec(name, Datatype.UINT8, (-1, -1)) for name in "xy")
     model = replace(offer(), inputs=(x,), outputs=(y,))
     return [advert(name, f"{name}:1", models=(model,)) for name in NODES]
 
 
-def scripts(seed: int) -> list[NodeScript]:
-    """Return what the nodes do; the process of the last ends while it has its twentieth request."""
-    return [NodeScript(f"{seed} {name}", ends_at=20 if name == NODES[-1] else 0) for name in NODES]
+class ScriptedNode:
+    """What one node does about its first request, its second, and so on, by a seed; and the load that it tells.
+
+    No two times are the same, so that which of two things comes first hangs on nothing but them.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        name: str,
+        timers: Timers,
+        *,
+        respond: Callable[[int, bytes, Any], object],
+        fail: Callable[[int, CapameshError], object],
+        end: Callable[[], None],
+    ) -> None:
+        self._rng = random.Random(f"{seed} {name}")
+        self._left = 20 if name == NODES[-1] else math.inf
+        """The requests until its process ends."""
+        self._timers = timers
+        self._respond, self._fail, self._end = respond, fail, end
+        self._calls = CallDecoder(Limits())
+        self._under_way: dict[int, Timer | None] = {}
+
+    def requested(self, stream: int, meta: bytes, body: Any) -> None:
+        call, _ = self._calls.decode(meta, memoryview(body))
+        assert isinstance(call, InferCall)
+        draw, after_s = self._rng.random(), self._rng.uniform(0.005, 0.06)
+        self._left -= 1
+        self._under_way[stream] = None
+        if self._left == 0:
+            self._act(stream, after_s, self._ended)
+        elif draw < 0.8:
+            after_s *= 1 if draw < 0.7 else 10
+            self._act(stream, after_s, lambda: self._answer(stream, call, after_s))
+        elif draw < 0.88:
+            self._act(stream, after_s / 10, lambda: self._fail(stream, Overloaded("full", 0.03)))
+        elif draw < 0.95:
+            error = RunFailed("it did not work")
+            self._act(stream, after_s, lambda: self._fail(stream, error))
+
+    def withdrawn(self, stream: int) -> None:
+        timer = self._under_way.pop(stream, None)
+        if timer is not None:
+            timer.cancel()
+
+    def load(self) -> LoadReport:
+        run_us, in_flight = 20_000 + self._rng.randrange(5_000), len(self._under_way)
+        return LoadReport(in_flight, 0, 8, 0, run_us, 1 << 30, run_us, in_flight)
+
+    def _act(self, stream: int, after_s: float, act: Callable[[], object]) -> None:
+        def now() -> None:
+            del self._under_way[stream]
+            act()
+
+        self._under_way[stream] = self._timers.call_later(after_s, now)
+
+    def _answer(self, stream: int, call: InferCall, after_s: float) -> None:
+        (x,) = call.inputs
+        y = Tensor("y", x.datatype, x.shape, bytes(x.data))
+        run_us = round(after_s * 1e6)
+        meta, (body,) = encode_answer(InferAnswer(call.version, (y,), 0, run_us, self.load()))
+        self._respond(stream, meta, body)
+
+    def _ended(self) -> None:
+        for stream in list(self._under_way):
+            self.withdrawn(stream)
+        self._end()
 
 
 class SimScripted(NodeEnd):
     """A scripted node at a simulated link."""
 
-    is_up = True
-    is_frozen = False
-
-    def __init__(self, index: int, script: NodeScript, events: Events) -> None:
+    def __init__(self, index: int, seed: int, events: Events) -> None:
         self.index = index
         self.group = NodeGroup(NODES[index], 1, region=NODES[index])
-        self._script = script
+        self.is_up = True
+        self.is_frozen = False
+        self._seed = seed
         self._events = events
-        self._server: ScriptedServer
 
     def link_up(self, link: SimLink) -> None:
         def end() -> None:
             self.is_up = False
             link.close_at_node("the process ended")
 
-        self._server = ScriptedServer(
-            self._script, self._events, respond=link.respond, fail=link.fail, end=end
+        self._node = ScriptedNode(
+            self._seed,
+            self.group.name,
+            self._events,
+            respond=link.respond,
+            fail=link.fail,
+            end=end,
         )
 
     def link_down(self, link: SimLink) -> None:
@@ -164,22 +242,90 @@ class SimScripted(NodeEnd):
 
     def requested(self, link: SimLink, stream: int, meta: bytes, body: Buffer) -> None:
         if link.is_open:
-            self._server.requested(stream, meta, body)
+            self._node.requested(stream, meta, body)
 
     def withdrawn(self, link: SimLink, stream: int) -> None:
         if link.is_open:
-            self._server.withdrawn(stream)
+            self._node.withdrawn(stream)
 
     def probed(self, link: SimLink, stream: int, meta: bytes) -> None:
         if link.is_open:
-            link.report(stream, encode_load(self._script.load()))
+            link.report(stream, encode_load(self._node.load()))
+
+
+class RealScripted(Ends):
+    """A real link in memory to a scripted node, on the running loop; what either says takes a time to come."""
+
+    def __init__(self, seed: int, pair: RegionPair) -> None:
+        super().__init__()
+        self._way_s = pair.one_way_s
+        self._loop = asyncio.get_running_loop()
+        self._is_over = False
+        self._node = ScriptedNode(
+            seed,
+            pair.b,
+            self._loop,
+            respond=lambda stream, meta, body: self._say(self.peer.respond(stream, meta, [body])),
+            fail=lambda stream, error: self._say(self.peer.fail(stream, error)),
+            end=self._end,
+        )
+        self.transport = Wire(self)
+        self.link.connection_made(self.transport)  # type: ignore[arg-type]  # all that a link asks of it
+
+    def carry(self, data: bytes) -> None:
+        self._loop.call_later(self._way_s, self._arrived, data)
+
+    def _arrived(self, data: bytes) -> None:
+        if self._is_over:
+            return
+        self.transport.sent += data
+        for event in self.read():
+            match event:
+                case RequestReceived(stream=stream, meta=meta, body=body):
+                    self._node.requested(stream, meta, bytes(body))
+                case RequestCancelled(stream=stream):
+                    self._node.withdrawn(stream)
+                case ProbeReceived(stream=stream):
+                    self.peer.send_load(stream, encode_load(self._node.load()))
+                case _:
+                    pass
+        self._say(True)
+
+    def _say(self, _: object) -> None:
+        data = b"".join(self.peer.take(1 << 20))
+        if data:
+            self._loop.call_later(self._way_s, self._told, data)
+
+    def _told(self, data: bytes) -> None:
+        if not self.transport.is_closed:
+            deliver(self.link, data)
+
+    def _end(self) -> None:
+        self._is_over = True
+        self._loop.call_later(self._way_s, self.lose)
+
+
+class Wire(Transport):
+    """Hands on what it is told to write."""
+
+    def __init__(self, node: RealScripted) -> None:
+        super().__init__()
+        self._node = node
+
+    @override
+    def write(self, data: bytes) -> None:
+        self._node.carry(bytes(data))
+
+    @override
+    def writelines(self, parts: list[bytes]) -> None:
+        self._node.carry(b"".join(parts))
 
 
 def simulated(policy: str, seed: int) -> Seen:
     """Return what becomes of the requests in a simulation."""
     events = Events()
     network = Network(NetworkSpec(jitter=0.0, pairs=PAIRS), events, random.Random(1))
-    nodes = [SimScripted(index, script, events) for index, script in enumerate(scripts(seed))]
+    nodes = [SimScripted(index, seed, events) for index in range(len(NODES))]
     scenario = Scenario(
         name="scripted",
         title="Scripted nodes",
@@ -194,7 +340,7 @@ def simulated(policy: str, seed: int) -> Seen:
         "home",
         by_peer,
         KINDS,
-        rules(policy),
+        RoutingRules(ModelRules(policy=policy)),
         has_gate=True,
         events=events,
         network=network,
@@ -214,15 +360,30 @@ def on_a_loop(policy: str, seed: int) -> Seen:
 
     async def scenario() -> Seen:
         loop = asyncio.get_running_loop()
-        pairs = zip(scripts(seed), PAIRS, strict=True)
-        nodes = [RealNode(script, pair.one_way_s) for script, pair in pairs]
-        router = RealRouter(rules(policy), random.Random(seed), adverts(), nodes)
+        rng = random.Random(seed)
+        fleet = Fleet(policy=policy, rng=rng)
+        for told in adverts():
+            fleet.hear(told)
+        watch = fleet.core.watch
+        nodes = [RealScripted(seed, pair) for pair in PAIRS]
+        for endpoint, node in zip(fleet.endpoints, nodes, strict=True):
+
+            def down(endpoint: Endpoint = endpoint) -> None:
+                endpoint.link = None
+                watch.unlinked(endpoint)
+
+            endpoint.link = node.link
+            node.owner.on_down = down
+            watch.linked(endpoint)
+        loop.call_later(JUDGE_EVERY_S * rng.random(), watch.start)
+        rng.random()  # a simulated router draws when it looks for silent members, too
+        seen: Seen = []
         load = Load(seed)
-        load.send_to(router.parts.routing.pipeline, loop.call_at, loop.time)
+        load.send_to(fleet.routing.pipeline, loop.call_at, loop.time, seen)
         await asyncio.sleep(END_S - loop.time())
         assert all(node.is_idle for node in nodes)
-        router.parts.watch.close()
-        return load.seen()
+        watch.close()
+        return seen
 
     return virtual_time.run(scenario())
 
