@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
 from typing import Any
 
-from capamesh.router.admission.controller import AdmissionController, Decision, Permit
-from capamesh.router.admission.shedding import Rank
+from capamesh.router.admission.controller import AdmissionController, Permit
 from capamesh.router.fleet.replica import Replica
 
 
@@ -36,16 +34,3 @@ class Gate:
 
     def bulk_room(self, now_s: float) -> int:
         return self.controller.bulk_room(self.replicas, now_s)
-
-    def decide(
-        self,
-        tenant: str,
-        priority: int,
-        rank: Rank,
-        now_s: float,
-        remaining_s: float,
-        draw: Callable[[], float],
-    ) -> Decision:
-        return self.controller.decide(
-            self.replicas, tenant, priority, rank, now_s, remaining_s, draw
-        )
