@@ -1,10 +1,10 @@
-"""A client that sends the very bytes a test says, and reads HTTP/1.1 answers with a small reader of its own."""
+"""A client that sends the very bytes a test says, and reads HTTP/1.1 answers by h11."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
-import re
 import socket
 import ssl
 import struct
@@ -13,16 +13,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import h11
+
 from capamesh.simulation.sim_loop import SimLoop
 
 GUARD_S = 60.0
 """What no answer takes: it only ends a test that hangs."""
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LAST = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-
-
-class NotHttp(AssertionError):
-    """What came is no HTTP/1.1 answer."""
 
 
 class HungUp(AssertionError):
@@ -40,8 +38,7 @@ class RawAnswer:
     def get(self, name: str) -> str | None:
         """Return the value of the only header of that name; None: there is none."""
         values = [value for key, value in self.headers if key == name.lower()]
-        if len(values) > 1:
-            raise NotHttp(f"{name} is there {len(values)} times: {values}")
+        assert len(values) < 2, f"{name} is there {len(values)} times: {values}"
         return values[0] if values else None
 
     @property
@@ -54,9 +51,7 @@ class RawAnswer:
     @property
     def error(self) -> str:
         """The text of an error in the protocol's form."""
-        assert self.get("Content-Type") == "application/json; charset=utf-8" or (
-            self.get("Content-Type") == "application/json"
-        )
+        assert self.get("Content-Type") in {"application/json", "application/json; charset=utf-8"}
         body = self.json()
         code = self.get("X-Capamesh-Error")
         assert body == {"error": body["error"]} | ({} if code is None else {"code": code})
@@ -71,33 +66,22 @@ def request(
     length: int | bytes | None = None,
 ) -> bytes:
     """Return a request with its body's length, `length` where given, after the other `headers`."""
-    target = path if isinstance(path, bytes) else path.encode()
     said = len(body) if length is None else length
     size = said if isinstance(said, bytes) else b"%d" % said
-    lines = [
-        method + b" " + target + b" HTTP/1.1",
-        b"Host: localhost",
-        *headers,
-        b"Content-Length: " + size,
-    ]
-    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+    return _head(method, path, *headers, b"Content-Length: " + size) + body
 
 
 def chunked(path: str | bytes, body: bytes, *headers: bytes, size: int = 1 << 16) -> bytes:
     """Return the same request in chunks of at most `size` bytes."""
-    target = path if isinstance(path, bytes) else path.encode()
-    lines = [
-        b"POST " + target + b" HTTP/1.1",
-        b"Host: localhost",
-        *headers,
-        b"Transfer-Encoding: chunked",
-    ]
     pieces = [body[at : at + size] for at in range(0, len(body), size)]
-    return (
-        b"\r\n".join(lines)
-        + b"\r\n\r\n"
-        + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
-        + b"0\r\n\r\n"
+    written = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [*pieces, b""]]
+    return _head(b"POST", path, *headers, b"Transfer-Encoding: chunked") + b"".join(written)
+
+
+def _head(method: bytes, path: str | bytes, *headers: bytes) -> bytes:
+    target = path if isinstance(path, bytes) else path.encode()
+    return b"\r\n".join(
+        (method + b" " + target + b" HTTP/1.1", b"Host: localhost", *headers, b"", b"")
     )
 
 
@@ -249,49 +233,27 @@ def statuses(answers: Iterable[RawAnswer]) -> list[int]:
 
 def _answer_in(data: bytearray, method: bytes, *, is_whole: bool) -> tuple[RawAnswer, int] | None:
     """Return the first answer and its bytes' number; None: more of it must come."""
-    end = data.find(b"\r\n\r\n")
-    if end < 0:
-        return None
-    first, *lines = bytes(data[:end]).decode("latin-1").split("\r\n")
-    version, code, *_ = first.split(" ")
-    if not re.fullmatch(r"HTTP/\d\.\d", version) or not re.fullmatch(r"\d{3}", code):
-        raise NotHttp(f"no status line: {first!r}")
-    fields = []
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or not name or name != name.strip():
-            raise NotHttp(f"no header: {line!r}")
-        fields.append((name.lower(), value.strip(" \t")))
-    answer = RawAnswer(int(code), tuple(fields), b"")
-    at = end + 4
-    if method == b"HEAD" or answer.status < 200 or answer.status in {204, 304}:
-        return answer, at
-    if (coding := answer.get("Transfer-Encoding")) is not None:
-        assert (coding, answer.get("Content-Length")) == ("chunked", None)
-        return _chunks_in(data, at, answer)
-    length = answer.get("Content-Length")
-    if length is None:
-        # its end is the connection's
-        return (_with(answer, data[at:]), len(data)) if is_whole else None
-    assert length.isdecimal()
-    after = at + int(length)
-    return (_with(answer, data[at:after]), after) if len(data) >= after else None
-
-
-def _chunks_in(data: bytearray, at: int, answer: RawAnswer) -> tuple[RawAnswer, int] | None:
-    body = b""
-    while (line := data.find(b"\r\n", at)) >= 0:
-        size = int(data[at:line], 16)
-        after = line + 2 + size
-        if len(data) < after + 2:
+    reader = h11.Connection(h11.CLIENT)
+    reader.send(h11.Request(method=method, target="/", headers=[("Host", "localhost")]))
+    reader.send(h11.EndOfMessage())
+    if data:
+        reader.receive_data(bytes(data))
+    answer, framing, body = RawAnswer(0, (), b""), set[str](), b""
+    while not isinstance(event := reader.next_event(), h11.EndOfMessage):
+        if isinstance(event, h11.Data):
+            body += event.data
+        elif isinstance(event, h11.InformationalResponse | h11.Response):
+            headers = tuple(
+                (name.decode(), value.decode("latin-1")) for name, value in event.headers
+            )
+            answer = RawAnswer(event.status_code, headers, b"")
+            framing = {"content-length", "transfer-encoding"} & {name for name, _ in headers}
+            assert len(framing) < 2, headers
+            if answer.status < 200:
+                break
+        elif is_whole and answer.status and not framing:
+            reader.receive_data(b"")  # its end is the connection's
+        else:
             return None
-        assert data[after : after + 2] == b"\r\n"
-        body += data[line + 2 : after]
-        at = after + 2
-        if size == 0:
-            return _with(answer, body), at
-    return None
-
-
-def _with(answer: RawAnswer, body: bytes | bytearray) -> RawAnswer:
-    return RawAnswer(answer.status, answer.headers, bytes(body))
+    answer = dataclasses.replace(answer, body=bytes(body))
+    return answer, len(data) - len(reader.trailing_data[0])
