@@ -9,11 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
-from threaded_server import served
+from threaded_server import application_of, refusal, served
 
 from capamesh.protocol.oip import model_metadata_body
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
+ENDED = frozenset({"completed", "cancelled", "failed"})
+INPUTS = [TensorSpec("X", Datatype.FP32, (-1, 64))]
+OUTPUTS = [
+    TensorSpec("label", Datatype.INT64, (-1,)),
+    TensorSpec("probabilities", Datatype.FP32, (-1, 2)),
+    TensorSpec("name", Datatype.BYTES, (-1, 1)),
+]
 SHARD_ROWS = 4
 MOST_ROWS = 3
 """The most rows of one answer, so that a shard takes several."""
@@ -67,7 +74,7 @@ class KeptJob:
             "state": self.state,
             "reason": "",
             "created_at": 1000.0,
-            "ended_at": 1060.0 if self.state in {"completed", "cancelled", "failed"} else None,
+            "ended_at": 1060.0 if self.state in ENDED else None,
             "rows": self.rows,
             "shards": self.shards,
             "done": {"shards": len(self.done), "rows": len(done) - bad, "bad_rows": bad, "leased_shards": 0},
@@ -98,26 +105,26 @@ class JobServer:
         """The rows whose results are left out though they are there."""
 
     def application(self) -> web.Application:
-        application = web.Application(client_max_size=2**26, middlewares=[self._with_faults])
-        add = application.router.add_route
-        add("GET", "/v2/models/{model}", self.metadata)
-        add("GET", "/v2/models/{model}/versions/{version}", self.metadata)
-        add("POST", "/v1/jobs", self.submit)
-        add("GET", "/v1/jobs", self.list)
-        add("GET", "/v1/jobs/{job}", self.show)
-        add("GET", "/v1/jobs/{job}/parts", self.parts)
-        add("GET", "/v1/jobs/{job}/results", self.results)
-        add("GET", "/v1/jobs/{job}/errors", self.errors)
-        add("GET", "/v1/jobs/{job}/events", self.events)
-        add("POST", "/v1/jobs/{job}/{verb}", self.move)
-        add("POST", "/v1/files", self.begin)
-        add("GET", "/v1/files", self.list_files)
-        add("HEAD", "/v1/files/{file}", self.offset)
-        application.router.add_get("/v1/files/{file}", self.file, allow_head=False)
-        add("PATCH", "/v1/files/{file}", self.append)
-        add("DELETE", "/v1/files/{file}", self.delete)
-        add("GET", "/v1/files/{file}/content", self.content)
-        return application
+        return application_of(
+            ("GET /v2/models/{model}", self.metadata),
+            ("GET /v2/models/{model}/versions/{version}", self.metadata),
+            ("POST /v1/jobs", self.submit),
+            ("GET /v1/jobs", self.list),
+            ("GET /v1/jobs/{job}", self.show),
+            ("GET /v1/jobs/{job}/parts", self.parts),
+            ("GET /v1/jobs/{job}/results", self.results),
+            ("GET /v1/jobs/{job}/errors", self.errors),
+            ("GET /v1/jobs/{job}/events", self.events),
+            ("POST /v1/jobs/{job}/{verb}", self.move),
+            ("POST /v1/files", self.begin),
+            ("GET /v1/files", self.list_files),
+            ("HEAD /v1/files/{file}", self.offset),
+            ("GET /v1/files/{file}", self.file),
+            ("PATCH /v1/files/{file}", self.append),
+            ("DELETE /v1/files/{file}", self.delete),
+            ("GET /v1/files/{file}/content", self.content),
+            middlewares=[self._with_faults],
+        )
 
     @web.middleware
     async def _with_faults(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -134,25 +141,21 @@ class JobServer:
         if not fault.times:
             self.faults.remove(fault)
         match fault.kind:
-            case "cut":
-                request.transport.abort()
-                return web.Response()
             case "status":
                 return web.json_response(
                     {"error": "not now"}, status=fault.status, headers=fault.headers
                 )
             case "garbage":
                 return web.Response(body=b"<html>hello</html>")
+            case "cut":
+                pass
+            case "lost" if fault.taken_bytes is None:
+                await handler(request)
             case "lost":
-                if fault.taken_bytes is None:
-                    await handler(request)
-                else:
-                    piece = await request.read()
-                    kept = self.files[request.match_info["file"]]
-                    if int(request.headers["Upload-Offset"]) == len(kept):
-                        kept += piece[: fault.taken_bytes]
-                request.transport.abort()
-                return web.Response()
+                piece = await request.read()
+                kept = self.files[request.match_info["file"]]
+                if int(request.headers["Upload-Offset"]) == len(kept):
+                    kept += piece[: fault.taken_bytes]
             case _:
                 whole = await handler(request)
                 assert isinstance(whole, web.Response)
@@ -160,39 +163,26 @@ class JobServer:
                 half = web.StreamResponse(headers={"Content-Length": str(len(body))})
                 await half.prepare(request)
                 await half.write(body[: len(body) // 2])
-                request.transport.abort()
-                return half
+        request.transport.abort()
+        return web.Response()
 
-    async def metadata(self, request: web.Request) -> web.Response:
+    async def metadata(self, request: web.Request) -> Any:
         if request.match_info["model"] != "digits":
             return refusal(404, "model_not_found", "no node hosts it")
-        return web.json_response(
-            model_metadata_body(
-                "digits",
-                ["1"],
-                [TensorSpec("X", Datatype.FP32, (-1, 64))],
-                [
-                    TensorSpec("label", Datatype.INT64, (-1,)),
-                    TensorSpec("probabilities", Datatype.FP32, (-1, 2)),
-                    TensorSpec("name", Datatype.BYTES, (-1, 1)),
-                ],
-            )
-        )
+        return model_metadata_body("digits", ["1"], INPUTS, OUTPUTS)
 
-    async def submit(self, request: web.Request) -> web.Response:
+    async def submit(self, request: web.Request) -> Any:
         body = json.loads(await request.read())
         self.bodies.append(body)
         if body.pop("dry_run", False):
-            return web.json_response(
-                {"object": "job.promise", "rows": 10, "left_s": 60.0, "ends_at": 1060.0, "spec": body}
-            )  # fmt: skip
+            promise = {"object": "job.promise", "rows": 10, "left_s": 60.0, "ends_at": 1060.0}
+            return {**promise, "spec": body}
         for job in self.jobs.values():
             if job.spec.get("client_key") == body.get("client_key"):
-                return web.json_response(job.body())
+                return job.body()
         if body["model"] == "refused":
             return refusal(400, "input_invalid", "it has no column 'X'")
-        job = self.add(10, spec=body)
-        return web.json_response(job.body(), status=201)
+        return 201, self.add(10, spec=body).body(), {}
 
     def add(self, rows: int, *, spec: dict[str, Any] | None = None, **given: Any) -> KeptJob:
         name = f"job-{len(self.jobs) + 1}"
@@ -213,37 +203,31 @@ class JobServer:
             )
         return job
 
-    async def list(self, request: web.Request) -> web.Response:
+    async def list(self, request: web.Request) -> Any:
         state, after = request.query.get("state"), request.query.get("after")
         jobs = [job for job in reversed(self.jobs.values()) if state in {None, job.state}]
-        names = [job.id for job in jobs]
-        first = names.index(after) + 1 if after else 0
-        page = jobs[first : first + 2]
-        return web.json_response(
-            {"data": [job.body() for job in page], "has_more": first + 2 < len(jobs)}
-        )
+        first = [job.id for job in jobs].index(after) + 1 if after else 0
+        return page([job.body() for job in jobs[first:]])
 
-    async def show(self, request: web.Request) -> web.Response:
-        return web.json_response(self._job(request).body())
+    async def show(self, request: web.Request) -> Any:
+        return self._job(request).body()
 
-    async def move(self, request: web.Request) -> web.Response:
+    async def move(self, request: web.Request) -> Any:
         job, verb = self._job(request), request.match_info["verb"]
-        if job.state in {"completed", "cancelled", "failed"}:
+        if job.state in ENDED:
             return refusal(409, "job_conflict", f"job {job.id} is {job.state}")
         job.state = {"pause": "paused", "resume": "running", "cancel": "cancelled"}[verb]
-        return web.json_response(job.body())
+        return job.body()
 
-    async def parts(self, request: web.Request) -> web.Response:
+    async def parts(self, request: web.Request) -> Any:
         job, after = self._job(request), int(request.query.get("after", -1))
-        found = sorted(seq for seq in job.done if seq > after)
         entries: list[dict[str, Any]] = []
-        for seq in found[:2]:
+        for seq in sorted(seq for seq in job.done if seq > after):
             rows = job.range(seq)
             bad = sum(row in job.bad for row in rows)
-            entries.append(
-                {"seq": seq, "first_row": rows.start, "rows": len(rows) - bad, "bad_rows": bad, "name": f"part-{seq}"}
-            )  # fmt: skip
-        return web.json_response({"data": entries, "has_more": len(found) > 2})
+            counts = {"first_row": rows.start, "rows": len(rows) - bad, "bad_rows": bad}
+            entries.append({"seq": seq, "name": f"part-{seq}", **counts})
+        return page(entries)
 
     async def results(self, request: web.Request) -> web.Response:
         job = self._job(request)
@@ -261,14 +245,16 @@ class JobServer:
             headers={"Capamesh-Next-Row": str(end)},
         )
 
-    async def errors(self, request: web.Request) -> web.Response:
+    async def errors(self, request: web.Request) -> Any:
         job, after = self._job(request), int(request.query.get("after", -1))
-        rows = [row for row in sorted(job.bad) if row > after]
-        data = [
-            {"row": row, "id": f"r{row}", "code": "input_invalid", "message": job.bad[row], "node": "n"}
-            for row in rows[:2]
-        ]  # fmt: skip
-        return web.json_response({"data": data, "has_more": len(rows) > 2})
+        about = {"code": "input_invalid", "node": "n"}
+        return page(
+            [
+                {"row": row, "id": f"r{row}", "message": job.bad[row], **about}
+                for row in sorted(job.bad)
+                if row > after
+            ]
+        )
 
     async def events(self, request: web.Request) -> web.Response:
         job, after = self._job(request), int(request.query.get("after", 0))
@@ -279,52 +265,40 @@ class JobServer:
         messages.append(f"event: progress\ndata: {json.dumps(job.body())}\n")
         return web.Response(text="\n".join(messages), content_type="text/event-stream")
 
-    async def begin(self, request: web.Request) -> web.Response:
+    async def begin(self, request: web.Request) -> Any:
         name = f"file-{len(self.names) + 1}"
         self.files[name] = bytearray()
-        headers = request.headers
-        self.names[name] = (
-            headers["Upload-Name"],
-            int(headers["Upload-Length"]),
-            headers["Upload-Purpose"],
-        )
-        return web.json_response({"id": name, "offset": 0}, status=201)
+        told = request.headers
+        self.names[name] = told["Upload-Name"], int(told["Upload-Length"]), told["Upload-Purpose"]
+        return 201, {"id": name, "offset": 0}, {}
 
-    async def append(self, request: web.Request) -> web.Response:
+    async def append(self, request: web.Request) -> Any:
         kept = self.files[request.match_info["file"]]
         if int(request.headers["Upload-Offset"]) != len(kept):
             return refusal(409, "file_conflict", f"the upload has {len(kept)} bytes")
         kept += await request.read()
         return web.Response(status=204, headers={"Upload-Offset": str(len(kept))})
 
-    async def offset(self, request: web.Request) -> web.Response:
+    async def offset(self, request: web.Request) -> Any:
         kept = self.files[request.match_info["file"]]
         return web.Response(headers={"Upload-Offset": str(len(kept))})
 
     def _file(self, name: str) -> dict[str, Any]:
         filename, _, purpose = self.names[name]
-        size = len(self.files[name])
-        return {
-            "id": name,
-            "filename": filename,
-            "bytes": size,
-            "purpose": purpose,
-            "created_at": 1,
-        }
+        about = {"filename": filename, "bytes": len(self.files[name]), "purpose": purpose}
+        return {"id": name, "created_at": 1, **about}
 
-    async def file(self, request: web.Request) -> web.Response:
-        return web.json_response(self._file(request.match_info["file"]))
+    async def file(self, request: web.Request) -> Any:
+        return self._file(request.match_info["file"])
 
-    async def list_files(self, request: web.Request) -> web.Response:
+    async def list_files(self, request: web.Request) -> Any:
         purpose = request.query.get("purpose")
         found = [self._file(name) for name in self.files]
-        return web.json_response(
-            {"data": [each for each in found if purpose in {None, each["purpose"]}]}
-        )
+        return {"data": [each for each in found if purpose in {None, each["purpose"]}]}
 
-    async def delete(self, request: web.Request) -> web.Response:
+    async def delete(self, request: web.Request) -> Any:
         del self.files[request.match_info["file"]]
-        return web.json_response({"deleted": True})
+        return {"deleted": True}
 
     async def content(self, request: web.Request) -> web.Response:
         kept = bytes(self.files[request.match_info["file"]])
@@ -340,11 +314,9 @@ def result(row: int) -> dict[str, Any]:
     return {"row": row, "id": f"r{row}", "outputs": outputs}
 
 
-def refusal(status: int, code: str, words: str) -> web.Response:
-    """Return an error as routers word it."""
-    return web.json_response(
-        {"error": words, "code": code}, status=status, headers={"X-Capamesh-Error": code}
-    )
+def page(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the first entries, and whether there are more."""
+    return {"data": entries[:2], "has_more": len(entries) > 2}
 
 
 @contextlib.contextmanager

@@ -8,9 +8,10 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from aiohttp import web
-from threaded_server import LIMIT_S, served
+from threaded_server import LIMIT_S, Handler, application_of, refusal, served
 
 from capamesh.protocol.oip import (
     HEADER_LENGTH_NAME,
@@ -24,6 +25,11 @@ from capamesh.protocol.oip import (
 )
 from capamesh.protocol.oip.metadata import IndexState
 from capamesh.protocol.tensors import Datatype, TensorSpec
+
+INDEX = [
+    index_entry("echo", "1", IndexState.READY),
+    index_entry("echo", "2", IndexState.UNAVAILABLE, reason="no memory"),
+]
 
 
 class OipServer:
@@ -41,16 +47,16 @@ class OipServer:
         """The headers of each inference, by their names in small letters."""
 
     def application(self) -> web.Application:
-        application = web.Application(client_max_size=2**26)
-        for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-            application.router.add_post(f"{model}/infer", self.infer)
-            application.router.add_get(model, self.metadata)
-            application.router.add_get(f"{model}/ready", self.model_ready)
-        application.router.add_get("/v2/health/ready", self.ready)
-        application.router.add_post("/v2/repository/index", self.index)
-        application.router.add_get("/v1/nodes", self.nodes)
-        application.router.add_post("/v1/revocations", self.revoke)
-        return application
+        models = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+        return application_of(
+            *((f"POST {model}/infer", self.infer) for model in models),
+            *((f"GET {model}", self.metadata) for model in models),
+            *((f"GET {model}/ready", self.model_ready) for model in models),
+            ("GET /v2/health/ready", answering({"ready": True})),
+            ("POST /v2/repository/index", answering(INDEX)),
+            ("GET /v1/nodes", answering({"nodes": [{"peer_id": "12D3KooW"}]})),
+            ("POST /v1/revocations", self.revoke),
+        )
 
     async def infer(self, request: web.Request) -> web.Response:
         self.connections.add(request.transport.get_extra_info("peername"))
@@ -79,43 +85,27 @@ class OipServer:
             headers["X-Capamesh-Explanation"] = '{"policy": "p2c", "replicas": []}'
         return web.Response(body=b"".join(buffers), headers=headers)
 
-    async def metadata(self, request: web.Request) -> web.Response:
+    async def metadata(self, request: web.Request) -> Any:
         if request.match_info["model"] == "absent":
-            return web.json_response(
-                {"error": "no node hosts model 'absent'"},
-                status=404,
-                headers={"X-Capamesh-Error": "model_not_found"},
-            )
-        return web.json_response(
-            model_metadata_body(
-                "echo",
-                ["1", "2"],
-                [TensorSpec("X", Datatype.FP32, (-1, 2))],
-                [TensorSpec("Y", Datatype.INT64, (-1,))],
-            )
-        )
+            return refusal(404, "model_not_found", "no node hosts model 'absent'")
+        x, y = TensorSpec("X", Datatype.FP32, (-1, 2)), TensorSpec("Y", Datatype.INT64, (-1,))
+        return model_metadata_body("echo", ["1", "2"], [x], [y])
 
-    async def model_ready(self, request: web.Request) -> web.Response:
-        status = {"echo": 200, "absent": 404}.get(request.match_info["model"], 503)
-        return web.json_response({}, status=status)
+    async def model_ready(self, request: web.Request) -> Any:
+        return {"echo": 200, "absent": 404}.get(request.match_info["model"], 503), {}, {}
 
-    async def ready(self, _: web.Request) -> web.Response:
-        return web.json_response({"ready": True})
-
-    async def index(self, _: web.Request) -> web.Response:
-        return web.json_response(
-            [
-                index_entry("echo", "1", IndexState.READY),
-                index_entry("echo", "2", IndexState.UNAVAILABLE, reason="no memory"),
-            ]
-        )
-
-    async def nodes(self, _: web.Request) -> web.Response:
-        return web.json_response({"nodes": [{"peer_id": "12D3KooW"}]})
-
-    async def revoke(self, request: web.Request) -> web.Response:
+    async def revoke(self, request: web.Request) -> Any:
         self.revocations.append(await request.read())
-        return web.json_response({"version": 7})
+        return {"version": 7}
+
+
+def answering(body: Any) -> Handler:
+    """Return a handler that always answers so."""
+
+    async def handler(_: web.Request) -> Any:
+        return body
+
+    return handler
 
 
 @contextlib.contextmanager

@@ -6,12 +6,38 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
 
 from aiohttp import web
 
+Handler = Callable[[web.Request], Awaitable[Any]]
 LIMIT_S = 120.0
 """Nothing here takes long; whatever is not over by then hangs."""
+
+
+def application_of(
+    *routes: tuple[str, Handler], middlewares: Sequence[Any] = ()
+) -> web.Application:
+    """Return an application of handlers by `METHOD path`, which return a response, JSON, or a status, JSON and headers."""
+    application = web.Application(client_max_size=2**26, middlewares=[*middlewares, _in_json])
+    for line, handler in routes:
+        application.router.add_route(*line.split(), handler)
+    return application
+
+
+def refusal(status: int, code: str, words: str) -> tuple[int, dict[str, str], dict[str, str]]:
+    """Return an error as routers word it."""
+    return status, {"error": words, "code": code}, {"X-Capamesh-Error": code}
+
+
+@web.middleware
+async def _in_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    given = await handler(request)
+    if isinstance(given, web.StreamResponse):
+        return given
+    status, body, headers = given if isinstance(given, tuple) else (200, given, {})
+    return web.json_response(body, status=status, headers=headers)
 
 
 @contextlib.contextmanager
