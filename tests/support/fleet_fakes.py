@@ -199,72 +199,62 @@ def _soon(act: Callable[[], object]) -> None:
     asyncio.get_running_loop().call_soon(act)
 
 
-class Ask:
-    """One request at a link, for the test to answer; `ended` says how it ended."""
+class _Asked:
+    """What was asked of a node on a stream; `ended` says how it ended. What tells the asker says False where that is over."""
 
-    def __init__(self, link: FakeLink, stream: int, meta: bytes, body: bytes) -> None:
-        self.link = link
+    def __init__(self, askers: dict[int, Any], stream: int) -> None:
+        self._askers = askers
         self.stream = stream
-        self.call, self.budget_ms = _decoded(meta, body)
         self.ended = ""
 
-    def answer(self, answer: Answer) -> bool:
-        """Tell the asker in this turn; False: the request is over."""
-        asker = self._end("answered")
+    def fail(self, error: CapameshError) -> bool:
+        return self._end("failed", lambda asker: asker.failed(error))
+
+    def lose(self, error: LinkLost) -> None:
+        self._end("lost", lambda asker: asker.failed(error))
+
+    def _end(self, how: str, tell: Callable[[Any], None]) -> bool:
+        asker = self._askers.pop(self.stream, None)
         if asker is not None:
-            asker.answered(answer)
+            self.ended = how
+            tell(asker)
         return asker is not None
 
+
+class Ask(_Asked):
+    """One request at a link, for the test to answer."""
+
+    def __init__(
+        self, link: FakeLink, stream: int, asked: InferCall, budget_ms: int | None
+    ) -> None:
+        super().__init__(link.waiting, stream)
+        self.link = link
+        self.call, self.budget_ms = asked, budget_ms
+
+    def answer(self, answer: Answer) -> bool:
+        return self._end("answered", lambda asker: asker.answered(answer))
+
     def part(self, answer: Answer) -> bool:
-        """Tell the asker a part of the answer in this turn; False: the request is over."""
-        asker = self.link.waiting.get(self.stream)
-        if asker is None:
-            return False
-        assert isinstance(asker, PartsHandler)
-        asker.part_answered(answer)
-        return True
+        asker = self._askers.get(self.stream)
+        if asker is not None:
+            assert isinstance(asker, PartsHandler)
+            asker.part_answered(answer)
+        return asker is not None
 
     def echo(self, load: LoadReport | None = None) -> bool:
         return self.answer(echo_of(self.call, load))
 
-    def fail(self, error: CapameshError) -> bool:
-        asker = self._end("failed")
-        if asker is not None:
-            asker.failed(error)
-        return asker is not None
 
-    def _end(self, how: str) -> ResponseHandler | None:
-        asker = self.link.waiting.pop(self.stream, None)
-        if asker is not None:
-            self.ended = how
-        return asker
-
-
-def _decoded(meta: bytes, body: bytes) -> tuple[InferCall, int | None]:
-    asked, budget_ms = decode_call(meta, memoryview(body), Limits())
-    assert isinstance(asked, InferCall)
-    return asked, budget_ms
-
-
-class LoadAsk:
+class LoadAsk(_Asked):
     """One probe at a link."""
 
     def __init__(self, link: FakeLink, stream: int, meta: bytes) -> None:
+        super().__init__(link.probing, stream)
         self.link = link
-        self.stream = stream
         self.model, self.version = decode_probe(meta)
 
     def tell(self, meta: bytes) -> bool:
-        asker = self.link.probing.pop(self.stream, None)
-        if asker is not None:
-            asker.reported(meta)
-        return asker is not None
-
-    def fail(self, error: CapameshError) -> bool:
-        asker = self.link.probing.pop(self.stream, None)
-        if asker is not None:
-            asker.failed(error)
-        return asker is not None
+        return self._end("told", lambda asker: asker.reported(meta))
 
 
 class FakeLink:
@@ -304,11 +294,11 @@ class FakeLink:
 
     def ask(self, meta: bytes, body: Sequence[Any], asker: ResponseHandler) -> int:
         stream = self._open()
-        asked, _ = decode_call(meta, memoryview(b"".join(body)), Limits())
+        asked, budget_ms = decode_call(meta, memoryview(b"".join(body)), Limits())
         if isinstance(asked, ControlCall):
             _soon(lambda: asker.failed(ModelUnavailable("it loads nothing")))
             return stream
-        ask = Ask(self, stream, meta, b"".join(body))
+        ask = Ask(self, stream, asked, budget_ms)
         self.asks.append(ask)
         self.waiting[stream] = asker
         self.asked.set()
@@ -344,15 +334,10 @@ class FakeLink:
             return
         self._end_reason = reason
         self.is_usable = False
-        waiting, self.waiting = self.waiting, {}
-        probing, self.probing = self.probing, {}
-        for ask in self.asks:
-            if ask.stream in waiting:
-                ask.ended = "lost"
-        for asker in [*waiting.values(), *probing.values()]:
+        for ask in [*self.asks, *self.probes]:
             error = LinkLost(f"the link ended: {reason}")
             error.is_sudden = is_sudden
-            asker.failed(error)
+            ask.lose(error)
         if self.endpoint is not None and self.endpoint.link is self:  # type: ignore[comparison-overlap]
             self.endpoint.link = None
 

@@ -39,16 +39,13 @@ from capamesh.router.access.audience import Audience
 from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
 from capamesh.router.access.operator_key import OperatorKey
 from capamesh.router.access.origin_check import ANY_HOST
-from capamesh.router.access.quotas import Quotas
 from capamesh.router.fleet.endpoint import Endpoint
-from capamesh.router.fleet.view import FleetView
 from capamesh.router.http.limits import FrontLimits
 from capamesh.router.http.route import Route
 from capamesh.router.http.server import Front
 from capamesh.router.http.tls_files import ServerTls
 from capamesh.router.jobs.service import JobService
-from capamesh.router.page.feed import Feed
-from capamesh.router.page.history import BIN_S, History
+from capamesh.router.page.history import BIN_S
 from capamesh.router.process.fronts import Fronts
 from capamesh.router.process.job_parts import JobParts
 from capamesh.router.process.page_parts import PageParts
@@ -56,8 +53,7 @@ from capamesh.router.process.parts import RouterParts
 from capamesh.router.process.seat import WholeRouter
 from capamesh.router.rules.model_rules import RoutingRules
 from capamesh.router.settings import RouterSettings
-from capamesh.router.telemetry import HTTP, Telemetry
-from capamesh.router.telemetry.ended import EndedRequests
+from capamesh.router.telemetry import HTTP
 from capamesh.router.timers import Timer, Timers
 from capamesh.simulation.sim_loop import SimLoop
 from capamesh.simulation.world.memory_wire import Certificates
@@ -150,14 +146,8 @@ class Client:
     host: str
     port: int
 
-    async def get(self, path: str, **options: Any) -> aiohttp.ClientResponse:
-        return await self.session.get(path, **options)
-
-    async def post(self, path: str, **options: Any) -> aiohttp.ClientResponse:
-        return await self.session.post(path, **options)
-
-    async def request(self, method: str, path: str, **options: Any) -> aiohttp.ClientResponse:
-        return await self.session.request(method, path, **options)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
 
 
 class Http:
@@ -174,13 +164,11 @@ class Http:
         client: Client,
         log: NullLog,
     ) -> None:
-        self.parts = parts
-        self.page = page
-        self.jobs = jobs
-        self.front = front
-        self.fleet = fleet
-        self.client = client
-        self.log = log
+        self.parts, self.jobs, self.front = parts, jobs, front
+        self.fleet, self.client, self.log = fleet, client, log
+        self.view, self.telemetry, self.quotas = parts.fleet, parts.telemetry, parts.quotas
+        self.ended = parts.traces.ended
+        self.history, self.feed = page.history, page.feed
         self._keys: dict[str, Key] = {}
         self._draws = iter(ALPHABET * 1000)
         self._ahead_s = 0.0
@@ -194,30 +182,6 @@ class Http:
     def job_service(self) -> JobService:
         assert self.jobs.service is not None
         return self.jobs.service
-
-    @property
-    def view(self) -> FleetView:
-        return self.parts.fleet
-
-    @property
-    def telemetry(self) -> Telemetry:
-        return self.parts.telemetry
-
-    @property
-    def quotas(self) -> Quotas:
-        return self.parts.quotas
-
-    @property
-    def ended(self) -> EndedRequests:
-        return self.parts.traces.ended
-
-    @property
-    def history(self) -> History:
-        return self.page.history
-
-    @property
-    def feed(self) -> Feed:
-        return self.page.feed
 
     @property
     def endpoints(self) -> list[Endpoint]:
