@@ -43,7 +43,7 @@ from capamesh.protocol.links.calls import (
 )
 from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.hello import Hello
-from capamesh.protocol.links.link import Link
+from capamesh.protocol.links.link import Link, LinkHandler
 from capamesh.protocol.links.transport import LinkTransport, check_hello
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import adverts_topic
@@ -78,7 +78,7 @@ Answers = Callable[[InferCall], Sequence[Tensor] | CapameshError | Late | None]
 """What to answer a request: outputs, an error, or nothing, ever."""
 
 
-class EvilNode:
+class EvilNode(LinkHandler):
     """Advertises `offer` and answers as `answers` says, with outputs after `delay_s`, with errors at once; `asked` counts the requests that came."""
 
     def __init__(
@@ -152,8 +152,6 @@ class EvilNode:
             with suppress(asyncio.CancelledError):
                 await mesh
 
-    # LinkHandler
-
     def verify(self, hello: Hello, certificate: bytes) -> Member:
         return check_hello(
             self._trust, hello, certificate, dt.datetime.now(dt.UTC), role=Role.ROUTER
@@ -194,20 +192,8 @@ class EvilNode:
         meta, buffers = encode_answer(InferAnswer(version, tuple(given), 0, 1, self.load_reported))
         link.respond(stream, meta, buffers)
 
-    def request_cancelled(self, link: Link, stream: int) -> None:
-        pass
-
     def load(self, meta: bytes) -> bytes:
         return encode_load(self.load_reported)
-
-    def load_told(self, link: Link, meta: bytes) -> None:
-        pass
-
-    def goaway_received(self, link: Link, reason: str) -> None:
-        pass
-
-    def read_ended(self, link: Link) -> None:
-        pass
 
 
 @asynccontextmanager

@@ -16,14 +16,16 @@ import random
 import socket
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 READY_EVERY_S = 0.1
 """How often a router that took no connection is asked whether it is ready again (guess)."""
 PATIENCE_S = 60.0
+Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Request = tuple[bytes, bytes]
 """A body, and what its answer must hold."""
 
@@ -66,59 +68,6 @@ class Shot:
         return self.status == 200
 
 
-class _Wire(asyncio.Protocol):
-    """One connection: one request at a time."""
-
-    def __init__(self, load: Load, target: int) -> None:
-        self._load = load
-        self.target = target
-        self.shot: Shot | None = None
-        self.transport: asyncio.Transport | None = None
-        self._got = bytearray()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def send(self, shot: Shot) -> None:
-        self.shot = shot
-        shot.sent_s = time.monotonic()
-        assert self.transport is not None
-        self.transport.write(self._load.heads[self.target] % len(shot.body) + shot.body)
-
-    def data_received(self, data: bytes) -> None:
-        got = self._got
-        got += data
-        end = got.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        head = bytes(got[:end])
-        length = int(_header(head, b"content-length") or 0)
-        if len(got) < end + 4 + length:
-            return
-        body = bytes(got[end + 4 : end + 4 + length])
-        got.clear()
-        shot, self.shot = self.shot, None
-        assert shot is not None, head
-        shot.ended_s = time.monotonic()
-        shot.status = int(head[9:12])
-        shot.node = _header(head, b"x-capamesh-node").decode()
-        shot.asked = _asked(head)
-        if shot.status == 200:
-            shot.is_right = shot.expected in body
-        else:
-            shot.error = body[:300].decode(errors="replace")
-        is_last = self._load.is_new or _header(head, b"connection").lower() == b"close"
-        self._load.ended(self, is_last=is_last)
-        if is_last and self.transport is not None:
-            self.transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.transport = None
-        shot, self.shot = self.shot, None
-        self._load.lost(self, shot, repr(exc))
-
-
 class Load:
     """A stream of requests for one model at one router, or at several that stand in for each other."""
 
@@ -139,22 +88,19 @@ class Load:
         self._targets = [url.removeprefix("http://").rsplit(":", 1) for url in addresses]
         more = {**headers, **({"X_Capamesh_Explain": "1"} if is_explained else {})}
         wishes = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in more.items())
-        self.heads = [
+        self._heads = [
             (
                 f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: {host}:{port}\r\n"
                 f"Content-Type: application/json\r\n{wishes}Content-Length: %d\r\n\r\n"
             ).encode()
             for host, port in self._targets
         ]
-        self.is_new = is_new
-        self._idle: list[deque[_Wire]] = [deque() for _ in self._targets]
+        self._is_new = is_new
+        self._idle: list[list[Wire]] = [[] for _ in self._targets]
+        self._writers: set[asyncio.StreamWriter] = set()
         self._down: set[int] = set()
-        self._dialing: set[asyncio.Task[None]] = set()
-        self._left = 0
-        self._all_ended = asyncio.Event()
-        self._wires: set[_Wire] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._next = 0
-        self._on_end: Callable[[], object] = lambda: None
         self.shots: list[Shot] = []
         """Those of the run under way, or of the last."""
 
@@ -174,10 +120,8 @@ class Load:
         """
         rng, loop = random.Random(seed), asyncio.get_running_loop()
         places = asyncio.Semaphore(concurrency)
-        if concurrency:
-            self._on_end = lambda: loop.call_later(pause_s, places.release)
         shots = self.shots = []
-        self._left, self._all_ended = 1, asyncio.Event()
+        asks: list[asyncio.Task[None]] = []
         due_s = time.monotonic() + 0.01
         try:
             async with asyncio.TaskGroup() as events:
@@ -196,18 +140,19 @@ class Load:
                         events.create_task(_begun(at[number]))
                     shot = Shot(number, due_s, body=body, expected=expected)
                     shots.append(shot)
-                    self._left += 1
-                    self._send(shot)
-            self._done()
+                    asks.append(self._begin(self._ask(shot)))
+                    if concurrency:
+                        asks[-1].add_done_callback(
+                            lambda _: loop.call_later(pause_s, places.release)
+                        )
             async with asyncio.timeout(PATIENCE_S):
-                await self._all_ended.wait()
+                await asyncio.gather(*asks)
         except TimeoutError:
             for shot in shots:
                 if not shot.ended_s:
                     shot.ended_s, shot.error = time.monotonic(), "no answer for a minute"
         finally:
-            self._on_end = lambda: None
-            self._hang_up()
+            await self._hang_up()
         return shots
 
     async def closed_rate(self, request: Request, *, concurrency: int, seconds: float) -> float:
@@ -223,49 +168,44 @@ class Load:
     async def connect(self, count: int) -> None:
         """Open so many connections to the first router, for the next run."""
         for _ in range(count):
-            self._idle[0].append(await self._wire(0))
+            self._idle[0].append(await self._connected(0))
 
-    def _hang_up(self) -> None:
-        for task in self._dialing:
+    def _begin(self, what: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _hang_up(self) -> None:
+        for task in self._tasks:
             task.cancel()
-        for wire in list(self._wires):
-            if wire.transport is not None:
-                wire.transport.abort()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
 
-    def ended(self, wire: _Wire, *, is_last: bool) -> None:
-        """A request has its answer."""
-        if not is_last:
-            self._idle[wire.target].append(wire)
-        self._done()
-
-    def lost(self, wire: _Wire, shot: Shot | None, why: str) -> None:
-        """A connection has ended; without an answer its request is sent elsewhere, once for each router."""
-        self._wires.discard(wire)
-        if wire in self._idle[wire.target]:
-            self._idle[wire.target].remove(wire)
-        if shot is not None:
-            self._again(shot, f"the connection ended: {why}")
-
-    def _again(self, shot: Shot, why: str) -> None:
-        shot.error = why
-        if shot.tries < 2 * len(self._targets) and len(self._targets) > 1:
-            self._send(shot)
-            return
-        shot.ended_s = time.monotonic()
-        self._done()
-
-    def _send(self, shot: Shot) -> None:
-        shot.tries += 1
-        target = self._target()
-        idle = self._idle[target]
-        while idle:
-            wire = idle.pop()
-            if wire.transport is not None and not wire.transport.is_closing():
-                wire.send(shot)
+    async def _ask(self, shot: Shot) -> None:
+        """Send a request; where there are several routers, elsewhere when one does not answer, twice to each at most."""
+        count = len(self._targets)
+        for _ in range(2 * count if count > 1 else 1):
+            shot.tries += 1
+            target = self._target()
+            try:
+                wire = self._unused(target) or await self._connected(target)
+            except OSError as error:
+                shot.error = repr(error)
+                if count > 1 and target not in self._down:
+                    self._begin(self._until_ready(target))
+                self._down.add(target)
+                continue
+            try:
+                await self._exchange(wire, target, shot)
+            except (OSError, asyncio.IncompleteReadError) as error:
+                shot.error = f"the connection ended: {error!r}"
+                self._close(wire)
+            else:
                 return
-        dialing = asyncio.get_running_loop().create_task(self._dial(target, shot))
-        self._dialing.add(dialing)
-        dialing.add_done_callback(self._dialing.discard)
+        shot.ended_s = time.monotonic()
 
     def _target(self) -> int:
         for _ in self._targets:
@@ -274,47 +214,55 @@ class Load:
                 break
         return self._next
 
-    async def _wire(self, target: int) -> _Wire:
-        host, port = self._targets[target]
-        _, wire = await asyncio.get_running_loop().create_connection(
-            lambda: _Wire(self, target), host, int(port)
-        )
-        self._wires.add(wire)
-        return wire
+    def _unused(self, target: int) -> Wire | None:
+        while self._idle[target]:
+            wire = self._idle[target].pop()
+            if not wire[0].at_eof():
+                return wire
+            self._close(wire)
+        return None
 
-    async def _dial(self, target: int, shot: Shot) -> None:
-        try:
-            wire = await self._wire(target)
-        except OSError as error:
-            is_news = target not in self._down
-            self._down.add(target)
-            self._again(shot, repr(error))
-            if is_news and len(self._targets) > 1:
-                await self._until_ready(target)
-            return
-        wire.send(shot)
+    async def _connected(self, target: int) -> Wire:
+        reader, writer = await asyncio.open_connection(*self._targets[target])
+        self._writers.add(writer)
+        return reader, writer
+
+    def _close(self, wire: Wire) -> None:
+        self._writers.discard(wire[1])
+        wire[1].close()
+
+    async def _exchange(self, wire: Wire, target: int, shot: Shot) -> None:
+        reader, writer = wire
+        shot.sent_s = time.monotonic()
+        writer.write(self._heads[target] % len(shot.body) + shot.body)
+        head = await reader.readuntil(b"\r\n\r\n")
+        body = await reader.readexactly(int(_header(head, b"content-length") or 0))
+        shot.ended_s = time.monotonic()
+        shot.status = int(head[9:12])
+        shot.node = _header(head, b"x-capamesh-node").decode()
+        shot.asked = _asked(head)
+        if shot.status == 200:
+            shot.is_right = shot.expected in body
+        else:
+            shot.error = body[:300].decode(errors="replace")
+        if self._is_new or _header(head, b"connection").lower() == b"close":
+            self._close(wire)
+        else:
+            self._idle[target].append(wire)
 
     async def _until_ready(self, target: int) -> None:
         """Wait for a router as what stands before several does: it has requests again when it says so."""
-        host, port = self._targets[target]
-        while True:
+        line = b""
+        while b" 200 " not in line:
             await asyncio.sleep(READY_EVERY_S)
-            with suppress(OSError, asyncio.IncompleteReadError):
-                reader, writer = await asyncio.open_connection(host, int(port))
+            with suppress(OSError):
+                reader, writer = await asyncio.open_connection(*self._targets[target])
                 writer.write(b"GET /v2/health/ready HTTP/1.0\r\n\r\n")
                 try:
                     line = await reader.readline()
                 finally:
                     writer.close()
-                if b" 200 " in line:
-                    self._down.discard(target)
-                    return
-
-    def _done(self) -> None:
-        self._on_end()
-        self._left -= 1
-        if self._left == 0:
-            self._all_ended.set()
+        self._down.discard(target)
 
 
 async def _begun(event: Callable[[], Awaitable[None]]) -> None:

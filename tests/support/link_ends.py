@@ -12,7 +12,7 @@ from link_wire import deliver, feed, hello
 from capamesh.protocol.links.connection import Connection
 from capamesh.protocol.links.events import Event
 from capamesh.protocol.links.frames import LinkLimits
-from capamesh.protocol.links.link import Link
+from capamesh.protocol.links.link import Link, LinkHandler
 from capamesh.protocol.links.liveness import LinkTimes
 from capamesh.protocol.network import ALPN
 
@@ -57,7 +57,7 @@ class Transport:
         return 0
 
 
-class Owner:
+class Owner(LinkHandler):
     """Owns one link; `on_down` is when it hears of its end."""
 
     def __init__(self) -> None:
@@ -76,13 +76,9 @@ class Owner:
     def load(self, meta: bytes) -> bytes:
         return meta
 
-    def _nothing(self, *_: object) -> None: ...
-
     def load_told(self, link: Link, meta: bytes) -> None:
         del link
         self.told.append(meta)
-
-    link_up = request_received = request_cancelled = goaway_received = read_ended = _nothing
 
 
 class Ends:

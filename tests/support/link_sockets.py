@@ -24,7 +24,7 @@ from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.frames import HEADER, HEADER_BYTES, FrameKind, LinkLimits, encode_frame
 from capamesh.protocol.links.hello import Hello, unpack_map
-from capamesh.protocol.links.link import Link
+from capamesh.protocol.links.link import Link, LinkHandler
 from capamesh.protocol.links.liveness import LinkTimes
 from capamesh.protocol.links.transport import LinkTransport, check_hello
 from capamesh.protocol.network import (
@@ -92,7 +92,7 @@ class Members:
         return LinkTransport(membership, folder, agent_version="test", limits=limits, times=times)
 
 
-class Side:
+class Side(LinkHandler):
     """Owns links: remembers what they tell and answers requests.
 
     A request whose metadata is `hold` waits in `held`; `give N` is answered with N zero bytes; all others
@@ -123,8 +123,6 @@ class Side:
         """Wait for the next link to end; return why it did."""
         await self.until(lambda: self.reasons, limit_s)
         return self.reasons.popleft()
-
-    # LinkHandler
 
     def verify(self, hello: Hello, certificate: bytes) -> Member:
         return check_hello(
@@ -157,14 +155,9 @@ class Side:
     def load(self, meta: bytes) -> bytes:
         return b"load"
 
-    def load_told(self, link: Link, meta: bytes) -> None:
-        pass
-
     def goaway_received(self, link: Link, reason: str) -> None:
         self.goaways.append(reason)
         self.reported.set()
-
-    def read_ended(self, link: Link) -> None: ...
 
     def recheck(self) -> None:
         for link in list(self.links):
