@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
-from file_store_cases import *  # noqa: F403 - the tests
 from job_desk import Clock, Desk, manifest
-from job_store_cases import *  # noqa: F403 - the tests
 from postgres import PASSWORD, QUOTED, Postgres, served
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
+from tests.unit.router.jobs.store.test_file_store import *  # noqa: F403 - the tests
+from tests.unit.router.jobs.store.test_job_store import *  # noqa: F403 - the tests
 
 from capamesh.protocol.errors import StorageFull
 from capamesh.router.access.engines.location import DatabaseLocation

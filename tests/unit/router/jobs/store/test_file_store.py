@@ -1,4 +1,4 @@
-"""What a store does with uploaded files and with batches, whichever database it is; the tests that import these have the fixture `desk`."""
+"""What a store does with uploaded files and with batches: on SQLite here; the integration tests have these on PostgreSQL, too."""
 
 from __future__ import annotations
 
