@@ -16,11 +16,11 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from unittest import mock
 
 from capamesh.cli.member import Member
 
 CHUNK_BYTES = 65536
-CLOCK_VARIABLE = "CHAOS_CLOCK"
 CLOCK_SHIM = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -199,9 +199,6 @@ class Proxy:
         self.accepted = 0
         self.resets = 0
 
-    def __repr__(self) -> str:
-        return f"Proxy({self._listen} to {self._target}, {len(self._writers) // 2} open)"
-
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Proxy]:
         """Listen until the context ends."""
@@ -221,10 +218,7 @@ class Proxy:
 
     @is_held.setter
     def is_held(self, held: bool) -> None:
-        if held:
-            self._open.clear()
-        else:
-            self._open.set()
+        (self._open.clear if held else self._open.set)()
 
     @property
     def is_cut(self) -> bool:
@@ -327,14 +321,6 @@ class WallClock:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Have the processes that are started meanwhile use it."""
-        variables = {"LD_PRELOAD": str(self._shim), CLOCK_VARIABLE: str(self._file)}
-        before = {name: os.environ.get(name) for name in variables}
-        os.environ.update(variables)
-        try:
+        variables = {"LD_PRELOAD": str(self._shim), "CHAOS_CLOCK": str(self._file)}
+        with mock.patch.dict(os.environ, variables):
             yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value

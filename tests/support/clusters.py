@@ -11,8 +11,8 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -65,16 +65,6 @@ async def cluster(
     async with LocalCluster(folder, built_models, nodes=2) as running:
         await running.wait_routable(2)
         yield running
-
-
-@dataclass(slots=True)
-class Seen:
-    """What well-behaved clients saw, once they have ended."""
-
-    answered: int = 0
-    failed: int = 0
-    failures: list[str] = field(default_factory=list)
-    slowest_s: float = 0.0
 
 
 class Cluster(LocalCluster):
@@ -199,9 +189,12 @@ class Cluster(LocalCluster):
     @asynccontextmanager
     async def honest(
         self, *, connections: int = 4, is_new: bool = False, pause_s: float = 0.01
-    ) -> AsyncIterator[Seen]:
-        """Let well-behaved clients ask `digits` meanwhile, each on one connection or (`is_new`) on a new one each time."""
-        seen = Seen()
+    ) -> AsyncIterator[SimpleNamespace]:
+        """Let well-behaved clients ask `digits` meanwhile, each on one connection or (`is_new`) on a new one each time.
+
+        Once they have ended, what is yielded has what `http_load` prints.
+        """
+        seen = SimpleNamespace()
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, str(Path(__file__).with_name("http_load.py")), self.http_url),
             *(str(connections), "new" if is_new else "kept", str(pause_s)),
@@ -215,8 +208,7 @@ class Cluster(LocalCluster):
             yield seen
             process.stdin.close()
             async with asyncio.timeout(90):
-                for name, value in json.loads(await process.stdout.readline()).items():
-                    setattr(seen, name, value)
+                vars(seen).update(json.loads(await process.stdout.readline()))
                 await process.wait()
         finally:
             if process.returncode is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from dataclasses import dataclass, field
 from typing import Final, cast
 
 from h2.config import H2Configuration
@@ -51,8 +52,6 @@ class _FrameHeads:
     Nor does it mind which frame is the first.
     """
 
-    __slots__ = ("_begun", "_is_first", "_left_bytes")
-
     def __init__(self) -> None:
         self._left_bytes = len(PREFACE)
         """The bytes until the next frame begins."""
@@ -83,28 +82,16 @@ class _FrameHeads:
         return None
 
 
+@dataclass
 class _Unsent:
     """The part of one answer that waits for the client's windows."""
 
-    __slots__ = ("pieces", "trailers")
-
-    def __init__(self) -> None:
-        self.pieces: deque[memoryview] = deque()
-        self.trailers: Headers | None = None
+    pieces: deque[memoryview] = field(default_factory=deque)
+    trailers: Headers | None = None
 
 
 class SessionByH2(Http2Session):
     """One connection, by h2."""
-
-    __slots__ = (
-        "_connection",
-        "_has_left",
-        "_heads",
-        "_last_stream",
-        "_unsent",
-        "_unsent_bytes",
-        "_written",
-    )
 
     def __init__(self) -> None:
         self._has_left = False
@@ -125,7 +112,6 @@ class SessionByH2(Http2Session):
         """A GOAWAY that h2 does not make: behind its own it takes nothing any more, and open streams are to go on."""
         self._heads = _FrameHeads()
         self._unsent: dict[int, _Unsent] = {}
-        self._unsent_bytes = 0
 
     @property
     @override
@@ -167,7 +153,7 @@ class SessionByH2(Http2Session):
                 case StreamReset():
                     if event.remote_reset:
                         events.on_noise()
-                    self._forget(int(event.stream_id))
+                    self._unsent.pop(int(event.stream_id), None)
                     events.on_gone(int(event.stream_id))
                 case ConnectionTerminated():
                     self._has_left = True
@@ -194,7 +180,6 @@ class SessionByH2(Http2Session):
     def send(self, stream: int, data: bytes | memoryview) -> None:
         unsent = self._unsent.setdefault(stream, _Unsent())
         unsent.pieces.append(memoryview(bytes(data)))
-        self._unsent_bytes += len(data)
         self._pump(stream)
 
     @override
@@ -204,7 +189,7 @@ class SessionByH2(Http2Session):
 
     @override
     def reset(self, stream: int, code: ErrorCode) -> None:
-        self._forget(stream)
+        self._unsent.pop(stream, None)
         with contextlib.suppress(ProtocolError):  # it is gone already
             self._connection.reset_stream(stream, code)
 
@@ -225,7 +210,7 @@ class SessionByH2(Http2Session):
     @property
     @override
     def unsent_bytes(self) -> int:
-        return self._unsent_bytes
+        return sum(map(self.unsent_of, self._unsent))
 
     @override
     def unsent_of(self, stream: int) -> int:
@@ -248,18 +233,12 @@ class SessionByH2(Http2Session):
                 if len(piece) > size_bytes:
                     unsent.pieces.appendleft(piece[size_bytes:])
                     piece = piece[:size_bytes]
-                self._unsent_bytes -= len(piece)
                 connection.send_data(stream, bytes(piece))
             if unsent.trailers is not None:
                 connection.send_headers(stream, unsent.trailers, end_stream=True)
                 del self._unsent[stream]
         except ProtocolError:
-            self._forget(stream)
-
-    def _forget(self, stream: int) -> None:
-        unsent = self._unsent.pop(stream, None)
-        if unsent is not None:
-            self._unsent_bytes -= sum(map(len, unsent.pieces))
+            self._unsent.pop(stream, None)
 
 
 def _pairs(headers: object) -> Headers:

@@ -70,13 +70,10 @@ class At(Started):
 
     @property
     @override
-    def place(self) -> str:
-        return self._node
-
-    @property
-    @override
     def node(self) -> str:
         return self._node
+
+    place = node
 
     @override
     def cancel(self) -> None:
@@ -95,18 +92,19 @@ class FakeCall(Started):
 
     @property
     @override
-    def place(self) -> str:
-        return self.node
-
-    @property
-    @override
     def node(self) -> str:
         return "" if self.at is None else self.at.id
+
+    place = node
 
     @override
     def cancel(self) -> None:
         self._on_end = None
         self._leave()
+
+    def later(self, seconds: float, do: Callable[..., None], *given: Any) -> None:
+        """Do something unless the call is over by then."""
+        self.timers.append(asyncio.get_running_loop().call_later(seconds, do, *given))
 
     def end(self, answer: InferAnswer | None, error: CapameshError | None = None) -> None:
         on_end, self._on_end = self._on_end, None
@@ -118,9 +116,8 @@ class FakeCall(Started):
         if answer is not None:
             self._nodes.answered_rows += self.call.rows
             self._nodes.paid += self.call.rows * price
-        name = node.upper()
-        is_over_quota = self._nodes.is_over_quota
-        on_end(Ended(answer, error, node, name, is_over_quota, price_per_million=price))
+        is_over = self._nodes.is_over_quota
+        on_end(Ended(answer, error, node, node.upper(), is_over, price_per_million=price))
 
     def _leave(self) -> None:
         for timer in self.timers:
@@ -207,25 +204,18 @@ class FakeNodes(Nodes):
             started.end(None, none)
             return started
         node = min(up, key=lambda each: len(each.calls))
-        loop = asyncio.get_running_loop()
+        now_s = asyncio.get_running_loop().time()
         if len(node.calls) >= node.most_calls:
-            started.timers.append(
-                loop.call_later(0.001, started.end, None, Overloaded("full", 0.05))
-            )
+            started.later(0.001, started.end, None, Overloaded("full", 0.05))
             return started
         started.at = node
         node.calls.append(started)
-        began_s = max(loop.time(), node.free_s)
+        began_s = max(now_s, node.free_s)
         run_s = call.rows * node.row_s
         if not node.hangs:
             node.free_s = began_s + run_s
-            due_s = node.free_s - loop.time()
-            started.timers.append(
-                loop.call_later(due_s, self._ran, started, began_s - loop.time(), run_s)
-            )
-        started.timers.append(
-            loop.call_later(call.allowed_s, started.end, None, DeadlineExceeded("too late"))
-        )
+            started.later(node.free_s - now_s, self._ran, started, began_s - now_s, run_s)
+        started.later(call.allowed_s, started.end, None, DeadlineExceeded("too late"))
         return started
 
     def _ran(self, started: FakeCall, queue_s: float, run_s: float) -> None:

@@ -243,17 +243,8 @@ async def town(
             f"{HOST}:{door.sockets[0].getsockname()[1]}", router
         )
         door.close()
-    here = Town(
-        members=members,
-        node=node,
-        router=router,
-        node_member=node_member,
-        router_member=router_member,
-        node_endpoint=node_endpoint,
-        router_endpoint=router_endpoint,
-        port=port,
-        link=link,
-    )
+    sides = node, router, node_member, router_member, node_endpoint, router_endpoint
+    here = Town(members, *sides, port, link)
     try:
         async with asyncio.timeout(2 * LIMIT_S):
             yield here
@@ -274,7 +265,7 @@ async def town(
     await node.until(lambda: not node.links)
     await eventually(lambda: asyncio.all_tasks() <= tasks, "tasks are left")
     await eventually(lambda: open_sockets() <= sockets, "sockets are left open")
-    del link, here
+    del link, here, sides
     gc.collect()
     await asyncio.sleep(0)
     assert unseen == []

@@ -22,15 +22,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from http2_client import HEAD, Http2Client
-from hyperframe.frame import ContinuationFrame, PingFrame
+from http2_frames import CONTINUATION, PING, frame
+from http_load import digits_body
 
 from capamesh.router.grpc.methods import SERVICE
 
 INFER = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: localhost\r\n"
 """The beginning of a request, of a model that need not be there."""
-BODY = json.dumps(
-    {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 64], "data": [0.0] * 64}]}
-).encode()
+BODY = digits_body()
 REQUEST = INFER + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 GRPC_INFER = tuple(
     (name, f"/{SERVICE}/ModelInfer".encode() if name == b":path" else value) for name, value in HEAD
@@ -136,17 +135,14 @@ async def rapid_reset(target: Target, _: random.Random) -> None:
 async def continuation_flood(target: Target, _: random.Random) -> None:
     """Send a block of headers that does not end."""
     client = Http2Client()
-    frame = ContinuationFrame(1)
-    frame.data = b""
     begin = client.begin() + client.head(1, GRPC_INFER, is_whole=False)
-    await _flood(target, begin, *[frame.serialize() * 50] * (FLOOD // 50))
+    await _flood(target, begin, *[frame(CONTINUATION, 0, 1) * 50] * (FLOOD // 50))
 
 
 async def ping_flood(target: Target, _: random.Random) -> None:
     """Ask for acknowledgements without end, and read none."""
-    frame = PingFrame(0)
-    frame.opaque_data = bytes(8)
-    await _flood(target, Http2Client().begin(), *[frame.serialize() * 50] * (FLOOD // 50))
+    pings = [frame(PING, 0, 0, bytes(8)) * 50] * (FLOOD // 50)
+    await _flood(target, Http2Client().begin(), *pings)
 
 
 KINDS: tuple[Callable[[Target, random.Random], Awaitable[None]], ...] = (
