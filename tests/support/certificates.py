@@ -17,27 +17,13 @@ from capamesh.router.http.tls_files import TlsFiles
 _DAY = dt.timedelta(days=1)
 
 
-def _key() -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-def _pem(key: ec.EllipticCurvePrivateKey, password: bytes | None = None) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption()
-        if password is None
-        else serialization.BestAvailableEncryption(password),
-    )
-
-
 class Authority:
     """An authority whose file is in a folder, and the certificates that it signs."""
 
     def __init__(self, folder: Path, name: str = "authority") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._key = _key()
+        self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.file = folder / f"{name}.pem"
         certificate = self._signed(self._name, self._key, dt.timedelta(days=7), is_ca=True)
@@ -52,10 +38,7 @@ class Authority:
         is_ca: bool,
     ) -> x509.Certificate:
         now = dt.datetime.now(dt.UTC)
-        names: list[x509.GeneralName] = [
-            x509.DNSName("localhost"),
-            x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-        ]
+        names = x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -83,12 +66,16 @@ class Authority:
         password: bytes | None = None,
     ) -> tuple[Path, Path]:
         """Write a certificate for this machine, and its key of mode 0600, over what the files hold; return the files."""
-        key = _key()
+        key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         certificate = self._signed(subject, key, lasts, is_ca=False)
         files = self._folder / f"{name}.crt", self._folder / f"{name}.key"
         files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        files[1].write_bytes(_pem(key, password))
+        lock = serialization.NoEncryption()
+        if password is not None:
+            lock = serialization.BestAvailableEncryption(password)
+        pkcs8 = serialization.PrivateFormat.PKCS8
+        files[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, pkcs8, lock))
         files[1].chmod(0o600)
         return files
 

@@ -6,26 +6,22 @@ from collections.abc import Sequence
 from typing import Final
 
 import hpack
-from hyperframe.frame import (
-    DataFrame,
-    Frame,
-    GoAwayFrame,
-    HeadersFrame,
-    RstStreamFrame,
-    SettingsFrame,
-    WindowUpdateFrame,
+from h2.settings import SettingCodes
+from http2_frames import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEAD,
+    HEADERS,
+    RST,
+    SETTINGS,
+    WINDOW,
+    frame,
+    number,
 )
+from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, RstStreamFrame
 
 from capamesh.router.grpc.http2 import PREFACE
-
-HEAD = (
-    (b":method", b"POST"),
-    (b":scheme", b"http"),
-    (b":path", b"/inference.GRPCInferenceService/ServerLive"),
-    (b":authority", b"localhost"),
-    (b"content-type", b"application/grpc"),
-    (b"te", b"trailers"),
-)
 
 TABLE_BYTES: Final = 4096
 """The size of a table of headers where settings tell no other (RFC 9113, 6.5.2)."""
@@ -47,9 +43,9 @@ class Http2Client:
 
     def begin(self, **settings: int) -> bytes:
         """Return the preface and the first settings."""
-        frame = SettingsFrame(0)
-        frame.settings = {getattr(SettingsFrame, name.upper()): of for name, of in settings.items()}
-        return PREFACE + frame.serialize()
+        told = [(SettingCodes[name.upper()], value) for name, value in settings.items()]
+        values = (code.to_bytes(2, "big") + number(value) for code, value in told)
+        return PREFACE + frame(SETTINGS, 0, 0, b"".join(values))
 
     def head(
         self,
@@ -60,36 +56,22 @@ class Http2Client:
         is_whole: bool = True,
     ) -> bytes:
         """Return HEADERS; `is_whole` has END_HEADERS. True behind a name and a value keeps them out of the table."""
-        frame = HeadersFrame(stream)
-        frame.data = self._encoder.encode(headers)
-        if is_whole:
-            frame.flags.add("END_HEADERS")
-        if is_last:
-            frame.flags.add("END_STREAM")
-        return frame.serialize()
+        flags = (END_HEADERS if is_whole else 0) | (END_STREAM if is_last else 0)
+        return frame(HEADERS, flags, stream, self._encoder.encode(headers))
 
     def data(self, stream: int, data: bytes, *, is_last: bool = False) -> bytes:
         """Return DATA frames."""
-        frames: list[bytes] = []
-        for at in range(0, len(data) or 1, 16384):
-            frame = DataFrame(stream)
-            frame.data = data[at : at + 16384]
-            if is_last and at + 16384 >= len(data):
-                frame.flags.add("END_STREAM")
-            frames.append(frame.serialize())
-        return b"".join(frames)
+        pieces = [data[at : at + 16384] for at in range(0, len(data) or 1, 16384)]
+        frames = [frame(DATA, 0, stream, piece) for piece in pieces[:-1]]
+        return b"".join((*frames, frame(DATA, END_STREAM if is_last else 0, stream, pieces[-1])))
 
     def window(self, stream: int, more_bytes: int) -> bytes:
         """Return WINDOW_UPDATE."""
-        frame = WindowUpdateFrame(stream)
-        frame.window_increment = more_bytes
-        return frame.serialize()
+        return frame(WINDOW, 0, stream, number(more_bytes))
 
     def reset(self, stream: int, code: int = 8) -> bytes:
         """Return RST_STREAM."""
-        frame = RstStreamFrame(stream)
-        frame.error_code = code
-        return frame.serialize()
+        return frame(RST, 0, stream, number(code))
 
     def take(self, data: bytes) -> None:
         """Read what a server sent."""

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import hpack
-from http2_client import HEAD
 
 from capamesh.router.grpc.http2 import Headers
 
+HEAD = (
+    (b":method", b"POST"),
+    (b":scheme", b"http"),
+    (b":path", b"/inference.GRPCInferenceService/ServerLive"),
+    (b":authority", b"localhost"),
+    (b"content-type", b"application/grpc"),
+    (b"te", b"trailers"),
+)
 DATA, HEADERS, PRIORITY, RST, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
 END_STREAM, END_HEADERS, PADDED = 0x1, 0x4, 0x8
 ACK = 0x1

@@ -66,43 +66,43 @@ def infer(name: str, *headers: bytes) -> bytes:
 
 def of_kind(kind: str, name: str) -> bytes:
     """Return a request of a kind."""
-    return _REQUESTS[kind](name, json_body(name))
+    make, _, _ = _KINDS[kind]
+    return make(name, json_body(name))
 
 
 def _get(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
 
-_REQUESTS: Final[dict[str, Callable[[str, bytes], bytes]]] = {
-    "infer": lambda _, body: request(INFER, body),
-    "infer of a version": lambda _, body: request(
-        "/v2/models/m/versions/1/infer", body, b"Content-Type: application/json"
+def _of_a_version(_: str, body: bytes) -> bytes:
+    return request("/v2/models/m/versions/1/infer", body, b"Content-Type: application/json")
+
+
+_KINDS: Final[dict[str, tuple[Callable[[str, bytes], bytes], int, str]]] = {
+    "infer": (lambda _, body: request(INFER, body), 200, '"id":"{}"'),
+    "infer of a version": (_of_a_version, 200, '"id":"{}"'),
+    "infer in chunks": (lambda _, body: chunked(INFER, body, size=17), 200, '"id":"{}"'),
+    "unknown model": (
+        lambda name, body: request(f"/v2/models/{name}/infer", body),
+        404,
+        "no node hosts model '{}'",
     ),
-    "infer in chunks": lambda _, body: chunked(INFER, body, size=17),
-    "unknown model": lambda name, body: request(f"/v2/models/{name}/infer", body),
-    "no JSON": lambda name, _: request(INFER, f"{{{name}".encode()),
-    "wrong method": lambda name, body: request(f"{INFER}?{name}", body, method=b"PUT"),
-    "metadata": lambda *_: _get("/v2/models/m"),
-    "index": lambda *_: request("/v2/repository/index", b"{}"),
-    "nothing there": lambda name, _: _get(f"/{name}"),
+    "no JSON": (lambda name, _: request(INFER, f"{{{name}".encode()), 400, "not JSON"),
+    "wrong method": (
+        lambda name, body: request(f"{INFER}?{name}", body, method=b"PUT"),
+        405,
+        "takes POST, not PUT",
+    ),
+    "metadata": (lambda *_: _get("/v2/models/m"), 200, '"platform"'),
+    "index": (lambda *_: request("/v2/repository/index", b"{}"), 200, '"state"'),
+    "nothing there": (lambda name, _: _get(f"/{name}"), 404, "there is nothing at /{};"),
 }
-_ANSWERS: Final = {
-    "infer": (200, '"id":"{}"'),
-    "infer of a version": (200, '"id":"{}"'),
-    "infer in chunks": (200, '"id":"{}"'),
-    "unknown model": (404, "no node hosts model '{}'"),
-    "no JSON": (400, "not JSON"),
-    "wrong method": (405, "takes POST, not PUT"),
-    "metadata": (200, '"platform"'),
-    "index": (200, '"state"'),
-    "nothing there": (404, "there is nothing at /{};"),
-}
-KINDS: Final = tuple(_REQUESTS)
+KINDS: Final = tuple(_KINDS)
 
 
 def check(answer: RawAnswer, kind: str, name: str) -> None:
     """See that this is the answer to the request of that kind and name."""
-    status, said = _ANSWERS[kind]
+    _, status, said = _KINDS[kind]
     assert (answer.status, said.format(name) in answer.body.decode()) == (status, True), answer
 
 

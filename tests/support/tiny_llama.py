@@ -15,8 +15,8 @@ from typing import Any, Final
 import gguf_writer
 import numpy as np
 import onnx
+import onnx.parser
 from gguf_writer import Raw
-from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from capamesh.node.runtime.decoders.decoder_folder import DecoderFolder, read_decoder_folder
@@ -210,36 +210,34 @@ def write_genai_folder(
     """Write the model as onnxruntime-genai's builder does it: lengths are told by a mask, and all tokens have logits."""
     write_decoder_folder(folder, kind)
     made = onnx.load(folder / "model.onnx")
-    graph, node = made.graph, helper.make_node
+    graph = made.graph
     told = {"seqlens_k", "total_sequence_length", "rows"}
     kept = [one for one in graph.input if one.name not in told]
     added = ["attention_mask", "position_ids"] if has_positions else ["attention_mask"]
-    del graph.input[:]
-    graph.input.extend(kept)
-    for name in added:
-        shape = ["sequences", "total" if name == "attention_mask" else "tokens"]
-        graph.input.append(helper.make_tensor_value_info(name, TensorProto.INT64, shape))
+    around = onnx.parser.parse_graph(
+        f"""around (int64[sequences, total] attention_mask, int64[sequences, tokens] position_ids)
+        => (float[sequences, tokens, {VOCABULARY}] logits)
+        <int64[1] last_axis = {{1}}, int64[1] one = {{1}}, int64[1] vocabulary = {{{VOCABULARY}}}> {{
+            lengths = ReduceSum <keepdims = 0> (attention_mask, last_axis)
+            lengths_less_one = Sub(lengths, one)
+            seqlens_k = Cast <to = 6> (lengths_less_one)
+            total = Shape <start = 1, end = 2> (attention_mask)
+            total_sequence_length = Cast <to = 6> (total)
+            places = Shape(input_ids)
+            of_tokens = Concat <axis = 0> (places, vocabulary)
+            logits = Reshape(flat_logits, of_tokens)
+        }}"""
+    )
+    *counted, shaped = around.node
     tokens = [one for one in graph.node if one.output[0] not in {"hidden_of_rows", "logits"}]
     (head,) = (one for one in graph.node if one.output[0] == "logits")
     head.input[0], head.output[0] = "hidden", "flat_logits"
-    counted = [
-        node("ReduceSum", ["attention_mask", "last_axis"], ["lengths"], keepdims=0),
-        node("Sub", ["lengths", "one"], ["lengths_less_one"]),
-        node("Cast", ["lengths_less_one"], ["seqlens_k"], to=TensorProto.INT32),
-        node("Shape", ["attention_mask"], ["total"], start=1, end=2),
-        node("Cast", ["total"], ["total_sequence_length"], to=TensorProto.INT32),
-        node("Shape", ["input_ids"], ["places"]),
-        node("Concat", ["places", "vocabulary"], ["of_tokens"], axis=0),
-    ]
-    shaped = node("Reshape", ["flat_logits", "of_tokens"], ["logits"])
-    del graph.node[:]
-    graph.node.extend([*counted, *tokens, head, shaped])
-    for name, value in (("last_axis", [1]), ("one", [1]), ("vocabulary", [VOCABULARY])):
-        graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
-    output = helper.make_tensor_value_info(
-        "logits", TensorProto.FLOAT, ["sequences", "tokens", VOCABULARY]
-    )
-    graph.output[0].CopyFrom(output)
+    nodes = [*counted, *tokens, head, shaped]
+    del graph.input[:], graph.node[:]
+    graph.input.extend([*kept, *around.input[: len(added)]])
+    graph.node.extend(nodes)
+    graph.initializer.extend(around.initializer)
+    graph.output[0].CopyFrom(around.output[0])
     for name in ("model.onnx", "model.onnx.data"):
         (folder / name).unlink()
     onnx.save(made, folder / onnx_name)
