@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests" / "support"))
 
 import virtual_time  # noqa: E402 - it lies in the folder that was just added
-from warm_router import JSON, World, binary_of, message_of, warm  # noqa: E402 - likewise
+from warm_requests import JSON, WarmWorld, binary_of, message_of, warm  # noqa: E402 - likewise
 
 import capamesh.router  # noqa: E402 - likewise
 from capamesh.protocol.gc_tuning import freeze_loaded_objects  # noqa: E402 - likewise
@@ -35,7 +35,7 @@ REQUESTS = {
 
 async def run(request: bytes, count: int) -> float:
     """Send a request again and again; return the seconds of CPU time that took."""
-    world: World = await warm(request)
+    world: WarmWorld = await warm(request)
     freeze_loaded_objects()
     world.client.sent.clear()
     began_s = time.process_time()

@@ -23,7 +23,7 @@ sys.path.append(str(ROOT / "tests" / "support"))
 
 import virtual_time  # noqa: E402 - it lies in the folder that was just added
 from fleet_fakes import NullLog  # noqa: E402 - likewise
-from warm_router import World, binary_of, warmed  # noqa: E402 - likewise
+from warm_requests import WarmWorld, binary_of, warmed  # noqa: E402 - likewise
 
 from capamesh.protocol.gc_tuning import freeze_loaded_objects  # noqa: E402 - likewise
 from capamesh.router.access.keys import Key, Scope, digest_of  # noqa: E402 - likewise
@@ -55,7 +55,7 @@ def ended(file: LineFile, *, has_access: bool = False, has_rest: bool = False) -
     )
 
 
-async def turn(world: World, count: int) -> float:
+async def turn(world: WarmWorld, count: int) -> float:
     """Send a request so often; return the seconds of CPU time of each."""
     world.client.sent.clear()
     began_s = time.process_time()
@@ -75,12 +75,16 @@ async def run(rounds: int, count: int, file: LineFile) -> dict[str, list[float]]
     with_key = plain.replace(b"\r\n", b"\r\nAuthorization: Bearer " + KEY.encode() + b"\r\n", 1)
     key = Key("abcdefgh", digest_of(KEY), "lab", SCOPE)
     worlds = {
-        OFF: await warmed(World(plain, ended(file))),
-        "all off, again": await warmed(World(plain, ended(file))),
-        "access log of 1 %": await warmed(World(plain, ended(file, has_access=True))),
-        "logs and traces": await warmed(World(plain, ended(file, has_access=True, has_rest=True))),
-        "a key with limits": await warmed(World(with_key, ended(file), [key])),
-        "all on": await warmed(World(with_key, ended(file, has_access=True, has_rest=True), [key])),
+        OFF: await warmed(WarmWorld(plain, ended(file))),
+        "all off, again": await warmed(WarmWorld(plain, ended(file))),
+        "access log of 1 %": await warmed(WarmWorld(plain, ended(file, has_access=True))),
+        "logs and traces": await warmed(
+            WarmWorld(plain, ended(file, has_access=True, has_rest=True))
+        ),
+        "a key with limits": await warmed(WarmWorld(with_key, ended(file), [key])),
+        "all on": await warmed(
+            WarmWorld(with_key, ended(file, has_access=True, has_rest=True), [key])
+        ),
     }
     freeze_loaded_objects()
     used: dict[str, list[float]] = {name: [] for name in worlds}

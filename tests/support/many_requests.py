@@ -21,11 +21,11 @@ from typing import Any
 
 import virtual_time
 from fleet_fakes import answer_of, offer
+from front_world import World
 from link_ends import Ends
 from link_wire import deliver
 from request_shapes import RANKS, RequestShapes, model_of
 from typing_extensions import override
-from warm_router import World
 
 from capamesh.protocol import errors, implementation
 from capamesh.protocol.links.calls import (

@@ -17,6 +17,7 @@ from typing import Any
 
 import hpack
 from fleet_fakes import in_virtual_time
+from front_world import World
 from fuzz_cases import seeds
 from http2_by_h2 import SessionByH2
 from http2_client import HEAD, Http2Client
@@ -40,7 +41,6 @@ from http2_frames import (
 )
 from link_wire import deliver
 from tests.unit.router.grpc.test_messages import check_message
-from warm_router import World
 
 from capamesh.router.grpc.http2 import PREFACE, Http2Session
 from capamesh.router.grpc.http2_by_hand import SessionByHand
