@@ -19,10 +19,9 @@ import numpy as np
 import onnx
 import pytest
 from engine_link import control, load_of, until
-from engine_models import FOREVER, looping, model_of, value_of
+from engine_models import FOREVER, looping, model_of
 from link_awaiting import request
 from link_sockets import LIMIT_S, within
-from onnx import TensorProto, helper
 from tiny_llama import write_decoder_folder
 
 from capamesh.node.generation.slots import Logits
@@ -58,21 +57,17 @@ from capamesh.protocol.tensors import Datatype, Limits, Tensor, join_elements, s
 if TYPE_CHECKING:
     from conftest import Town
 
-FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
 ANY = ModelVersion("")
 AT_ONCE = 64
 WEIGHTS = np.arange(-6, 6, dtype=np.float32).reshape(4, 3)
 """Whole numbers, so that sums are exact in whatever order a kernel adds."""
-node = helper.make_node
 
 
 def dense(scale: float = 1.0, width: int | str = 4) -> onnx.ModelProto:
     """Return `y = x W`. With an open width its runs are of no known length, and go to threads."""
     return model_of(
-        [node("MatMul", ["x", "w"], ["y"])],
-        [value_of("x", FLOAT, ["N", width])],
-        [value_of("y", FLOAT, ["N", 3])],
-        {"w": WEIGHTS * np.float32(scale)},
+        f"dense (float[N, {width}] x) => (float[N, 3] y) {{ y = MatMul(x, w) }}",
+        w=WEIGHTS * np.float32(scale),
     )
 
 
@@ -81,29 +76,20 @@ OPEN = "[[warm_up]]\nshapes = {x = [1, 4]}\n"
 KINDS = {
     # a batch would mix requests: it subtracts the mean of the request's rows
     "centred": model_of(
-        [node("ReduceMean", ["x", "axes"], ["mean"]), node("Sub", ["x", "mean"], ["y"])],
-        [value_of("x", FLOAT, ["N", 4])],
-        [value_of("y", FLOAT, ["N", 4])],
-        {"axes": np.array([0])},
+        """centred (float[N, 4] x) => (float[N, 4] y) <int64[1] axes = {0}>
+        { mean = ReduceMean(x, axes) y = Sub(x, mean) }"""
     ),
     # the sum of what a sequence has sent
     "total": model_of(
-        [node("Add", ["x", "h"], ["h_next"]), node("Identity", ["h_next"], ["y"])],
-        [value_of(name, FLOAT, ["N", 4]) for name in ("x", "h")],
-        [value_of(name, FLOAT, ["N", 4]) for name in ("y", "h_next")],
+        """total (float[N, 4] x, float[N, 4] h) => (float[N, 4] y, float[N, 4] h_next)
+        { h_next = Add(x, h) y = Identity(h_next) }"""
     ),
     # `sum` of numbers of any length, by a mask that the node makes; `y` has the request's length
     "padded": model_of(
-        [node("Mul", ["ids", "mask"], ["y"]), node("ReduceSum", ["y", "axes"], ["sum"])],
-        [value_of(name, INT64, ["N", "L"]) for name in ("ids", "mask")],
-        [value_of("y", INT64, ["N", "L"]), value_of("sum", INT64, ["N", 1])],
-        {"axes": np.array([1])},
+        """padded (int64[N, L] ids, int64[N, L] mask) => (int64[N, L] y, int64[N, 1] sum) <int64[1] axes = {1}>
+        { y = Mul(ids, mask) sum = ReduceSum(y, axes) }"""
     ),
-    "text": model_of(
-        [node("Identity", ["x"], ["y"])],
-        [value_of("x", STRING, ["N", 1])],
-        [value_of("y", STRING, ["N", 1])],
-    ),
+    "text": model_of("text (string[N, 1] x) => (string[N, 1] y) { y = Identity(x) }"),
 }
 MANIFESTS = {
     "total": '[[sequence.state]]\ninput = "h"\noutput = "h_next"\n',
@@ -214,10 +200,8 @@ async def test_models_of_all_kinds_are_served_side_by_side_over_two_links(town: 
 
 async def test_bad_requests_among_good_ones_harm_nobody_else(town: Town) -> None:
     pick = model_of(
-        [node("Gather", ["table", "i"], ["y"])],
-        [value_of("i", INT64, ["N", 1])],
-        [value_of("y", FLOAT, ["N", 1])],
-        {"table": np.arange(100, dtype=np.float32) / 2},
+        "pick (int64[N, 1] i) => (float[N, 1] y) { y = Gather(table, i) }",
+        table=np.arange(100, dtype=np.float32) / 2,
     )
     town.put("pick", pick)
     await town.until_ready("pick")
