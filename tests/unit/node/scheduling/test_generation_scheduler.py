@@ -232,6 +232,17 @@ async def test_whole_answer_has_all_pieces_merged(desk: Desk) -> None:
     assert desk.page.marked() == []
 
 
+async def test_withdrawn_request_frees_its_slot_after_the_step(desk: Desk) -> None:
+    desk.slots.is_open = False
+    asked = desk.ask(is_parted=True, prompt=[1, 2, 3], max_tokens=50, n=4)
+    await until(lambda: bool(asked.parts))
+    desk.runner.cancel(asked.request)
+    assert desk.scheduler.is_idle
+    desk.slots.gate.release()
+    await until(lambda: desk.generation.load.free_slots == 4)
+    assert (desk.slots.steps <= 1, asked.end.done()) == (True, False)
+
+
 async def test_refusals_are_told_and_leave_nothing(desk: Desk) -> None:
     assert isinstance(await desk.ask(max_tokens=3).error(), InvalidRequest)
     assert isinstance(await desk.ask(prompt=[99], max_tokens=3).error(), InvalidRequest)

@@ -90,6 +90,22 @@ def test_steps_of_several_requests_share_batches_and_new_ones_join() -> None:
     assert [desk.last_of(one) for one in (first, second, third)] == [3, 13, 23]
 
 
+def test_reader_that_takes_no_more_stops_its_own_request_alone() -> None:
+    desk = LoopDesk(4)
+    slow, quick = desk.start(0), desk.start(10)
+    desk.holding.add(slow)
+    desk.run_all()
+    assert (desk.parts_of(slow), desk.last_of(quick)) == ([1], 14)
+    requests = desk.batcher._requests
+    assert (desk.batcher.in_flight, requests.rows) == (1, 0)  # others have the device
+    for _ in range(2):  # it is not held twice
+        desk.batcher.resume(slow)
+        assert (desk.batcher.queued, requests.rows, len(requests.queue)) == (1, 1, 1)
+    desk.holding.clear()
+    desk.run_all()
+    assert (desk.parts_of(slow), desk.last_of(slow)) == ([1, 2, 3], 4)
+
+
 @pytest.mark.parametrize("is_held", [False, True])
 @pytest.mark.parametrize("end", ["cancel", "deadline"])
 def test_request_ends_between_two_steps(end: str, is_held: bool) -> None:

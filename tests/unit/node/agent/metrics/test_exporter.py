@@ -78,6 +78,14 @@ def test_quantile_is_in_its_bucket(
     assert Histogram(counts, 0.0).quantile(part) == pytest.approx(value)
 
 
+def test_model_that_is_not_reported_of_keeps_its_counts_alone() -> None:
+    worker = WorkerFigures()
+    worker.reported([reported(5), reported(1, "n", load=2)])
+    worker.reported([reported(1, "n", load=2)])
+    gone = worker.models()[M]
+    assert (gone.requests, gone.in_flight, gone.limit, gone.memory_bytes) == ({"ok": 5}, 0, 0, 0)
+
+
 @given(st.lists(st.one_of(st.none(), st.integers(0, 9), st.just("away")), max_size=12))
 def test_counts_never_go_down(steps: list[int | str | None]) -> None:
     worker = WorkerFigures()
