@@ -215,6 +215,8 @@ class ScriptedNode:
 class SimScripted(NodeEnd):
     """A scripted node at a simulated link."""
 
+    process = b""
+
     def __init__(self, index: int, seed: int, events: Events) -> None:
         self.index = index
         self.group = NodeGroup(NODES[index], 1, region=NODES[index])

@@ -28,6 +28,7 @@ class FakeNode(NodeEnd):
     """Keeps what comes, and answers a request with what it was sent."""
 
     index = 0
+    process = b"the same"
     is_up = True
     is_frozen = False
     answers = True
