@@ -14,7 +14,6 @@ import virtual_time
 from fleet_fakes import Fleet, advert, offer
 from link_ends import Ends, Transport
 from link_wire import deliver
-from typing_extensions import override
 
 from capamesh.protocol.adverts import NodeAdvert
 from capamesh.protocol.errors import CapameshError, Overloaded, RunFailed
@@ -324,11 +323,9 @@ class Wire(Transport):
         super().__init__()
         self._node = node
 
-    @override
     def write(self, data: bytes) -> None:
         self._node.carry(bytes(data))
 
-    @override
     def writelines(self, parts: list[bytes]) -> None:
         self._node.carry(b"".join(parts))
 
@@ -392,15 +389,14 @@ def on_a_loop(policy: str, seed: int) -> Seen:
             watch.linked(endpoint)
         loop.call_later(JUDGE_EVERY_S * rng.random(), watch.start)
         rng.random()  # a simulated router draws when it looks for silent members, too
-        seen: Seen = []
         load = Load(seed)
-        load.send_to(fleet.routing.pipeline, loop.call_at, loop.time, seen)
+        load.send_to(fleet.routing.pipeline, loop.call_at, loop.time)
         await asyncio.sleep(END_S - loop.time())
         for watched in load.watched:
             watched.note()
         assert all(node.is_idle for node in nodes)
         watch.close()
-        return seen
+        return load.seen()
 
     return virtual_time.run(scenario())
 
