@@ -138,9 +138,8 @@ async def test_frozen_server_keeps_nobody_waiting(
     assert turns > 1  # else the loop stood still
     reading = watched.watch._reading
     assert reading is not None
-    await asyncio.wait(
-        {reading}
-    )  # ends while the server is frozen: its socket was cut, and connecting has a limit
+    # it ends while the server is frozen: its socket was cut, and connecting has a limit
+    await asyncio.wait({reading})
     server.thaw()
     monkeypatch.setattr(key_watch, "PATIENCE_S", 60.0)
     await watched.reached()

@@ -59,12 +59,9 @@ async def test_texts_become_vectors_in_their_order(http: Http) -> None:
     link = words(http)
     status, body, headers = await posted(http, input="cat")
     assert (status, headers["X-Capamesh-Node"]) == (200, "A")
-    assert body == {
-        "object": "list",
-        "data": [{"object": "embedding", "index": 0, "embedding": [3.0, 99.0]}],
-        "model": "words",
-        "usage": {"prompt_tokens": 2, "total_tokens": 2},
-    }
+    data = [{"object": "embedding", "index": 0, "embedding": [3.0, 99.0]}]
+    usage = {"prompt_tokens": 2, "total_tokens": 2}
+    assert body == {"object": "list", "data": data, "model": "words", "usage": usage}
     (call,) = link.calls
     assert call.outputs == ("embedding", "tokens")
     assert [(one.name, one.shape) for one in call.inputs] == [("text", (1,))]

@@ -150,15 +150,8 @@ async def test_all_that_is_asked_for_reaches_the_node(http: Http) -> None:
     link = node(http, chatting(*words("{}", finish="stop")))
     choice = {"type": "function", "function": {"name": "f"}}
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
-    as_they_are = {
-        "temperature": 0.5,
-        "top_p": 0.9,
-        "top_k": 40,
-        "ignore_eos": True,
-        "tools": [tool],
-        "tool_choice": choice,
-        "parallel_tool_calls": False,
-    }
+    as_they_are = {"temperature": 0.5, "top_p": 0.9, "top_k": 40, "ignore_eos": True}
+    as_they_are |= {"tools": [tool], "tool_choice": choice, "parallel_tool_calls": False}
     await chat(
         http,
         **as_they_are,

@@ -45,9 +45,8 @@ async def test_client_that_asks_again_while_a_front_stops_is_answered_and_asked_
 
 
 async def test_front_that_stops_accepts_nobody() -> None:
-    async with serving(
-        http_port=free_port()
-    ) as http:  # one that nobody else is given once it is free
+    # a port that nobody else is given once it is free
+    async with serving(http_port=free_port()) as http:
         http.front.stop_accepting()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", http.client.port)

@@ -244,9 +244,8 @@ def test_parquet_is_read_by_ranges_and_not_whole(
     monkeypatch.setattr(ranges, "LEAST_BYTES", 1024)
     table = pa.table({"v": VALUES, "other": [f"{at:060d}" for at in VALUES]})
     path = tmp_path / "in.parquet"
-    parquet.write_table(
-        table, path, row_group_size=10_000, compression="none", use_dictionary=False
-    )
+    plain: dict[str, Any] = {"compression": "none", "use_dictionary": False}
+    parquet.write_table(table, path, row_group_size=10_000, **plain)
     server.put("sets/in.parquet", path.read_bytes())
     fetched: list[int] = []
     read = object_folder.ObjectFolder.read
@@ -281,9 +280,8 @@ def test_object_that_is_changed_under_the_job_is_not_mixed(
     assert reader.fingerprint() != fingerprint
     with pytest.raises(InputChanged):  # the digest of the bytes says so, too
         list(reader.windows(rest[-1], ["v"]))
-    assert list(
-        reader.windows(first, ["v"])
-    )  # what is as it was may be used: the job's end tells the change
+    # what is as it was may be used: the job's end tells the change
+    assert list(reader.windows(first, ["v"]))
 
 
 def test_object_that_is_changed_while_it_is_planned_fails_the_plan(
