@@ -302,16 +302,16 @@ async def test_hedge_and_its_first_race_and_the_loser_is_withdrawn(winner: int) 
 
 
 async def test_hedges_that_get_no_token_are_not_sent() -> None:
-    fleet = Fleet([hang], [hang])
+    fleet = Fleet([hang], [hang], [hang])
     learn(fleet)
     tasks = [begin(fleet) for _ in range(40)]
     await supervisor()
     await asyncio.sleep(0.015)
-    assert fleet.asked == [40, 3]
+    assert fleet.asked == [40, 3, 0]
     learn(fleet)  # once a request, whatever comes of it: none is sent for the tokens of later ones
     fleet.links[0].end()
     await asyncio.sleep(0.03)
-    assert [len(link.asks) for link in fleet.links] == [40, 40]
+    assert [len(link.asks) for link in fleet.links] == [40, 40, 0]
     for task in tasks:
         task.cancel()
 
