@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from engine_models import model_of
 from link_sockets import within
-from parts_reader import Reader
 
-from capamesh.protocol.errors import DeadlineExceeded
+from capamesh.protocol.errors import CapameshError, DeadlineExceeded
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.protocol.links.calls import InferCall, encode_call
+from capamesh.protocol.links.calls import InferCall, decode_answer, encode_call
 from capamesh.protocol.links.events import Answer
 from capamesh.protocol.links.frames import LinkLimits
+from capamesh.protocol.links.handlers import PartsHandler
 from capamesh.protocol.links.link import Link
-from capamesh.protocol.tensors import Tensor
+from capamesh.protocol.tensors import DEFAULT_LIMITS, Tensor
 
 if TYPE_CHECKING:
     from conftest import Town
@@ -29,10 +30,49 @@ WINDOW = LinkLimits(part_window_bytes=8000)
 @pytest.fixture
 async def doubling(town: Town) -> Town:
     """Return a town with a model whose answer is its input doubled, and that doubled, `STEPS` times."""
-    model = model_of("doubling (float[N, 2] x) => (float[N, 2] y) { y = Add(x, x) }")
+    model = model_of("double (float[N, 2] x) => (float[N, 2] y) { y = Add(x, x) }")
     town.put("double", model, f'[loop]\nfeedback = {{x = "y"}}\nmax_steps = {STEPS}\n')
     await town.until_ready("double")
     return town
+
+
+class Reader(PartsHandler):
+    """Keeps the outputs of every part as numbers."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.stream = 0
+        self.is_releasing = True
+        self.parts: list[Any] = []
+        self.end: object = None
+        self._news = asyncio.Event()
+
+    def part_answered(self, part: Answer) -> None:
+        self.parts.append(value_of(part))
+        if self.is_releasing:
+            self.link.release(self.stream, part)
+        self._news.set()
+
+    def answered(self, answer: Answer) -> None:
+        self.end = value_of(answer)
+        self._news.set()
+
+    def failed(self, error: CapameshError) -> None:
+        self.end = error
+        self._news.set()
+
+    async def until(self, parts: int, *, is_over: bool = False) -> None:
+        async def come() -> None:
+            while len(self.parts) < parts or (is_over and self.end is None):
+                self._news.clear()
+                await self._news.wait()
+
+        await within(come())
+
+
+def value_of(answer: Answer) -> float:
+    (output,) = decode_answer(answer.meta, answer.body, DEFAULT_LIMITS).outputs
+    return float(output.to_numpy()[0, 0])
 
 
 class SlowReader(Reader):

@@ -75,21 +75,15 @@ OPEN = "[[warm_up]]\nshapes = {x = [1, 4]}\n"
 """An open width cannot be guessed."""
 KINDS = {
     # a batch would mix requests: it subtracts the mean of the request's rows
-    "centred": model_of(
-        """centred (float[N, 4] x) => (float[N, 4] y) <int64[1] axes = {0}>
-        { mean = ReduceMean(x, axes) y = Sub(x, mean) }"""
-    ),
+    "centred": """centred (float[N, 4] x) => (float[N, 4] y) <int64[1] axes = {0}>
+        { mean = ReduceMean(x, axes) y = Sub(x, mean) }""",
     # the sum of what a sequence has sent
-    "total": model_of(
-        """total (float[N, 4] x, float[N, 4] h) => (float[N, 4] y, float[N, 4] h_next)
-        { h_next = Add(x, h) y = Identity(h_next) }"""
-    ),
+    "total": """total (float[N, 4] x, float[N, 4] h) => (float[N, 4] y, float[N, 4] h_next)
+        { h_next = Add(x, h) y = Identity(h_next) }""",
     # `sum` of numbers of any length, by a mask that the node makes; `y` has the request's length
-    "padded": model_of(
-        """padded (int64[N, L] ids, int64[N, L] mask) => (int64[N, L] y, int64[N, 1] sum) <int64[1] axes = {1}>
-        { y = Mul(ids, mask) sum = ReduceSum(y, axes) }"""
-    ),
-    "text": model_of("text (string[N, 1] x) => (string[N, 1] y) { y = Identity(x) }"),
+    "padded": """padded (int64[N, L] ids, int64[N, L] mask) => (int64[N, L] y, int64[N, 1] sum)
+        <int64[1] axes = {1}> { y = Mul(ids, mask) sum = ReduceSum(y, axes) }""",
+    "text": "text (string[N, 1] x) => (string[N, 1] y) { y = Identity(x) }",
 }
 MANIFESTS = {
     "total": '[[sequence.state]]\ninput = "h"\noutput = "h_next"\n',
@@ -165,8 +159,9 @@ async def test_many_requests_at_once_each_get_their_own_answer(
 
 
 async def test_models_of_all_kinds_are_served_side_by_side_over_two_links(town: Town) -> None:
-    for name, model in (KINDS | {"dense": dense()}).items():
-        town.put(name, model, MANIFESTS.get(name, ""))
+    town.put("dense", dense())
+    for name, graph in KINDS.items():
+        town.put(name, model_of(graph), MANIFESTS.get(name, ""))
     (town.folder / "chain").mkdir()
     (town.folder / "chain" / "capamesh.toml").write_text(CHAIN)
     await town.until_ready(*IS_BATCHING)

@@ -70,18 +70,16 @@ Seen = list[tuple[str, float, list[tuple[str, int, float, str]]]]
 class Watched(Responder):
     """One request: notes its outcome, and then what became of its attempts."""
 
-    def __init__(self, clock: Callable[[], float], seen: Seen) -> None:
-        self._clock = clock
-        self._seen = seen
-        self.handle: Handle | None = None
-        self.outcome = ""
-        self.ended_s = 0.0
+    handle: Handle | None = None
+    outcome = ""
+    ended_s = 0.0
 
-    @override
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+
     def complete(self, outcome: Outcome) -> None:
         self._end("ok")
 
-    @override
     def fail(self, error: CapameshError) -> None:
         self._end(error.code)
 
@@ -89,10 +87,10 @@ class Watched(Responder):
         assert not self.outcome
         self.outcome, self.ended_s = code, self._clock()
 
-    def note(self) -> None:
+    def told(self) -> tuple[str, float, list[tuple[str, int, float, str]]]:
         picker = self.handle.picker if self.handle is not None else None
         attempts = [] if picker is None else [_told(attempt) for attempt in picker.attempts]
-        self._seen.append((self.outcome, round(self.ended_s, 6), attempts))
+        return self.outcome, round(self.ended_s, 6), attempts
 
 
 def _told(attempt: Attempt) -> tuple[str, int, float, str]:
@@ -119,10 +117,9 @@ class Load:
         pipeline: Pipeline,
         at: Callable[[float, Callable[[], None]], object],
         clock: Callable[[], float],
-        seen: Seen,
     ) -> None:
         for at_s, kind, key in self.moments:
-            watched = Watched(clock, seen)
+            watched = Watched(clock)
             self.watched.append(watched)
             form = CallForm(kind)
 
@@ -133,6 +130,9 @@ class Load:
                     watched.fail(error)
 
             at(at_s, come)
+
+    def seen(self) -> Seen:
+        return [watched.told() for watched in self.watched]
 
 
 def adverts() -> list[NodeAdvert]:
@@ -224,12 +224,6 @@ class SimScripted(NodeEnd):
         self._seed = seed
         self._events = events
 
-    @property
-    @override
-    def process(self) -> bytes:
-        return b""
-
-    @override
     def link_up(self, link: SimLink) -> None:
         def end() -> None:
             self.is_up = False
@@ -244,21 +238,17 @@ class SimScripted(NodeEnd):
             end=end,
         )
 
-    @override
     def link_down(self, link: SimLink) -> None:
         raise AssertionError("no link is given up here")
 
-    @override
     def requested(self, link: SimLink, stream: int, meta: bytes, body: Buffer) -> None:
         if link.is_open:
             self._node.requested(stream, meta, body)
 
-    @override
     def withdrawn(self, link: SimLink, stream: int) -> None:
         if link.is_open:
             self._node.withdrawn(stream)
 
-    @override
     def probed(self, link: SimLink, stream: int, meta: bytes) -> None:
         if link.is_open:
             link.report(stream, encode_load(self._node.load()))
@@ -357,14 +347,11 @@ def simulated(policy: str, seed: int) -> Seen:
         rng=random.Random(seed),
     )
     router.start(adverts())
-    seen: Seen = []
     load = Load(seed)
-    load.send_to(router.parts.routing.pipeline, events.at, events.time, seen)
+    load.send_to(router.parts.routing.pipeline, events.at, events.time)
     events.run_until(END_S)
-    for watched in load.watched:
-        watched.note()
     assert network.pending() == 0
-    return seen
+    return load.seen()
 
 
 def on_a_loop(policy: str, seed: int) -> Seen:
@@ -392,8 +379,6 @@ def on_a_loop(policy: str, seed: int) -> Seen:
         load = Load(seed)
         load.send_to(fleet.routing.pipeline, loop.call_at, loop.time)
         await asyncio.sleep(END_S - loop.time())
-        for watched in load.watched:
-            watched.note()
         assert all(node.is_idle for node in nodes)
         watch.close()
         return load.seen()
