@@ -88,7 +88,7 @@ async def test_explanation_is_for_the_nodes_of_the_key(http: Http, link: FakeLin
 
 async def test_command_is_on_no_node_that_its_key_is_not_for(http: Http, link: FakeLink) -> None:
     del link
-    circuit = {"path": "/v1/nodes/A/circuit", "data": b'{"state": "automatic"}'}
+    circuit = {"url": "/v1/nodes/A/circuit", "data": b'{"state": "automatic"}'}
     for scopes, status in ((FIT, 200), (UNFIT, 403)):
         for scope in scopes:
             headers = http.bearer(Verb.ADMIN, **scope)

@@ -127,6 +127,7 @@ def test_every_payload_field_is_required() -> None:
         signed(msgpack.packb(payload_of(NODE)) + b"\x00"),
         signed(b"\x82\xa1v\x01\xa1v\x01"),
     ],
+    ids=range(8),
 )
 def test_bytes_that_are_no_envelope_are_malformed(raw: bytes) -> None:
     assert reason_of(raw) == "malformed"
