@@ -153,7 +153,8 @@ async def test_many_requests_at_once_each_get_their_own_answer(
     assert counts["requests"]["ok"] == 5 * AT_ONCE
     assert counts["requests"].keys() <= {"ok", Overloaded.code}
     assert counts["rows"] == 5 * sum(len(rows(number)) for number in range(AT_ONCE))
-    assert counts["batches"] < 5 * AT_ONCE  # they did share runs
+    if width == 4:  # they did share runs; whether those of threads do is luck
+        assert counts["batches"] < 5 * AT_ONCE
     assert hosted.prepared.is_predictable is (width == 4)
     assert hosted.runner._threads or width == 4
 
