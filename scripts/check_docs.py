@@ -155,8 +155,13 @@ def _wrong(command: TyperCommand | TyperGroup, line: str) -> str:
 
 
 def paths(repository: Repository) -> Iterator[Fault]:
-    """Paths that the map of the code and the pages on extending it name are there."""
-    for page in ("ARCHITECTURE.md", "CONTRIBUTING.md", *repository.find("docs/how-to/add-*.md")):
+    """Paths that the map of the code, the promises of security and the pages on extending it name are there."""
+    for page in (
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        *repository.find("docs/how-to/add-*.md"),
+    ):
         for found in re.finditer(r"`((?:[\w.-]+/)+(?:…/)?[\w./-]*)`", repository.text(page)):
             part = found[1].split("/")[0]
             path = found[1].replace("…", f"src/capamesh/{part}")

@@ -108,6 +108,22 @@ def test_invalid_page_is_refused(tmp_path: Path) -> None:
         InFlightPage.open(tmp_path / "page")
 
 
+def test_record_with_any_of_its_bytes_changed_is_no_record(tmp_path: Path) -> None:
+    path = tmp_path / "page"
+    page = InFlightPage.create(path)
+    page.name(1, "iris", "12", DIGEST)
+    page.begin(0, 1, Phase.RUNNING)
+    record_bytes = 9 + len("iris") + len("12") + len(DIGEST)
+    whole = path.read_bytes()
+    with path.open("r+b", buffering=0) as file:
+        for at in range(record_bytes):
+            os.pwrite(file.fileno(), bytes([whole[at] ^ 1]), at)
+            assert page.marked() == []
+            os.pwrite(file.fileno(), whole[at : at + 1], at)
+    assert len(page.marked()) == 1
+    page.close()
+
+
 @given(junk=st.binary(max_size=3 * SLOT_BYTES), at=st.integers(0, 3 * SLOT_BYTES))
 def test_junk_never_raises_and_only_whole_records_are_read(
     tmp_path_factory: pytest.TempPathFactory, junk: bytes, at: int

@@ -14,7 +14,7 @@ from capamesh.node.generation import GenerationRequest, GenerationSettings, Samp
 from capamesh.node.generation.answer_lengths import USUAL_TOKENS, AnswerLengths
 from capamesh.node.generation.prefixes import BLOCK, BLOCK_OVERHEAD_BYTES, Prefixes
 from capamesh.node.generation.slots import Logits
-from capamesh.protocol.errors import InvalidRequest, TooLarge
+from capamesh.protocol.errors import ConfigError, InvalidRequest, TooLarge
 
 TOKENS = list(range(24)) + list(range(24))
 BLOCK_BYTES = BLOCK * 24 + BLOCK_OVERHEAD_BYTES
@@ -65,6 +65,21 @@ def test_scores_are_found_behind_the_very_prompt_that_they_were_kept_with(length
         assert kept(prefixes, tokens, most=0) == tokens
     assert prefixes.match("other", prompt, 0).scores is None
     assert prefixes.match("", TOKENS[: length + 4], 0).scores is None
+
+
+def test_scores_go_before_the_prompt_and_are_not_kept_where_they_would_take_its_room() -> None:
+    prefixes = Prefixes(3 * BLOCK_BYTES, 24)
+    prefixes.save("", TOKENS[:32], filled(TOKENS[:32]), 0, scores_of(1))
+    assert (prefixes.match("", TOKENS[:32], 0).scores, len(prefixes)) == (None, 2)
+    prefixes = Prefixes(20 * BLOCK_BYTES, 24)
+    prefixes.save("", TOKENS[:32], filled(TOKENS[:32]), 0, scores_of(1))
+    assert prefixes.match("", TOKENS[:32], 0).scores is not None
+    for first in range(1000, 1018):
+        other = [first, *TOKENS[1:16]]
+        prefixes.save("", other, filled(other), 0)
+    assert prefixes.size_bytes <= 20 * BLOCK_BYTES
+    assert prefixes.match("", TOKENS[:32], 0).scores is None
+    assert kept(prefixes, TOKENS[:32]) == TOKENS[:32]
 
 
 def test_bytes_are_bounded_and_the_least_used_goes_first_its_end_before_its_beginning() -> None:
@@ -189,3 +204,21 @@ def test_requests_out_of_range_are_refused(values: dict[str, Any], says: str) ->
 def test_name_of_a_tenant_is_bounded() -> None:
     with pytest.raises(TooLarge):
         GenerationRequest((1,), 1, tenant="x" * 257)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"pool_tokens": -1},
+        {"overcommit": 0.5},
+        {"max_waiting": 0},
+        {"max_waiting_tokens": 0},
+        {"target_gap_s": 0.0},
+        {"target_gap_s": math.nan},
+        {"max_chunk": 3},
+        {"prefix_bytes": -1},
+    ],
+)
+def test_settings_out_of_range_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        GenerationSettings(**values)

@@ -74,6 +74,13 @@ def test_nan_agrees_with_nan_alone_and_is_no_difference() -> None:
     assert single.share == 1 / 3
 
 
+def test_infinite_and_empty_outputs_keep_the_figures_finite() -> None:
+    huge = agreement((np.array([[1e308, 0]]), np.array([[-1e308, np.inf]])))
+    assert huge.share == 0.0
+    assert np.isfinite([huge.largest_difference, huge.mean_difference]).all()
+    assert agreement((np.ones((0, 5), F), np.ones((0, 5), F))).share == 1.0
+
+
 @pytest.mark.parametrize(
     ("first", "second", "is_uniform"),
     [

@@ -24,7 +24,7 @@ from capamesh.node.tools.optimise import optimising
 from capamesh.node.tools.optimise.conversions import Conversion
 from capamesh.node.tools.optimise.finding import one_model
 from capamesh.node.tools.optimise.optimising import Order, optimise
-from capamesh.node.tools.optimise.report import Report
+from capamesh.node.tools.optimise.report import Gain, Report
 from capamesh.node.tools.optimise.structure import read_structure
 from capamesh.node.tools.optimise.timing import Timing
 from capamesh.protocol.errors import ConfigError, ModelInvalid
@@ -174,6 +174,13 @@ def test_slower_model_needs_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert report.to_json()["is_slower"] is True
 
 
+def test_slower_variant_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, (1.0, 2.0), (3.0, 6.0), (1.5, 3.0), (1.0, 2.0))
+    report, _ = made(dense(tmp_path / "m.onnx"), Conversion.GRAPH)
+    assert report.gain == Gain(1.0, 1.0)
+    assert not any("slower" in note for note in report.notes)
+
+
 def test_convolutions_are_converted_with_real_inputs_alone(tmp_path: Path) -> None:
     path = convolutional(tmp_path / "m.onnx")
     report, folder = made(path, Conversion.INT8, min_agreement=0.0)
@@ -238,6 +245,16 @@ def test_earlier_result_is_replaced_only_when_asked(tmp_path: Path) -> None:
     assert (tmp_path / "m-graph/capamesh.toml").read_text() == 'description = "mine"\n'
     assert json.loads((tmp_path / "m-graph/report.json").read_text())["after"]["version"] == "2"
     assert {entry.name for entry in tmp_path.iterdir()} == {"m", "m-graph"}
+
+
+def test_pipeline_is_not_optimised_itself(tmp_path: Path) -> None:
+    dense(tmp_path / "m.onnx")
+    (tmp_path / "chain").mkdir()
+    (tmp_path / "chain/capamesh.toml").write_text(
+        '[[step]]\nmodel = "m"\ninputs = { x = "x" }\noutputs = { y = "y" }\n'
+    )
+    with pytest.raises(ModelInvalid, match=r"optimise its models, m$"):
+        made(tmp_path / "chain", Conversion.FP16)
 
 
 def test_model_of_tokens_that_is_ruined_is_not_written(tmp_path: Path) -> None:
