@@ -38,6 +38,7 @@ from capamesh.node.repository.rules import (
     WarmUp,
 )
 from capamesh.node.runtime.api import LoadedModel
+from capamesh.node.runtime.onnxruntime.arena import ArenaWatch
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.node.runtime.text_generation.loaded_decoder import LoadedDecoder
 from capamesh.node.scheduling import BatchPlan, PendingRequest
@@ -420,6 +421,7 @@ class Timed(FakeModel):
         self.shapes: list[tuple[int, ...]] = []
         self.from_rest: list[tuple[int, ...]] = []
         self._is_at_rest = False
+        self._arena = ArenaWatch()
         vars(self).update(how)
 
     @property
@@ -439,10 +441,12 @@ class Timed(FakeModel):
     @override
     def run(self, inputs: Sequence[Tensor], *_: object) -> list[Tensor]:
         shape = inputs[0].shape
+        is_given_back = self._arena.is_due(inputs[0].size_bytes)
         if self._is_at_rest:
             self._is_at_rest = False
             self.from_rest.append(shape)
-            self.grows(shape)
+            if not is_given_back:
+                self.grows(shape)
         else:
             self.shapes.append(shape)
         if self.error is not None:
@@ -759,6 +763,11 @@ def test_memory_of_a_run_is_measured_from_rest(bench: Bench) -> None:
     again = bench.timed()
     assert bench.prepare(again).measured.need == need
     assert again.from_rest == []
+    # larger batches gain nothing, so that no run before is as large
+    bench.used = 5_000
+    even = bench.timed(lambda rows: 0.005 * rows, grows=model.grows)
+    assert bench.prepare(even, digest="4").measured.need == need
+    assert even.from_rest == [(64, 2), (1, 2)]
     # at least its inputs and outputs: two floats in, two out, each of 4 bytes
     least = bench.prepare(bench.timed(slow()), digest="2").measured.need
     assert least == RunNeed(elements=2, linear_bytes=8.0)
