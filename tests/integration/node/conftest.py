@@ -97,9 +97,13 @@ class Town:
         return await transport.dial(self.address, Side(self._members.trust(), Role.NODE))
 
     def put(self, name: str, model: onnx.ModelProto, manifest: str = "") -> None:
-        """Put a model into the folder at once, as if it had been there for a while."""
-        file = engine_models.save(model, self.folder, name, manifest=manifest)
+        """Put a model into the folder at once, with its manifest, as if it had been there for a while."""
+        is_new = not (self.folder / name).exists()
+        folder = self.folder.with_name("put") if is_new else self.folder
+        file = engine_models.save(model, folder, name, manifest=manifest)
         os.utime(file, (1_000_000, 1_000_000))
+        if is_new:
+            (folder / name).rename(self.folder / name)
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Wait until a change of the models has made something so."""
