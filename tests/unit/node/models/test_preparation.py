@@ -21,6 +21,7 @@ from tiny_llama import CONTEXT, write_decoder_folder
 from typing_extensions import override
 from worker_fakes import LIMIT_S, FakeClock, FakeModel, FakeSwitch, source_of
 
+from capamesh.node.models import preparation
 from capamesh.node.models.preparation import LoadResult, Preparation
 from capamesh.node.profiling.measuring import (
     BUDGET_S,
@@ -642,7 +643,9 @@ def test_time_of_a_run_is_reported_by_its_rows_where_nothing_else_differs(
 # what was measured before
 
 
-def test_second_start_measures_only_what_is_another(bench: Bench, tmp_path: Path) -> None:
+def test_second_start_measures_only_what_is_another(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def is_measured(rules: Rules | None = None, *, digest: str = "") -> bool:
         model = bench.timed()
         bench.prepare(model, rules, digest=digest)
@@ -660,6 +663,8 @@ def test_second_start_measures_only_what_is_another(bench: Bench, tmp_path: Path
     bench.circumstances = {"device": "cpu", "threads": "2"}
     assert is_measured()
     bench.runtime = "fake 2"
+    assert is_measured()
+    monkeypatch.setattr(preparation, "REVISION", "another")
     assert is_measured()
     assert not is_measured()
     for file in (tmp_path / "profiles").iterdir():

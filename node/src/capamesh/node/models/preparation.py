@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from capamesh.node.models.initial_states import with_initial_states
 from capamesh.node.profiling.batch_invariance import mixing
-from capamesh.node.profiling.measuring import Measuring
+from capamesh.node.profiling.measuring import REVISION, Measuring
 from capamesh.node.profiling.memory_watch import MemoryWatch
 from capamesh.node.profiling.output_watch import OutputWatch
 from capamesh.node.profiling.profile_cache import Measured, ProfileCache
@@ -211,6 +211,7 @@ class Preparation:
         rules = manifest.rules
         return {
             **self._circumstances,
+            "measuring": REVISION,
             "digest": source.digest,
             "runtime": self._backend.runtime,
             "providers": repr((manifest.providers, manifest.allow_cpu_fallback)),

@@ -62,6 +62,8 @@ thread of today takes 0.27 to 0.4 s for eight rows; where it takes 0.4, runs of 
 of four; more gain nothing, see profile)."""
 MIN_FREE_SHARE: Final = 0.1
 """A larger batch is not tried when less of the memory is free (guess)."""
+REVISION: Final = "2"
+"""Kept measurements of another revision are made again; raise it where a measurement comes to mean something else."""
 NEED_ROWS: Final = 64
 NEED_RUN_S: Final = 0.5
 """A run's memory is measured with as many rows as were timed, and up to `NEED_ROWS` where that takes no longer: of a
