@@ -64,11 +64,11 @@ async def test_model_s_metadata_names_all_versions_or_the_one_asked_for(http: Ht
         ("m/versions/3", "model 'm' has no version '3'; its versions: 9, 10"),
         ("x", "no node hosts model 'x'; hosted models: m"),
     ):
-        told = {"error": error, "code": "model_not_found"}
+        told = {"error": f"Request for unknown model: {error}", "code": "model_not_found"}
         assert await get(http, f"/v2/models/{path}") == (404, told)
     # as Triton words it
     status, body = await get(http, "/v2/models/m/versions/9/config")
-    given = [{"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 2]}]
+    given = [{"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 2], "format": "FORMAT_NONE"}]
     assert (status, body["input"]) == (200, given)
     assert (await get(http, "/v2/models/m/versions/2/config"))[0] == 404
 

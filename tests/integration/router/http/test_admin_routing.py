@@ -133,8 +133,11 @@ async def test_version_can_be_asked_for(http: Http) -> None:
     assert (await explained(http))["version"] == "2"
     assert (await explained(http, "m/routing?version=1&tenant=acme"))["version"] == "1"
     for path, said in (
-        ("m/routing?version=3", "model 'm' has no version '3'; its versions: 1, 2"),
-        ("x/routing", "no node hosts model 'x'; hosted models: m"),
+        (
+            "m/routing?version=3",
+            "Request for unknown model: model 'm' has no version '3'; its versions: 1, 2",
+        ),
+        ("x/routing", "Request for unknown model: no node hosts model 'x'; hosted models: m"),
     ):
         assert await explain(http, path) == (404, {"error": said, "code": "model_not_found"})
 

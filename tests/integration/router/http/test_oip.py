@@ -117,7 +117,10 @@ async def test_404_names_ten_of_the_hosted_models_and_where_the_others_are(
     reported = await error_of(response)
     names = "m00, m01, m02, m03, m04, m05, m06, m07, m08, m09"
     where = f"{more} (POST /v2/repository/index lists them)" if more else ""
-    assert reported == f"no node hosts model 'other'; hosted models: {names}{where}"
+    assert (
+        reported
+        == f"Request for unknown model: no node hosts model 'other'; hosted models: {names}{where}"
+    )
 
 
 async def test_hosted_but_out_of_reach_is_503_with_retry_after_and_unknown_is_404(
@@ -130,7 +133,10 @@ async def test_hosted_but_out_of_reach_is_503_with_retry_after_and_unknown_is_40
     assert "no node that has it can be reached now" in await error_of(response)
     response = await http.infer(BODY, path="/v2/models/other/infer")
     assert response.status == 404
-    assert await error_of(response) == "no node hosts model 'other'; hosted models: m"
+    assert (
+        await error_of(response)
+        == "Request for unknown model: no node hosts model 'other'; hosted models: m"
+    )
     response = await http.infer(BODY, path="/v2/models/m/versions/8/infer")
     assert response.status == 404
     for path in ("/v2/models/%FF/infer", "/v2/models/%00%0A/infer", "/v2/models/a%2Fb/infer"):

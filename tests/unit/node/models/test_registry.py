@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -12,10 +13,12 @@ from capamesh.node.models.refusals import keys_of
 from capamesh.node.models.registry import (
     HostedModel,
     ModelRegistry,
+    ready_offer,
 )
 from capamesh.node.profiling.profile_cache import Measured
 from capamesh.node.repository import Refused
-from capamesh.node.scheduling import BatchPlan, PendingRequest
+from capamesh.node.repository.declared import DeclaredIo
+from capamesh.node.scheduling import BatchPlan, PendingRequest, RunBounds
 from capamesh.node.scheduling.run_health import FAILED_REQUESTS
 from capamesh.node.scheduling.runner import ModelRunner
 from capamesh.protocol.adverts import (
@@ -24,6 +27,7 @@ from capamesh.protocol.adverts import (
     advert_to_body,
 )
 from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.tensors import Datatype, TensorSpec
 
 M = ModelName("m")
 ANY = ModelVersion("")
@@ -129,6 +133,33 @@ def test_model_whose_runs_fail_is_ready_and_its_offer_says_so() -> None:
     bad.runner.scheduler.health.succeeded()
     assert models.reported_anew()
     assert all(offer.reason == "" for offer in models.offers())
+
+
+ROWS = TensorSpec("x", Datatype.FP32, (-1, 2))
+ONE = TensorSpec("x", Datatype.FP32, (2,))
+
+
+@pytest.mark.parametrize(
+    ("spec", "declared", "asked_rows", "held_rows", "expected"),
+    [
+        (ROWS, DeclaredIo(), 0, 262_613_588, 1024),
+        (ROWS, DeclaredIo(), 0, 0, 1024),
+        (ROWS, DeclaredIo(), 0, 300, 300),
+        (ROWS, DeclaredIo(), 4096, 262_613_588, 4096),
+        (ROWS, DeclaredIo((ONE,), has_batch_axis=True), 8, 262_613_588, 8),
+        (ROWS, DeclaredIo((ROWS,)), 0, 262_613_588, 0),  # max_batch_size: 0
+        (ONE, DeclaredIo(), 0, 262_613_588, 0),
+    ],
+)
+def test_max_batch_size_is_the_configured_one_or_what_a_client_can_use(
+    spec: TensorSpec, declared: DeclaredIo, asked_rows: int, held_rows: int, expected: int
+) -> None:
+    plan = BatchPlan((spec,), (replace(spec, name="y"),), max_rows=asked_rows)
+    prepared = LoadResult(FakeModel(), plan, Measured(None, 7, is_batching=True))
+    bounds = cast("RunBounds", SimpleNamespace(most_rows=held_rows))
+    source = replace(source_of(), declared=declared)
+    one = HostedModel(source, prepared, NO_RUNNER, bounds=bounds)
+    assert ready_offer(one).max_batch_size == expected
 
 
 @pytest.mark.parametrize(

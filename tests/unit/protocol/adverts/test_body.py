@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from capamesh.protocol.adverts import (
     Device,
+    ImageFormat,
     ModelOffer,
     ModelState,
     NodeAdvert,
@@ -122,6 +123,10 @@ offers = st.builds(
     signed=st.just(b"") | st.binary(min_size=96, max_size=96),
     also_signed=st.lists(st.binary(min_size=96, max_size=96), max_size=3).map(tuple),
     labelled=st.lists(texts(0, 256), max_size=3).map(tuple),
+    formats=st.dictionaries(
+        texts(0, 256), st.sampled_from([ImageFormat.NCHW, ImageFormat.NHWC]), max_size=3
+    ).map(lambda each: tuple(each.items())),
+    max_batch_size=st.integers(0, 2**31 - 1),
     task=st.sampled_from(Task),
 )
 
@@ -295,6 +300,8 @@ REFUSED: dict[tuple[str | int, ...], list[object]] = {
         {"input": "X", "samples": 4, "constants": {"c": 2**54}},
     ],
     (*MODEL, "labelled"): [["x" * 257], ["\x1b[2J"], ["y"] * 1025, "y", [7], {"y": 1}],
+    (*MODEL, "formats"): [{"x" * 257: "NCHW"}, {"x": "x" * 33}, {"x": 1}, ["x"]],
+    (*MODEL, "batch"): [2**31, -1, 1.5],
     (*MODEL, "state"): [3],
     (*MODEL, "reason"): ["x" * 513],
     (*MODEL, "provider"): ["x" * 65],
@@ -324,7 +331,9 @@ def test_field_that_does_not_fit_is_named(path: tuple[str | int, ...]) -> None:
             advert_from_body(changed(path, value), PEER, SEQUENCE)
         assert caught.value.reason == "field"
         assert caught.value.message.startswith(f"field: {place}")
-        assert re.search(r" is .*, expected .|is missing; add it$", caught.value.message)
+        assert re.search(
+            r" (is|has the key) .*, expected .|is missing; add it$", caught.value.message
+        )
         assert len(caught.value.message) < 400
 
 

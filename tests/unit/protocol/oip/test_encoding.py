@@ -170,39 +170,26 @@ _ROWS_IN = [TensorSpec("x", Datatype.FP32, (-1, 30)), TensorSpec("k", Datatype.I
 _ROWS_OUT = [TensorSpec("y", Datatype.FP32, (-1, 3, 4))]
 
 
-@pytest.mark.parametrize(
-    ("inputs", "outputs", "max_rows", "best_rows", "expected"),
-    [
-        (_ROWS_IN, _ROWS_OUT, 0, 1, 0),  # its requests do not share runs, and it has no bound
-        (_INPUTS, _ROWS_OUT, 8, 8, 0),  # a scalar is no row
-        (_ROWS_IN, [TensorSpec("y", Datatype.FP32, (1, 3))], 8, 8, 0),
-        ([], _ROWS_OUT, 8, 8, 0),
-        *[(_ROWS_IN, _ROWS_OUT, *rows) for rows in ((8, 1, 8), (8, 4, 8), (0, 16, 16), (1, 1, 1))],
-    ],
-)
-def test_model_that_takes_rows_tells_how_many_and_its_dims_leave_the_batch_out(
-    inputs: list[TensorSpec],
-    outputs: list[TensorSpec],
-    max_rows: int,
-    best_rows: int,
-    expected: int,
-) -> None:
-    body = model_config_body("m", inputs, outputs, max_rows=max_rows, best_rows=best_rows)
-    assert body["max_batch_size"] == expected
+@pytest.mark.parametrize("rows", [0, 8])
+def test_dims_of_a_model_that_takes_rows_leave_the_batch_out(rows: int) -> None:
+    body = model_config_body("m", _ROWS_IN, _ROWS_OUT, max_batch_size=rows)
+    assert body["max_batch_size"] == rows
     assert [one["dims"] for one in (*body["input"], *body["output"])] == [
-        list(one.shape[1 if expected else 0 :]) for one in (*inputs, *outputs)
+        list(one.shape[1 if rows else 0 :]) for one in (*_ROWS_IN, *_ROWS_OUT)
     ]
 
 
 def test_configuration_is_in_tritons_words() -> None:
-    assert model_config_body("m", _INPUTS, _OUTPUTS, labelled=("label", "gone")) == {
+    formats = {"x": "NHWC", "gone": "NCHW"}
+    body = model_config_body("m", _INPUTS, _OUTPUTS, labelled=("label", "gone"), formats=formats)
+    assert body == {
         "name": "m",
         "platform": "onnxruntime_onnx",
         "backend": "onnxruntime",
         "max_batch_size": 0,
         "input": [
-            {"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 30]},
-            {"name": "words", "data_type": "TYPE_STRING", "dims": []},
+            {"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 30], "format": "FORMAT_NHWC"},
+            {"name": "words", "data_type": "TYPE_STRING", "dims": [], "format": "FORMAT_NONE"},
         ],
         "output": [
             {"name": "label", "data_type": "TYPE_INT64", "dims": [-1], "label_filename": LABELS}

@@ -48,7 +48,7 @@ def test_model_that_is_not_ready_is_unavailable_and_why(
         assert reported in error.message
     other = not_hosted(view, M, ModelVersion("2"))
     assert isinstance(other, ModelNotFound)
-    assert other.message == "no node hosts model 'm'; hosted models: n"
+    assert other.message == "Request for unknown model: no node hosts model 'm'; hosted models: n"
 
 
 def test_model_whose_last_node_has_left_is_to_be_back_for_two_minutes() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from capamesh.node.profiling.measuring import MAX_BATCH_ROWS
 from capamesh.node.scheduling.generation_scheduler import GenerationScheduler
 from capamesh.protocol.adverts import (
     MAX_MODELS,
@@ -17,6 +18,7 @@ from capamesh.protocol.adverts import (
     offer_problem,
 )
 from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.oip import has_batch_axis
 from capamesh.protocol.tasks import Task
 
 if TYPE_CHECKING:
@@ -249,6 +251,7 @@ def ready_offer(hosted: HostedModel) -> ModelOffer:
         best_rows=plan.batch_rows,
         row_us=round(_row_s(prepared) * 1e6),
         max_rows=_max_rows(hosted),
+        max_batch_size=_max_batch_size(hosted),
         memory_bytes=prepared.measured.memory_bytes,
         is_idempotent=source.manifest.rules.is_idempotent,
         is_deterministic=source.manifest.rules.is_deterministic and not prepared.loaded.is_random,
@@ -256,6 +259,7 @@ def ready_offer(hosted: HostedModel) -> ModelOffer:
         also_signed=source.also_signed,
         scheduling=_scheduling(hosted),
         labelled=tuple(sorted(prepared.labels)),
+        formats=source.declared.formats,
         task=_task(prepared),
         max_parts=_max_parts(hosted),
         windows=source.manifest.rules.windows,
@@ -281,6 +285,22 @@ def _max_rows(hosted: HostedModel) -> int:
     """Return the most rows of one request, by the manifest and by the memory; 0: any."""
     limits = (hosted.prepared.plan.max_rows, hosted.most_rows)
     return min((rows for rows in limits if rows), default=0)
+
+
+def _max_batch_size(hosted: HostedModel) -> int:
+    """Return the `max_batch_size` of a model's configuration, in Triton's sense.
+
+    Where its operator gave none it is no more than a batch that nodes form: what a client can use, which may allocate
+    that much or try all sizes up to it. Triton puts 4 there; memory alone would allow hundreds of millions of tiny rows.
+    """
+    plan, declared = hosted.prepared.plan, hosted.source.declared
+    if not has_batch_axis(plan.public_inputs, plan.public_outputs):
+        return 0
+    if declared.inputs and not declared.has_batch_axis:
+        return 0
+    if plan.max_rows:
+        return _max_rows(hosted)
+    return 1 if plan.is_sequential else min(_max_rows(hosted) or MAX_BATCH_ROWS, MAX_BATCH_ROWS)
 
 
 def _scheduling(hosted: HostedModel) -> Scheduling:
@@ -318,6 +338,7 @@ def advert_problem(source: ModelSource, prepared: LoadResult) -> str:
         prepared.plan.public_inputs,
         prepared.plan.public_outputs,
         labelled=tuple(prepared.labels),
+        formats=source.declared.formats,
         windows=source.manifest.rules.windows,
     )
     return offer_problem(replace(offer))

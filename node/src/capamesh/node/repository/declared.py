@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from capamesh.protocol.adverts import ImageFormat
 from capamesh.protocol.tensors import TensorSpec
 
 
@@ -37,6 +38,8 @@ class DeclaredIo:
     """Inputs that Triton gives the model on one axis, one request after the other."""
     reshaped_inputs: tuple[Reshape, ...] = ()
     reshaped_outputs: tuple[Reshape, ...] = ()
+    formats: tuple[tuple[str, ImageFormat], ...] = ()
+    """Inputs that are pictures."""
     filled_in: frozenset[str] = frozenset()
     """Inputs that the node gives the model itself: states and controls of sequences."""
 

@@ -4,6 +4,7 @@ from capamesh.protocol.adverts.addresses import parse_address
 from capamesh.protocol.adverts.advert import (
     NO_VERSION,
     Device,
+    ImageFormat,
     ModelOffer,
     ModelState,
     NodeAdvert,
@@ -59,6 +60,7 @@ __all__ = [
     "Device",
     "Envelope",
     "FleetSize",
+    "ImageFormat",
     "ModelOffer",
     "ModelState",
     "NodeAdvert",

@@ -33,6 +33,15 @@ class Scheduling(StrEnum):
     """Each request belongs to a sequence, and says to which."""
 
 
+class ImageFormat(StrEnum):
+    """The order of the axes of a picture, rows of a batch left out."""
+
+    NONE = ""
+    """Nothing is said of it."""
+    NHWC = "NHWC"
+    NCHW = "NCHW"
+
+
 class ModelState(StrEnum):
     """The state of a model at a node; only `READY` takes requests."""
 
@@ -89,6 +98,8 @@ class ModelOffer:
     """Service time of one row in a batch of `best_rows`, in microseconds; 0: unknown."""
     max_rows: int = 0
     """The most rows of one request; 0 for no limit, or unknown."""
+    max_batch_size: int = 0
+    """The `max_batch_size` of its configuration, in Triton's sense; 0: a request is no batch of rows."""
     memory_bytes: int = 0
     """The memory that it occupies on the device; 0 if unknown."""
     is_idempotent: bool = True
@@ -104,6 +115,8 @@ class ModelOffer:
     """The most parts of one answer, where the model answers in parts; 0: it answers whole."""
     labelled: tuple[str, ...] = ()
     """The outputs whose classes have names at this node; see `capamesh.protocol.tensors.classification`."""
+    formats: tuple[tuple[str, ImageFormat], ...] = ()
+    """The inputs that are pictures, as its operator configured them; for callers alone."""
     task: Task = Task.NONE
     windows: Windows | None = None
     """The windows into which a stream of samples is cut for it; None: it takes none."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from capamesh.protocol.adverts.addresses import parse_address
 from capamesh.protocol.adverts.advert import (
     Device,
+    ImageFormat,
     ModelOffer,
     ModelState,
     NodeAdvert,
@@ -53,6 +54,7 @@ _VERSION = re.compile(r"[0-9]{1,20}\Z")
 # Of what can be asked for: it fits a signed 64-bit number, as a node's folders do, and is written in one way.
 _READY_VERSION = re.compile(r"(?:0|[1-9][0-9]{0,17})\Z")
 _SCHEDULINGS = {scheduling.value: scheduling for scheduling in Scheduling}
+_FORMATS = {each.value: each for each in ImageFormat if each}
 _TASKS = {task.value: task for task in Task}
 _STATES = {state.value: state for state in ModelState}
 _DATATYPES = {datatype.value: datatype for datatype in Datatype}
@@ -170,12 +172,14 @@ def _offer_to_map(offer: ModelOffer) -> dict[str, object]:
                 "best_rows": offer.best_rows,
                 "row_us": offer.row_us,
                 "max_rows": offer.max_rows,
+                "batch": offer.max_batch_size,
                 "memory": offer.memory_bytes,
                 "once": int(not offer.is_idempotent),
                 "varies": int(not offer.is_deterministic),
                 "signed": offer.signed,
                 "also_signed": b"".join(offer.also_signed),
                 "labelled": list(offer.labelled),
+                "formats": {name: each.value for name, each in offer.formats},
                 "task": offer.task.value,
                 "parts": offer.max_parts,
                 "windows": _windows_to_map(offer.windows),
@@ -302,6 +306,7 @@ def _read_offer(one: WireModel, at: int) -> ModelOffer:
         best_rows=one.best_rows,
         row_us=one.row_us,
         max_rows=one.max_rows,
+        max_batch_size=one.batch,
         memory_bytes=one.memory,
         is_idempotent=one.once == 0,
         is_deterministic=one.varies == 0,
@@ -311,6 +316,9 @@ def _read_offer(one: WireModel, at: int) -> ModelOffer:
         ),
         scheduling=_SCHEDULINGS.get(one.scheduling, Scheduling.PLAIN),
         labelled=one.labelled,
+        formats=tuple(
+            (name, _FORMATS[each]) for name, each in one.formats.items() if each in _FORMATS
+        ),
         task=_TASKS.get(one.task, Task.NONE),
         max_parts=one.parts,
         windows=_read_windows(one.windows, inputs),

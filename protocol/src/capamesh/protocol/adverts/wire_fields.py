@@ -31,10 +31,13 @@ field with a default can be added without a new wire version):
                           default; what a receiver does not know counts as ""
       "best_rows", "row_us", "max_rows", "memory", "parts"
                           integers 0..2^63-1, default 0: rows, microseconds, rows, bytes, parts of one answer
+      "batch"             integer 0..2^31-1, default 0: `max_batch_size` in the sense of Triton's configurations
       "once", "varies"    0 or 1, default 0: 1 if a request must not be run again, 1 if equal requests have answers that differ
       "signed"            96 bytes, default none: a publisher's public key and its Ed25519 signature, see `publishing`
       "also_signed"       1 to 3 times 96 bytes, default none: other publishers' likewise
       "labelled"          array, up to 1,024, of text 0..256, default none: the outputs whose classes have names
+      "formats"           map, up to 1,024, of text 0..256 to text 0..32, default none: inputs that are pictures, each
+                          "NCHW" or "NHWC"; what a receiver does not know counts as none
       "task"              text 0..32: a task of `capamesh.protocol.tasks`, or "", the default; what a receiver does not
                           know counts as ""
       "windows"           map, default none: how samples of a stream become requests, see `windows`; one that does not fit
@@ -156,6 +159,7 @@ class WireModel(Struct, frozen=True, gc=False):
     best_rows: _Count = 0
     row_us: _Count = 0
     max_rows: _Count = 0
+    batch: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     memory: _Count = 0
     parts: _Count = 0
     once: Annotated[int, Meta(ge=0, le=1)] = 0
@@ -165,6 +169,9 @@ class WireModel(Struct, frozen=True, gc=False):
         bytes, Meta(min_length=SIGNED_BYTES, max_length=MAX_OTHERS * SIGNED_BYTES)
     ] = b""
     labelled: Annotated[tuple[_Name, ...], Meta(max_length=MAX_TENSORS)] = ()
+    formats: Annotated[dict[_Name, _Word], Meta(max_length=MAX_TENSORS)] = field(
+        default_factory=dict
+    )
     task: _Word = ""
     windows: WireWindows | None = None
 

@@ -7,19 +7,21 @@ load generators ask for before they send anything.
 from __future__ import annotations
 
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.adverts import Scheduling
 from capamesh.protocol.tensors import Datatype
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from capamesh.protocol.tensors import TensorSpec
 
 PLATFORM: Final = "onnxruntime_onnx"
 """Triton's name for ONNX models run by ONNX Runtime."""
 BACKEND: Final = "onnxruntime"
+NO_FORMATS: Final[Mapping[str, str]] = MappingProxyType({})
 LABELS_FILE: Final = "labels.txt"
 """The name that Triton's examples give to the file with the names of classes."""
 
@@ -56,42 +58,30 @@ def model_config_body(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     *,
-    max_rows: int = 0,
-    best_rows: int = 1,
+    max_batch_size: int = 0,
+    formats: Mapping[str, str] = NO_FORMATS,
     scheduling: Scheduling = Scheduling.PLAIN,
     labelled: Collection[str] = (),
     is_decoupled: bool = False,
 ) -> dict[str, object]:
     """Return the body of `GET /v2/models/{name}/config`, in the shape of Triton's model configuration.
 
-    Of a model that takes requests of several rows `max_batch_size` tells how many, and `dims` leave out the first
-    axis, as in Triton; of others it is 0, and `dims` are whole shapes. `max_rows` is the most of one request, 0 for
-    no bound: then it is `best_rows`, the batch that nodes form, and larger requests are taken all the same. The outputs
-    that are `labelled` have names for their classes, and for that a `label_filename`. `is_decoupled`: it may answer in parts.
+    Where the first axis counts rows, `max_batch_size` is above 0 and `dims` leave that axis out, as in Triton; else
+    `dims` are whole shapes. `formats` are of the inputs that are pictures: "NCHW" or "NHWC". The outputs that are `labelled` have names for their classes, and for that a `label_filename`. `is_decoupled`: it may answer in parts.
     """
-    batch_size = _max_batch_size(inputs, outputs, max_rows, best_rows)
-    skipped = 1 if batch_size else 0
+    skipped = 1 if max_batch_size else 0
     body: dict[str, object] = {
         "name": name,
         "platform": _platform(scheduling),
         "backend": "" if scheduling is Scheduling.ENSEMBLE else BACKEND,
-        "max_batch_size": batch_size,
-        "input": [_config_tensor(spec, skipped) for spec in inputs],
+        "max_batch_size": max_batch_size,
+        "input": [_config_tensor(spec, skipped) | _format_of(spec, formats) for spec in inputs],
         "output": [_config_tensor(spec, skipped) | _labels_of(spec, labelled) for spec in outputs],
         "model_transaction_policy": {"decoupled": is_decoupled},
     }
     if scheduling is Scheduling.SEQUENCE:
         body["sequence_batching"] = {}  # its presence is what clients look for
     return body
-
-
-def _max_batch_size(
-    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], max_rows: int, best_rows: int
-) -> int:
-    """Return how many rows a request may have; 0 where one that is no row of a batch is all that a model takes."""
-    if not has_batch_axis(inputs, outputs):
-        return 0
-    return max_rows or (best_rows if best_rows > 1 else 0)
 
 
 def has_batch_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
@@ -116,6 +106,10 @@ def _metadata_tensor(spec: TensorSpec) -> dict[str, object]:
 
 def _labels_of(spec: TensorSpec, labelled: Collection[str]) -> dict[str, object]:
     return {"label_filename": LABELS_FILE} if spec.name in labelled else {}
+
+
+def _format_of(spec: TensorSpec, formats: Mapping[str, str]) -> dict[str, object]:
+    return {"format": f"FORMAT_{formats.get(spec.name) or 'NONE'}"}
 
 
 def _config_tensor(spec: TensorSpec, skipped: int) -> dict[str, object]:

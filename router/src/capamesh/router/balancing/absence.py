@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 SHOWN_MODELS = 10
 """An error names at most this many of the hosted models (guess: as many as one reads)."""
+UNKNOWN_MODEL = "Request for unknown model"
+"""The first words of Triton's error, by which its clients know it."""
 RESTART_S = 20.0
 """A node is likely to be back within this time after its link was lost: its worker restarts, or was frozen and is replaced (a
 frozen worker is given up after 10 s, and is back within 4 s on a busy machine, measured)."""
@@ -34,17 +36,17 @@ def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> Cap
     versions = fleet.versions(model)
     if versions:
         return ModelNotFound(
-            f"model {model!r} has no version {version!r}; its versions: {', '.join(versions)}"
+            f"{UNKNOWN_MODEL}: model {model!r} has no version {version!r}; its versions: {', '.join(versions)}"
         )
     if fleet.are_names_secret:
         return ModelNotFound(
-            f"no node hosts model {model!r}; GET /v1/models lists those that your key is for"
+            f"{UNKNOWN_MODEL}: no node hosts model {model!r}; GET /v1/models lists those that your key is for"
         )
     models = fleet.models()
     known = ", ".join(models[:SHOWN_MODELS]) or "none yet"
     if len(models) > SHOWN_MODELS:
         known += f" and {len(models) - SHOWN_MODELS} more (POST /v2/repository/index lists them)"
-    return ModelNotFound(f"no node hosts model {model!r}; hosted models: {known}")
+    return ModelNotFound(f"{UNKNOWN_MODEL}: no node hosts model {model!r}; hosted models: {known}")
 
 
 def no_endpoint(

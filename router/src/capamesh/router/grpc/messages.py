@@ -58,7 +58,8 @@ enum DataType {
   TYPE_INVALID TYPE_BOOL TYPE_UINT8 TYPE_UINT16 TYPE_UINT32 TYPE_UINT64 TYPE_INT8 TYPE_INT16 TYPE_INT32 TYPE_INT64
   TYPE_FP16 TYPE_FP32 TYPE_FP64 TYPE_STRING TYPE_BF16
 }
-message ModelInput { string name = 1; DataType data_type = 2; repeated int64 dims = 4; }
+enum Format { FORMAT_NONE FORMAT_NHWC FORMAT_NCHW }
+message ModelInput { string name = 1; DataType data_type = 2; Format format = 3; repeated int64 dims = 4; }
 message ModelOutput { string name = 1; DataType data_type = 2; repeated int64 dims = 3; string label_filename = 4; }
 message ModelTransactionPolicy { bool decoupled = 1; }
 message ModelSequenceBatching { }

@@ -25,6 +25,7 @@ from capamesh.node.repository.rules import (
     WarmUp,
 )
 from capamesh.node.repository.triton.config_pbtxt import ModelConfig, parse_config
+from capamesh.protocol.adverts import ImageFormat
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
@@ -171,6 +172,14 @@ def test_optional_and_ragged_inputs_are_declared_as_such() -> None:
     assert parsed(f"max_batch_size: 2 {text}").declared == batched
 
 
+def test_inputs_that_are_pictures_have_their_formats() -> None:
+    picture: dict[str, Any] = {"dims": [3, 8, 8], "more": "format: FORMAT_NCHW"}
+    text = tensor("input", "a", **picture) + tensor("input", "b", more="format: FORMAT_NONE")
+    config = parsed(f"max_batch_size: 2 {text}")
+    assert config.declared.formats == (("a", ImageFormat.NCHW),)
+    assert config.notes == ()
+
+
 def test_reshape_is_reported_with_the_batch_axis_on_both_sides() -> None:
     declared = parsed(
         "max_batch_size: 4 "
@@ -204,6 +213,7 @@ def test_ensemble_becomes_steps_in_the_order_of_their_data() -> None:
     assert rules(text) == Rules(batching=BatchingRules(max_rows=4), steps=steps, versions=LATEST)
 
 
+ENSEMBLE_IO = f"platform: 'ensemble' {IO} "
 BATCHED = "max_batch_size: 2 dynamic_batching"
 DATA_FILE = "inputs { key: 'x' value { data_type: TYPE_FP32 input_data_file: 'f' } }"
 
@@ -211,6 +221,12 @@ DATA_FILE = "inputs { key: 'x' value { data_type: TYPE_FP32 input_data_file: 'f'
 @pytest.mark.parametrize(
     ("text", "note"),
     [
+        (
+            ENSEMBLE_IO + "ensemble_scheduling { max_inflight_requests: 4"
+            " step { model_name: 'n' input_map { key: 'x' value: 'x' }"
+            " output_map { key: 'y' value: 'y' } } }",
+            "ensemble_scheduling.max_inflight_requests is ignored: its models bound what waits",
+        ),
         ("optimization { graph { level: 1 } }", "optimization is ignored: the node sets"),
         (
             BATCHED + " { preferred_batch_size: [2] }",
@@ -260,7 +276,7 @@ CIRCLE = (step("a", "q", "p"), step("b", "p", "q"), step("c", "p", "y"))
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("colour: 'red'", "line 1: unknown field 'colour'; known are backend, batch_input"),
+        ("colour: 'red'", "line 1: unknown field 'colour'; known are backend, cc_model"),
         ("name: 'other'", "line 1: name: is 'other' in the folder 'm'; make them the same"),
         ("platform: 'tensorrt_plan'", "platform: 'tensorrt_plan' is not served; export the model"),
         ("backend: 'python'", "backend: 'python' is not served; export the model as ONNX"),
@@ -290,6 +306,14 @@ CIRCLE = (step("a", "q", "p"), step("b", "p", "q"), step("c", "p", "y"))
         (
             tensor("input", dims=[2, 3], more="reshape { shape: [7] }"),
             "input[0].reshape: the shape [7] has not the elements of dims [2, 3]: there must be as",
+        ),
+        (
+            tensor("input", more="format: FORMAT_NHWC"),
+            "input[0].format: FORMAT_NHWC is of pictures",
+        ),
+        (
+            tensor("input", more="format: NHWC"),
+            "input[0].format is NHWC, expected one of FORMAT_NO",
         ),
         (tensor("output", more="optional: true"), "unknown field 'output[0].optional'"),
         ("version_policy { latest {} all {} }", "version_policy: says latest and all; choose one"),

@@ -44,7 +44,13 @@ from capamesh.node.repository.triton.sequence_batching import (
     SequenceConfig,
     read_sequences,
 )
-from capamesh.node.repository.triton.tensors import read_datatype, read_dims, read_reshape
+from capamesh.node.repository.triton.tensors import (
+    read_datatype,
+    read_dims,
+    read_format,
+    read_reshape,
+)
+from capamesh.protocol.adverts import ImageFormat
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.tensors import TensorSpec
 
@@ -106,13 +112,15 @@ class _Reader:
         self._notes: list[str] = []
 
     def config(self, top: Message) -> ModelConfig:
-        self._sort_out(top, "", triton.TOP_IGNORED, triton.TOP_REFUSED)
+        self._note_ignored(top, "", triton.TOP_IGNORED)
         self._check_names(top)
         has_max_rows = "max_batch_size" in top
         max_rows = top.integer("max_batch_size", 0, MAX_ROWS)
         sequences = self._sequences(top, has_batch_axis=max_rows > 0)
         declared = self._declared(top, sequences.rules, has_batch_axis=max_rows > 0)
         steps = read_steps(top, declared)
+        if (ensemble := top.message(ENSEMBLE)) is not None:
+            self._note_ignored(ensemble, f"{ENSEMBLE}.", triton.ENSEMBLE_IGNORED)
         batching, queue = self._batching(top, max_rows, sequences, is_pipeline=bool(steps))
         if not has_max_rows and "dynamic_batching" not in top:
             # Triton completes a file without the field from the model; so does the loader.
@@ -143,13 +151,7 @@ class _Reader:
             _label_files(top),
         )
 
-    def _sort_out(
-        self, fields: Message, where: str, ignored: dict[str, str], refused: dict[str, str]
-    ) -> None:
-        """Note the fields that are ignored; raise ModelInvalid at the first that is refused."""
-        for name, reason in refused.items():
-            if name in fields:
-                raise fields.refused(name, reason)
+    def _note_ignored(self, fields: Message, where: str, ignored: dict[str, str]) -> None:
         self._notes += [
             f"{where}{name} is ignored: {reason}"
             for name, reason in ignored.items()
@@ -210,6 +212,7 @@ class _Reader:
             flattened=_names_with(inputs, "allow_ragged_batch") if has_batch_axis else frozenset(),
             reshaped_inputs=_reshaped(inputs, has_batch_axis=has_batch_axis),
             reshaped_outputs=_reshaped(outputs, has_batch_axis=has_batch_axis),
+            formats=_formats(inputs),
             filled_in=sequence.inputs,
         )
         if both := sorted(declared.filled_in & {spec.name for spec in declared.inputs}):
@@ -229,7 +232,7 @@ class _Reader:
             name = tensor.text("name", MAX_NAME_CHARS)
             if not name or name in specs:
                 raise tensor.refused("name", f"{name!r} is empty or there twice")
-            self._sort_out(tensor, f"{side} {name!r}: ", triton.TENSOR_IGNORED, {})
+            self._note_ignored(tensor, f"{side} {name!r}: ", triton.TENSOR_IGNORED)
             if tensor.flag("is_shape_tensor"):
                 raise tensor.refused("is_shape_tensor", "it belongs to TensorRT; remove it")
             if tensor.flag("allow_ragged_batch"):
@@ -257,7 +260,7 @@ class _Reader:
             return batching, QueueConfig(QueueRules(), 0)
         if is_pipeline:
             raise top.refused("dynamic_batching", f"excludes {ENSEMBLE}; remove one of the two")
-        self._sort_out(fields, "dynamic_batching.", triton.BATCHING_IGNORED, {})
+        self._note_ignored(fields, "dynamic_batching.", triton.BATCHING_IGNORED)
         delay_us = fields.integer("max_queue_delay_microseconds", 0, MAX_DELAY_US)
         queue = read_queue(fields)
         self._notes += queue.notes
@@ -276,9 +279,7 @@ class _Reader:
         counts: list[int] = []
         wanted: set[tuple[str, ...]] = set()
         for index, group in enumerate(groups):
-            self._sort_out(
-                group, f"instance_group[{index}].", triton.GROUP_IGNORED, triton.GROUP_REFUSED
-            )
+            self._note_ignored(group, f"instance_group[{index}].", triton.GROUP_IGNORED)
             if group.flag("passive"):
                 raise group.refused("passive", "instances that take no requests are of no use here")
             counts.append(group.integer("count", 0, MAX_INSTANCES) or 1)
@@ -321,6 +322,15 @@ class _Reader:
 def _names_with(tensors: list[Message], flag: str) -> frozenset[str]:
     """Return the names of the tensors that say `flag`."""
     return frozenset(tensor.text("name", MAX_NAME_CHARS) for tensor in tensors if tensor.flag(flag))
+
+
+def _formats(inputs: list[Message]) -> tuple[tuple[str, ImageFormat], ...]:
+    """Return the inputs that are pictures."""
+    found = (
+        (one.text("name", MAX_NAME_CHARS), read_format(one, read_dims(one, low=-1)))
+        for one in inputs
+    )
+    return tuple((name, each) for name, each in found if each is not ImageFormat.NONE)
 
 
 def _reshaped(tensors: list[Message], *, has_batch_axis: bool) -> tuple[Reshape, ...]:

@@ -56,8 +56,6 @@ def read_steps(top: Message, declared: DeclaredIo) -> tuple[PipelineStep, ...]:
 
 
 def _step(fields: Message) -> PipelineStep:
-    if "model_namespace" in fields:
-        raise fields.refused("model_namespace", "models have no namespaces; remove it")
     version = fields.integer("model_version", -1, MAX_VERSION)
     return PipelineStep(
         model=fields.text("model_name", MAX_NAME_CHARS),

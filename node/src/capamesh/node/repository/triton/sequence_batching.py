@@ -36,7 +36,6 @@ INITIAL_FOLDER: Final = "initial_state"
 """The folder in a model's folder, by Triton's name."""
 MAX_INITIAL_BYTES: Final = 64 * 2**20
 """The most bytes of one state at its start (guess: a decoder's cache of some hundred tokens in one layer)."""
-ROUNDS: Final = ("iterative_sequence", "generative_sequence")
 _STRATEGY_REASONS: Final = {
     "minimum_slot_utilization": "a batch waits for company as long as max_queue_delay_microseconds allows",
     "max_candidate_sequences": "sequences are bounded by the memory of their states",
@@ -93,9 +92,6 @@ def read_sequences(
     fields = top.message(SEQUENCE_BATCHING)
     if fields is None:
         return None
-    for name in ROUNDS:
-        if name in fields:
-            raise fields.refused(name, "a request is run once; remove it")
     notes: list[str] = []
     delay_us = _read_strategy(fields, notes)
     controls = _read_controls(fields)

@@ -8,9 +8,12 @@ from typing import Final
 from capamesh.node.repository.declared import Reshape
 from capamesh.node.repository.limits import MAX_AXIS, MAX_DIM
 from capamesh.node.repository.triton.message import Message
+from capamesh.protocol.adverts import ImageFormat
 from capamesh.protocol.tensors import Datatype
 
 MAX_DIMS: Final = MAX_AXIS + 1
+_PICTURE_DIMS: Final = 3
+"""Height, width and channels."""
 
 DATATYPES: Final[dict[str, Datatype | None]] = {
     "TYPE_BOOL": Datatype.BOOL,
@@ -28,6 +31,11 @@ DATATYPES: Final[dict[str, Datatype | None]] = {
     "TYPE_FP64": Datatype.FP64,
     "TYPE_STRING": Datatype.BYTES,
 }
+FORMATS: Final = {
+    "FORMAT_NONE": ImageFormat.NONE,
+    "FORMAT_NHWC": ImageFormat.NHWC,
+    "FORMAT_NCHW": ImageFormat.NCHW,
+}
 
 
 def read_datatype(fields: Message) -> Datatype:
@@ -36,6 +44,16 @@ def read_datatype(fields: Message) -> Datatype:
     if datatype is None:
         raise fields.refused("data_type", f"is missing; it is one of {', '.join(DATATYPES)}")
     return datatype
+
+
+def read_format(tensor: Message, dims: tuple[int, ...]) -> ImageFormat:
+    """Return the `format` of an input of `dims`."""
+    found = tensor.choice("format", FORMATS, ImageFormat.NONE)
+    if found is not ImageFormat.NONE and len(dims) != _PICTURE_DIMS:
+        raise tensor.refused(
+            "format", f"FORMAT_{found} is of pictures, with 3 dims; {list(dims)} has {len(dims)}"
+        )
+    return found
 
 
 def read_dims(fields: Message, *, low: int, name: str = "dims") -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 """Reads the text of a `config.pbtxt` with protobuf's own reader, on a descriptor made here. Pure.
 
-The descriptor has the fields that are read (`fields`); their numbers are of no meaning, for nothing is read in
-binary form. protobuf does not tell where a field stood, and skips all unknown fields or none. So one walk over the
-words of the text finds the lines, and refuses what is unknown, before protobuf reads it.
+The descriptor has the fields of `fields`; their numbers are of no meaning, for nothing is read in binary form.
+protobuf does not tell where a field stood. So one walk over the words of the text finds the lines, and refuses by
+their names the fields that are unknown or have no counterpart, before protobuf reads it.
 
 This is the only module of the node that needs protobuf at run time: import it where there is a file to read.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-from capamesh.node.repository.triton.fields import ENUMS, MESSAGES, SKIPPED, TOP
+from capamesh.node.repository.triton.fields import ENUMS, MESSAGES, REFUSED, TOP
 from capamesh.node.repository.triton.message import Message, Place, complaint, field_path
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, FieldDescriptor
     from google.protobuf.message import Message as ProtobufMessage
 
-MAX_DEPTH: Final = 32  # guess: four times the nesting of Triton's deepest message
 _SHOWN_CHARS: Final = 80  # guess: enough to find the field again
 _REASON_CHARS: Final = 200  # guess: protobuf's own words with a line of usual length
 _PACKAGE: Final = "capamesh.triton"
@@ -52,13 +51,13 @@ _SCALARS: Final = {
 def read_text(text: str, file: str) -> Message:
     """Return the message in `text`.
 
-    Raises ModelInvalid, which names `file` and the line: not protobuf's text format, messages that nest too deep,
-    a field that is unknown, a value of the wrong type.
+    Raises ModelInvalid, which names `file` and the line: not protobuf's text format, a field that is unknown or
+    refused, a value of the wrong type.
     """
     place = _Walk(file).whole(text)
     values = _new_top()
     try:
-        text_format.Parse(text, values, allow_unknown_field=True)
+        text_format.Parse(text, values)
     except text_format.ParseError as exc:
         reason = re.sub(r"^\d+:\d+ : ", "", str(exc))
         raise complaint(file, exc.GetLine(), reason[:_REASON_CHARS]) from exc
@@ -80,11 +79,9 @@ class _Walk:
         ):
             here = open_messages[-1]
             if word in "{<":
-                if len(open_messages) > MAX_DEPTH:
-                    raise complaint(
-                        self._file, line, f"messages nest deeper than {MAX_DEPTH}; remove some"
-                    )
-                open_messages.append(here.opened())
+                if here.field is None or here.field.message_type is None:
+                    break  # protobuf says what is wrong
+                open_messages.append(here.opened(here.field))
             elif word in "}>":
                 if len(open_messages) == 1:
                     break  # protobuf says what is wrong
@@ -103,13 +100,14 @@ class _Walk:
 
     def _check_name(self, here: _Open, name: str, line: int) -> None:
         descriptor = here.descriptor
-        if descriptor is None or name in descriptor.fields_by_name:
+        if name in descriptor.fields_by_name:
             return
-        skipped = SKIPPED.get(descriptor.name, ())
-        if name not in skipped:
-            known = ", ".join(sorted({*descriptor.fields_by_name, *skipped}))
-            shown = field_path(here.path, name)[:_SHOWN_CHARS]
-            raise complaint(self._file, line, f"unknown field {shown!r}; known are {known}")
+        path = field_path(here.path, name)[:_SHOWN_CHARS]
+        reason = REFUSED.get(descriptor.name, {}).get(name)
+        if reason is not None:
+            raise complaint(self._file, line, f"{path}: {reason}")
+        known = ", ".join(sorted(descriptor.fields_by_name))
+        raise complaint(self._file, line, f"unknown field {path!r}; known are {known}")
 
     def _check_choice(self, here: _Open, word: str, line: int) -> None:
         field = here.field
@@ -123,9 +121,9 @@ class _Walk:
 
 
 class _Open:
-    """A message whose end is not reached; without a descriptor where it is in a field that is skipped."""
+    """A message whose end is not reached."""
 
-    def __init__(self, place: Place, descriptor: Descriptor | None, path: str) -> None:
+    def __init__(self, place: Place, descriptor: Descriptor, path: str) -> None:
         self.place = place
         self.descriptor = descriptor
         self.path = path
@@ -136,9 +134,7 @@ class _Open:
 
     @property
     def field(self) -> FieldDescriptor | None:
-        """The field that was begun last, None for one that is skipped."""
-        if self.descriptor is None:
-            return None
+        """The field that was begun last, None before the first."""
         return self.descriptor.fields_by_name.get(self.name)
 
     def begin(self, name: str, line: int) -> None:
@@ -146,20 +142,17 @@ class _Open:
         self.name = name
         self.place.lines.setdefault(name, line)
 
-    def opened(self) -> _Open:
-        """Return the message that begins in the field that was begun last."""
+    def opened(self, field: FieldDescriptor) -> _Open:
+        """Return the message that begins in `field`, which was begun last."""
         places = self.place.inner.setdefault(self.name, [])
         places.append(Place())
         path = field_path(self.path, self.name)
-        field = self.field
-        if field is None:
-            return _Open(places[-1], None, path)
         index = f"[{len(places) - 1}]" if field.is_repeated else ""
         return _Open(places[-1], field.message_type, path + index)
 
 
 def _is_word(word: str) -> bool:
-    """Return whether `word` may be a field's name or an enum's value; protobuf skips names that are numbers, too."""
+    """Return whether `word` may be a field's name or an enum's value; a number is refused as both, for the descriptor's are its own."""
     return word[0].isalnum() or word[0] == "_"
 
 

@@ -98,6 +98,8 @@ class ConfigTensor(TypedDict):
     """Triton's name of its datatype."""
     dims: list[int]
     """The size of each dimension but that of rows; -1: any."""
+    format: NotRequired[str]
+    """Said of an input: `FORMAT_NCHW` or `FORMAT_NHWC` for a picture, else `FORMAT_NONE`."""
     label_filename: NotRequired[str]
     """Said of an output whose classes have names."""
 
@@ -116,7 +118,7 @@ class ModelConfig(TypedDict):
     platform: str
     backend: str
     max_batch_size: Count
-    """The most rows of a request; 0: the model has no batches."""
+    """The most rows of a request; 0: the first dimension does not count rows. Where nothing bounds them it is 1,024, and more are taken, too."""
     input: list[ConfigTensor]
     output: list[ConfigTensor]
     model_transaction_policy: TransactionPolicy
