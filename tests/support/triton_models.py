@@ -33,6 +33,9 @@ def write_examples(folder: Path) -> None:
     scores = "InceptionV3/Predictions/Softmax:0"
     inception = _classifier("input:0", [1, 299, 299, 3], scores, [1, 1001], axis=3)
     _write(folder, "inception_onnx", inception, _INCEPTION_CONFIG)
+    for name, count in (("densenet", 1000), ("inception", 1001)):
+        labels = "".join(f"class {number}\n" for number in range(count))
+        (folder / f"{name}_onnx" / f"{name}_labels.txt").write_text(labels)
 
 
 def write_implicit(folder: Path, name: str, initial: str = "", *, is_shown: bool = False) -> None:
@@ -131,26 +134,28 @@ def _write(folder: Path, name: str, model: onnx.ModelProto, config: str) -> None
 
 def _sums_config(name: str, word: str) -> str:
     tensor = f"data_type: TYPE_{word} dims: [ 16 ]"
-    inputs = " ".join(f'input {{ name: "{one}" {tensor} }}' for one in _PAIR)
-    outputs = " ".join(f'output {{ name: "{one}" {tensor} }}' for one in _SUMS)
-    return f'name: "{name}" platform: "onnxruntime_onnx" max_batch_size: 8 {inputs} {outputs}'
+    inputs = ", ".join(f'{{ name: "{one}" {tensor} }}' for one in _PAIR)
+    outputs = ", ".join(f'{{ name: "{one}" {tensor} }}' for one in _SUMS)
+    return f"""
+    name: "{name}" platform: "onnxruntime_onnx" max_batch_size: 8 input [ {inputs} ] output [ {outputs} ]
+    """
 
 
 def _flag(name: str, kind: str) -> str:
     return (
-        f'control_input {{ name: "{name}" control {{ kind: CONTROL_SEQUENCE_{kind} '
-        "int32_false_true: [ 0, 1 ] } }"
+        f'{{ name: "{name}" control [ {{ kind: CONTROL_SEQUENCE_{kind} '
+        "int32_false_true: [ 0, 1 ] } ] }"
     )
 
 
 _ONE_NUMBER = """
-input { name: "INPUT" data_type: TYPE_INT32 dims: [ 1 ] }
-output { name: "OUTPUT" data_type: TYPE_INT32 dims: [ 1 ] }
+input [ { name: "INPUT" data_type: TYPE_INT32 dims: [ 1 ] } ]
+output [ { name: "OUTPUT" data_type: TYPE_INT32 dims: [ 1 ] } ]
 """
 _SEQUENCE_CONFIG = f"""
 name: "simple_sequence" platform: "onnxruntime_onnx" max_batch_size: 8
-sequence_batching {{ {_flag("START", "START")} {_flag("READY", "READY")} }}
-instance_group {{ kind: KIND_CPU }}
+sequence_batching {{ control_input [ {_flag("START", "START")}, {_flag("READY", "READY")} ] }}
+instance_group [ {{ kind: KIND_CPU }} ]
 {_ONE_NUMBER}
 """
 _DYNA_CONFIG = f"""
@@ -158,11 +163,13 @@ name: "simple_dyna_sequence" platform: "onnxruntime_onnx" max_batch_size: 8
 sequence_batching {{
   max_sequence_idle_microseconds: 10000000
   oldest {{ max_candidate_sequences: 1024 max_queue_delay_microseconds: 10000 }}
-  {_flag("START", "START")} {_flag("END", "END")} {_flag("READY", "READY")}
-  control_input {{ name: "CORRID" control {{ kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 }} }}
+  control_input [
+    {_flag("START", "START")}, {_flag("END", "END")}, {_flag("READY", "READY")},
+    {{ name: "CORRID" control [ {{ kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 }} ] }}
+  ]
 }}
-parameters {{ key: "execute_delay_ms" value {{ string_value: "3" }} }}
-instance_group {{ count: 2 kind: KIND_CPU }}
+parameters [ {{ key: "execute_delay_ms" value: {{ string_value: "3" }} }} ]
+instance_group [ {{ count: 2 kind: KIND_CPU }} ]
 {_ONE_NUMBER}
 """
 _DENSENET_CONFIG = """
@@ -173,7 +180,7 @@ input {
 }
 output {
   name: "fc6_1" data_type: TYPE_FP32 dims: [ 1000 ] reshape { shape: [ 1, 1000, 1, 1 ] }
-  label_filename: "labels.txt"
+  label_filename: "densenet_labels.txt"
 }
 """
 _INCEPTION_CONFIG = """
@@ -184,7 +191,7 @@ input {
 }
 output {
   name: "InceptionV3/Predictions/Softmax:0" data_type: TYPE_FP32 dims: [ 1001 ]
-  reshape { shape: [ 1, 1001 ] } label_filename: "labels.txt"
+  reshape { shape: [ 1, 1001 ] } label_filename: "inception_labels.txt"
 }
 """
 

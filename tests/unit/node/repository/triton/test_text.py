@@ -106,7 +106,7 @@ def test_ignored_field_is_read_in_every_form_that_protobuf_reads(text: str) -> N
         ("input {} input { z: 1 }", "line 1: unknown field 'input[1].z'; known are allow_ragged"),
         ("version_policy { latest { z: 1 } }", "unknown field 'version_policy.latest.z'; known"),
         ("parameters {" * 5_000, "line 1: unknown field 'parameters[0].parameters'; known are key"),
-        ("\n" + "{" * 65_000, "line 2: "),
+        ("\n" + "{" * 65_000, "line 2: Expected identifier or number, got {"),
         ("\nname: " + "[" * 65_000, "line 2: "),
         (
             "\nmodel_operations [ { any: { thing: 1 } } ]",
@@ -206,6 +206,7 @@ def test_fields_are_triton_s() -> None:
             if one in MESSAGES:
                 compare(one, field.message_type)
             elif one in ENUMS:
+                assert field.enum_type is not None
                 assert set(ENUMS[one]) <= set(field.enum_type.values_by_name), one
 
     compare(TOP, model_config_pb2.ModelConfig.DESCRIPTOR)

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message as ProtobufMessage
 
 _SHOWN_CHARS: Final = 80  # guess: enough to find the field again
-_REASON_CHARS: Final = 200  # guess: protobuf's own words with a line of usual length
+_REASON_CHARS: Final = 200  # guess: protobuf's own words with a value of usual length
+_PROTOBUFS_PLACE: Final = re.compile(r"^\d+:\d+ : (?:'.*': )?", re.DOTALL)
+"""It repeats the whole line, which may be long; ours is named by its number."""
 _PACKAGE: Final = "capamesh.triton"
 
 _WORD: Final = re.compile(
@@ -59,7 +61,7 @@ def read_text(text: str, file: str) -> Message:
     try:
         text_format.Parse(text, values)
     except text_format.ParseError as exc:
-        reason = re.sub(r"^\d+:\d+ : ", "", str(exc))
+        reason = _PROTOBUFS_PLACE.sub("", str(exc))
         raise complaint(file, exc.GetLine(), reason[:_REASON_CHARS]) from exc
     return Message(values, place, file)
 
