@@ -81,9 +81,10 @@ class _Walk:
         ):
             here = open_messages[-1]
             if word in "{<":
-                if here.field is None or here.field.message_type is None:
+                field = here.field
+                if field is None or field.message_type is None:
                     break  # protobuf says what is wrong
-                open_messages.append(here.opened(here.field))
+                open_messages.append(here.opened(field.message_type, is_repeated=field.is_repeated))
             elif word in "}>":
                 if len(open_messages) == 1:
                     break  # protobuf says what is wrong
@@ -144,13 +145,13 @@ class _Open:
         self.name = name
         self.place.lines.setdefault(name, line)
 
-    def opened(self, field: FieldDescriptor) -> _Open:
-        """Return the message that begins in `field`, which was begun last."""
+    def opened(self, descriptor: Descriptor, *, is_repeated: bool) -> _Open:
+        """Return the message that begins in the field that was begun last."""
         places = self.place.inner.setdefault(self.name, [])
         places.append(Place())
         path = field_path(self.path, self.name)
-        index = f"[{len(places) - 1}]" if field.is_repeated else ""
-        return _Open(places[-1], field.message_type, path + index)
+        index = f"[{len(places) - 1}]" if is_repeated else ""
+        return _Open(places[-1], descriptor, path + index)
 
 
 def _is_word(word: str) -> bool:
