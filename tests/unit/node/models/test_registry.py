@@ -18,6 +18,7 @@ from capamesh.node.models.registry import (
 from capamesh.node.profiling.profile_cache import Measured
 from capamesh.node.repository import Refused
 from capamesh.node.repository.declared import DeclaredIo
+from capamesh.node.repository.rules import ControlKind, ControlTensor
 from capamesh.node.scheduling import BatchPlan, PendingRequest, RunBounds
 from capamesh.node.scheduling.run_health import FAILED_REQUESTS
 from capamesh.node.scheduling.runner import ModelRunner
@@ -160,6 +161,14 @@ def test_max_batch_size_is_the_configured_one_or_what_a_client_can_use(
     source = replace(source_of(), declared=declared)
     one = HostedModel(source, prepared, NO_RUNNER, bounds=bounds)
     assert ready_offer(one).max_batch_size == expected
+
+
+def test_max_batch_size_of_a_model_with_sequences_is_one_row() -> None:
+    start = ControlTensor("start", ControlKind.START, Datatype.BOOL)
+    inputs = (ROWS, TensorSpec("start", Datatype.BOOL, (-1, 1)))
+    plan = BatchPlan(inputs, (replace(ROWS, name="y"),), controls=(start,))
+    prepared = LoadResult(FakeModel(), plan, Measured(None, 7, is_batching=True))
+    assert ready_offer(HostedModel(source_of(), prepared, NO_RUNNER)).max_batch_size == 1
 
 
 @pytest.mark.parametrize(
