@@ -17,6 +17,7 @@ from capamesh.router.fleet.drains import FleetDrains
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.hearing import Hearing
 from capamesh.router.fleet.last_fleet import LastFleet
+from capamesh.router.fleet.lost_nodes import LostNodes
 from capamesh.router.fleet.membership import FleetMembers
 from capamesh.router.fleet.node_addresses import addresses_within
 from capamesh.router.fleet.overrides import Overrides
@@ -31,11 +32,17 @@ class EventLog:
 
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
+        self.warnings: list[tuple[str, dict[str, Any]]] = []
 
     def _take(self, event: str, **values: Any) -> None:
         self.events.append((event, values))
 
-    debug = info = warning = error = exception = _take
+    debug = info = error = exception = _take
+
+    def warning(self, event: str, **values: Any) -> None:
+        """Keep that it is a warning, too."""
+        self._take(event, **values)
+        self.warnings.append((event, values))
 
     def bind(self, **_: object) -> EventLog:
         return self
@@ -89,6 +96,7 @@ class Members(Dialler):
         )
         self.overrides = Overrides()
         self.last_fleet = LastFleet()
+        self.lost = LostNodes()
         self.updates = FleetUpdates(
             self.fleet,
             self.overrides,
@@ -96,11 +104,23 @@ class Members(Dialler):
             take=owners.take,
             on_changes=self.changes.append,
             drain=self.drains.lay_on,
-            clock=self.clocks.steady_s,
+            is_drained=lambda peer: self.drains.until(peer) is not None,
+            invite_of=self.hearing.quotas.invite_of,
+            lost=self.lost,
+            clocks=self.clocks,
             log=log,
         )
+        self.unreached: set[PeerId] = set()
+        """The nodes that are dialled in vain."""
         self.members = FleetMembers(
-            self.hearing, self.fleet, self.updates, self.last_fleet, clocks=self.clocks, log=log
+            self.hearing,
+            self.fleet,
+            self.updates,
+            self.last_fleet,
+            self.lost,
+            last_error=lambda endpoint: "refused" if endpoint.peer in self.unreached else "",
+            clocks=self.clocks,
+            log=log,
         )
 
     def hurry(self, endpoint: Endpoint, *, is_changed: bool) -> None:

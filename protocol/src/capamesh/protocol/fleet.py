@@ -199,12 +199,16 @@ class FleetMembership:
         return self._remove(peer, LeftReason.REVOKED, None, now_s)
 
     def tick(
-        self, now_s: float, is_linked: Callable[[PeerId], bool] = lambda _: False
+        self,
+        now_s: float,
+        is_linked: Callable[[PeerId], bool] = lambda _: False,
+        is_in_vain: Callable[[PeerId], bool] = lambda _: False,
     ) -> list[Change]:
         """Return who is newly suspected or has expired by `now_s`, longest silent first.
 
         A member that was to be suspected and to expire between two ticks just leaves. One that answers on a link
-        (`is_linked`) is alive, though its adverts are lost or not believed: its silence begins anew.
+        (`is_linked`) is alive, though its adverts are lost or not believed: its silence begins anew. One that is dialled
+        in vain (`is_in_vain`) leaves when it would be suspected: two signs are as good as a longer silence.
         """
         now_s = self._advance(now_s)
         changes: list[Change] = []
@@ -214,7 +218,10 @@ class FleetMembership:
                     continue
                 if is_linked(peer):
                     changes += self._seen(peer, member, now_s)
-                elif member.heard_s + self._expire_after * member.advert.interval_s <= now_s:
+                elif (
+                    member.heard_s + self._expire_after * member.advert.interval_s <= now_s
+                    or is_in_vain(peer)
+                ):
                     changes += self._remove(peer, LeftReason.EXPIRED, member.advert.sequence, now_s)
                 elif not member.is_suspected:
                     member.is_suspected = True

@@ -18,6 +18,8 @@ from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.fleet import FleetMembership
 from capamesh.protocol.links.calls import decode_told_load
 from capamesh.protocol.tensors import DEFAULT_LIMITS
+from capamesh.router.fleet.clocks import Clocks
+from capamesh.router.fleet.lost_nodes import LostNodes
 from capamesh.router.fleet.membership import TICK_S
 from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.fleet.updates import Dialler, FleetUpdates
@@ -95,7 +97,8 @@ class SimRouter(RouterEnd, Dialler):
             self,
             take=self.fleet.apply,
             on_changes=self.parts.routing.heard,
-            clock=events.time,
+            lost=LostNodes(),
+            clocks=Clocks(wall_ns=lambda: round(events.time() * 1e9), steady_s=events.time),
             log=QUIET,
         )
 

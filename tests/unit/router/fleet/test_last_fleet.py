@@ -18,6 +18,7 @@ from capamesh.protocol.msgpack_codec import pack
 from capamesh.router.fleet.clocks import Clocks
 from capamesh.router.fleet.last_fleet import MAX_AGE_MS, MAX_BYTES, MAX_NODES, LastFleet, decode
 from capamesh.router.fleet.last_fleet_file import LAST_FLEET_FILE, LastFleetFile, WritePace
+from capamesh.router.fleet.lost_nodes import LostNodes
 
 
 def test_nodes_and_bytes_are_bounded() -> None:
@@ -65,7 +66,7 @@ class Kept:
         self.fleet.heard(PeerId("A"), b"advert", is_news=True)
         self.path = folder / LAST_FLEET_FILE
         log: Any = self.log
-        self.file = LastFleetFile(folder, self.fleet, clocks or FakeClocks(), log)
+        self.file = LastFleetFile(folder, self.fleet, LostNodes(), clocks or FakeClocks(), log)
 
 
 @pytest.fixture
@@ -123,4 +124,4 @@ async def test_changed_fleet_is_written_after_a_second_and_once_more_at_the_end(
     assert not kept.path.exists()  # it has not changed
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
-    assert kept.file.read() == [b"advert"]
+    assert kept.file.read() == ([b"advert"], [])

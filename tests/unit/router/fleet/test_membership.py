@@ -73,7 +73,11 @@ def test_advert_with_another_address_has_the_old_one_let_go_and_the_new_one_dial
 
 def left(router: Members) -> list[tuple[str, str]]:
     """Return who has left, and why, by the log."""
-    return [(values["peer"], values["reason"]) for values in router.log.of("node_left")]
+    return [
+        (values["peer"], values.get("reason", event))
+        for event, values in router.log.events
+        if event in {"node_left", "node_lost"}
+    ]
 
 
 def test_node_is_missed_by_the_interval_that_it_told(router: Members) -> None:
@@ -83,10 +87,10 @@ def test_node_is_missed_by_the_interval_that_it_told(router: Members) -> None:
     router.clocks.pass_s(340)
     for _ in range(2):  # a node is suspected before it is gone
         router.members.tick()
-    assert left(router) == [(often.identity.peer_id, "expired")]
+    assert left(router) == [(often.identity.peer_id, "node_lost")]
     router.clocks.pass_s(11)
     router.members.tick()
-    assert left(router)[1:] == [(seldom.identity.peer_id, "expired")]
+    assert left(router)[1:] == [(seldom.identity.peer_id, "node_lost")]
 
 
 # the operator's word

@@ -116,9 +116,17 @@ class Hearing:
             changes = self._heard_advert(envelope, now)
         return envelope.sender.peer_id, self._settled(changes)
 
-    def tick(self, now: Now, is_linked: Callable[[PeerId], bool]) -> list[Change]:
-        """Return who is newly suspected or gone. A member that answers on a link is neither, however silent its adverts."""
-        return self._settled(self.members.tick(now.mesh_s, is_linked))
+    def tick(
+        self,
+        now: Now,
+        is_linked: Callable[[PeerId], bool],
+        is_in_vain: Callable[[PeerId], bool] = lambda _: False,
+    ) -> list[Change]:
+        """Return who is newly suspected or gone. A member that answers on a link is neither, however silent its adverts.
+
+        One that is dialled in vain is gone where another is suspected.
+        """
+        return self._settled(self.members.tick(now.mesh_s, is_linked, is_in_vain))
 
     def expel(self, peer: PeerId, now: Now) -> list[Change]:
         """Remove a revoked peer."""

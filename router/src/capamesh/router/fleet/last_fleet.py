@@ -3,7 +3,9 @@
 What is kept are the envelopes as their nodes signed them: the file is believed no more than the gossip was. A node that
 has gone meanwhile is found out by its link, which cannot be made, and expires as any that is silent.
 
-    file = array of 3: [version, when it was written in milliseconds since the epoch, array of envelopes]
+    file = array of 4: [version, when it was written in milliseconds since the epoch, array of envelopes, lost nodes]
+
+The lost nodes are as `LostNodes.rows` has them; a file of before there were any ends with the envelopes.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ VERSION = 1
 MAX_NODES = 4096
 MAX_BYTES = 16 * 1024 * 1024
 """Nodes beyond this size are not kept (guess: enough to serve by until the rest is heard of)."""
+MAX_LOST_BYTES = 12 * 1024 * 1024
+"""The most that the lost nodes take: `MOST` of them, each with `MOST_MODELS` of the longest names."""
 MAX_AGE_MS = 3_600_000
 """A file that is older, or from the future by as much, is not used (guess: addresses have found other owners by then,
 and a router that was away for an hour can wait two seconds more)."""
@@ -66,26 +70,30 @@ class LastFleet:
         """Return what each member said last."""
         return list(self._envelopes.values())
 
-    def encode(self, wall_ms: int) -> bytes:
-        """Return the file."""
+    def encode(self, wall_ms: int, lost: list[object]) -> bytes:
+        """Return the file, with the lost nodes."""
         self.is_changed = False
-        return pack([VERSION, wall_ms, list(self._envelopes.values())])
+        return pack([VERSION, wall_ms, list(self._envelopes.values()), lost])
 
 
-def decode(file: bytes, wall_ms: int) -> list[bytes]:
-    """Return the envelopes in a file, none of which is verified yet; raise `ValueError` for one that is not to be used."""
-    if len(file) > MAX_BYTES + 64 * MAX_NODES:
+def decode(file: bytes, wall_ms: int) -> tuple[list[bytes], list[object]]:
+    """Return the envelopes in a file, none of which is verified yet, and the lost nodes.
+
+    Raises `ValueError` for a file that is not to be used.
+    """
+    if len(file) > MAX_BYTES + 64 * MAX_NODES + MAX_LOST_BYTES:
         raise ValueError(f"{len(file)} bytes are too many")
     kept = unpack(file, max_array_items=MAX_NODES)
     match kept:
-        case [int() as version, int() as written_ms, list()] if version == VERSION:
+        case [int() as version, int() as written_ms, list(), *_] if version == VERSION:
             if abs(wall_ms - written_ms) > MAX_AGE_MS:
                 raise ValueError(f"it was written {(wall_ms - written_ms) / 1000:.0f} s ago")
-            found = cast("list[list[object]]", kept)[2]
-            return [
+            _, _, found, *rest = cast("list[list[object]]", kept)
+            envelopes = [
                 each
                 for each in found
                 if isinstance(each, bytes) and len(each) <= MAX_ENVELOPE_BYTES
             ]
+            return envelopes, list(rest[0]) if rest and isinstance(rest[0], list) else []
         case _:
             raise ValueError("it is no fleet of this version")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.router.fleet.clocks import Clocks
+    from capamesh.router.fleet.lost_nodes import LostNodes
 
 LAST_FLEET_FILE = "fleet.bin"
 KEEP_FLEET_S = 1.0
@@ -48,17 +49,23 @@ class LastFleetFile:
     """Reads the fleet that was known last as a router starts, and keeps it while the router runs."""
 
     def __init__(
-        self, folder: Path, last_fleet: LastFleet, clocks: Clocks, log: FilteringBoundLogger
+        self,
+        folder: Path,
+        last_fleet: LastFleet,
+        lost: LostNodes,
+        clocks: Clocks,
+        log: FilteringBoundLogger,
     ) -> None:
         self._file = folder / LAST_FLEET_FILE
         self._last_fleet = last_fleet
+        self._lost = lost
         self._clocks = clocks
         self._log = log
         self._is_refused = False
         """True while the disk has refused the last write."""
 
-    def read(self) -> list[bytes] | None:
-        """Return the envelopes in the file, none of which is verified; None when there is no file that can be used."""
+    def read(self) -> tuple[list[bytes], list[object]] | None:
+        """Return what `decode` does of the file; None when there is no file that can be used."""
         try:
             return decode(self._file.read_bytes(), self._wall_ms())
         except FileNotFoundError:
@@ -73,7 +80,8 @@ class LastFleetFile:
         try:
             while True:
                 await asyncio.sleep(KEEP_FLEET_S)
-                if pace.is_due(self._clocks.steady_s(), is_changed=self._last_fleet.is_changed):
+                is_changed = self._last_fleet.is_changed or self._lost.is_changed
+                if pace.is_due(self._clocks.steady_s(), is_changed=is_changed):
                     await asyncio.to_thread(self._write, self._encode())
         finally:
             self.write()
@@ -83,7 +91,8 @@ class LastFleetFile:
         self._write(self._encode())
 
     def _encode(self) -> bytes:
-        return self._last_fleet.encode(self._wall_ms())
+        self._lost.is_changed = False
+        return self._last_fleet.encode(self._wall_ms(), self._lost.rows())
 
     def _write(self, data: bytes) -> None:
         try:

@@ -7,7 +7,7 @@ for a node is told (`FleetUpdates`). Does no IO but the log's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from capamesh.protocol.adverts import RejectReason
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.network import RevocationList
     from capamesh.router.fleet.clocks import Clocks
+    from capamesh.router.fleet.endpoint import Endpoint
     from capamesh.router.fleet.hearing import Hearing
     from capamesh.router.fleet.last_fleet import LastFleet
+    from capamesh.router.fleet.lost_nodes import LostNodes
     from capamesh.router.fleet.updates import FleetUpdates
     from capamesh.router.fleet.view import FleetView
 
@@ -38,14 +40,19 @@ class FleetMembers:
         fleet: FleetView,
         updates: FleetUpdates,
         last_fleet: LastFleet,
+        lost: LostNodes,
         *,
+        last_error: Callable[[Endpoint], str] = lambda _: "",
         clocks: Clocks,
         log: FilteringBoundLogger,
     ) -> None:
+        """`last_error` is why an endpoint has no link, "" where it has one or was not dialled."""
         self._hearing = hearing
         self._fleet = fleet
         self._updates = updates
         self._last_fleet = last_fleet
+        self._lost = lost
+        self._last_error = last_error
         self._clocks = clocks
         self._log = log
 
@@ -76,7 +83,9 @@ class FleetMembers:
 
     def tick(self) -> None:
         """Notice which nodes have been silent for too long."""
-        self.apply(self._hearing.tick(self._clocks.now(), self._fleet.is_linked))
+        now = self._clocks.now()
+        self.apply(self._hearing.tick(now, self._fleet.is_linked, self._is_in_vain))
+        self._lost.tick(now.wall_ms)
 
     def expel(self, revocations: RevocationList) -> None:
         """Remove the nodes that are revoked, by their names or by the invites that admitted them."""
@@ -84,11 +93,17 @@ class FleetMembers:
             invite = self._hearing.quotas.invite_of(peer)
             if peer in revocations.peers or invite in revocations.invites:
                 self.apply(self._hearing.expel(peer, self._clocks.now()))
+        self._lost.expel(revocations)
 
     def apply(self, changes: list[Change]) -> None:
         """Take over what has changed, whatever it was that changed it."""
         self._updates.apply(changes)
         self._forget(changes)
+
+    def _is_in_vain(self, peer: PeerId) -> bool:
+        """Return whether a node cannot be reached at any of its addresses."""
+        endpoints = self._fleet.endpoints_of(peer)
+        return bool(endpoints) and all(map(self._last_error, endpoints))
 
     def _keep(self, peer: PeerId, raw: bytes, changes: list[Change]) -> None:
         """Keep what a member has said for the next start of this router."""

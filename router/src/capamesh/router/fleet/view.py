@@ -184,6 +184,11 @@ class FleetView:
         hosted = self._models.get(model, _NONE).get(version)
         return hosted is not None and peer in hosted.offers and peer not in hosted.away
 
+    def nodes_ready(self, model: ModelName, version: ModelVersion) -> int:
+        """Return the number of nodes that have the version ready, of the file that it is served as."""
+        hosted = self._models.get(model, _NONE).get(version)
+        return 0 if hosted is None else len(hosted.offers) - len(hosted.away)
+
     def versions_ready(self, model: ModelName) -> Collection[ModelVersion]:
         """Return the versions that some node has ready, or loads again, in no order; cheap, and kept current."""
         return self._models.get(model, _NONE).keys()

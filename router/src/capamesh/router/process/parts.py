@@ -34,6 +34,7 @@ from capamesh.router.fleet.hearing import Hearing
 from capamesh.router.fleet.last_fleet import LastFleet
 from capamesh.router.fleet.last_fleet_file import LastFleetFile
 from capamesh.router.fleet.links import LinkPool
+from capamesh.router.fleet.lost_nodes import LostNodes
 from capamesh.router.fleet.membership import FleetMembers
 from capamesh.router.fleet.naming import name_of
 from capamesh.router.fleet.node_addresses import addresses_within
@@ -281,7 +282,10 @@ class RouterParts:
         log = self.log
         self.overrides = Overrides()
         self._last_fleet = last_fleet = LastFleet()
-        self.last_fleet = LastFleetFile(self.settings.data_folder, last_fleet, self.clocks, log)
+        self.lost = LostNodes()
+        self.last_fleet = LastFleetFile(
+            self.settings.data_folder, last_fleet, self.lost, self.clocks, log
+        )
         self.updates = FleetUpdates(
             self.fleet,
             self.overrides,
@@ -289,11 +293,21 @@ class RouterParts:
             take=self.owners.take,
             on_changes=self.routing.heard,
             drain=self.drains.lay_on,
-            clock=self.clocks.steady_s,
+            is_drained=lambda peer: self.drains.until(peer) is not None,
+            invite_of=self.hearing.quotas.invite_of,
+            lost=self.lost,
+            clocks=self.clocks,
             log=log,
         )
         self.members = FleetMembers(
-            self.hearing, self.fleet, self.updates, last_fleet, clocks=self.clocks, log=log
+            self.hearing,
+            self.fleet,
+            self.updates,
+            last_fleet,
+            self.lost,
+            last_error=self.pool.last_error,
+            clocks=self.clocks,
+            log=log,
         )
         self.revocations = Revocations(
             self.trust,

@@ -89,7 +89,9 @@ class Router(Controls):
         await fronts.set_up()
         last_fleet = parts.last_fleet.read() if seat.is_main else None
         if last_fleet is not None:
-            parts.members.restore(last_fleet)
+            envelopes, lost = last_fleet
+            parts.members.restore(envelopes)
+            parts.lost.restore(lost)
         try:
             async with asyncio.TaskGroup() as tasks:
                 background = [

@@ -144,7 +144,9 @@ class MainProcess:
             watch.start()
         last_fleet = parts.last_fleet.read()
         if last_fleet is not None:
-            parts.members.restore(last_fleet)
+            envelopes, lost = last_fleet
+            parts.members.restore(envelopes)
+            parts.lost.restore(lost)
         try:
             async with asyncio.TaskGroup() as tasks:
                 background = [
