@@ -15,6 +15,8 @@ from capamesh.router.telemetry import metrics as router
 PAGE = "docs/how-to/monitor.md"
 USABLE = 'state="usable"'
 NAMED = f'node!="{OTHERS}"'
+WHICH = "{{ if $labels.name }}{{ $labels.name }} ({{ $labels.node }}){{ else }}{{ $labels.node }}{{ end }}"
+"""The name of a node with its peer id, or that alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,21 +120,41 @@ ALERTS = (
         "first-tokens-are-late",
     ),
     Alert(
+        "CapameshNodeLost",
+        f"min by (node, name) ({named(router.NODE_LOST)})",
+        "> 0",
+        "0m",
+        "critical",
+        f"{WHICH} is lost: it said no goodbye and was missed at {{{{ $value | humanizeTimestamp }}}}. See its machine; if it is"
+        " not to return: `capamesh node forget`.",
+        "a-node-is-lost",
+    ),
+    Alert(
+        "CapameshModelShort",
+        f"max by (model) ({named(router.MODEL_NODES_MISSING)})",
+        "> 0",
+        "1m",
+        "warning",
+        "{{ $labels.model }} has fewer nodes ready than before one was lost ({{ $value }} missing): start another with it, or forget the lost"
+        " one with `capamesh node forget`.",
+        "a-node-is-lost",
+    ),
+    Alert(
         "CapameshNodeUnusable",
-        f"max by (node) ({named(router.NODE_USABLE, NAMED)})",
+        f"max by (node, name) ({named(router.NODE_USABLE, NAMED)})",
         "== 0",
         "15m",
         "warning",
-        "The node {{ $labels.node }} is in the network and no router can use it: `capamesh nodes` says why.",
+        f"{WHICH} is in the network and no router can use it: `capamesh nodes` says why.",
         "a-node-is-not-used",
     ),
     Alert(
         "CapameshNodeFlaps",
-        f"max by (node) (changes({named(router.NODE_USABLE, NAMED)}[30m]))",
+        f"max by (node, name) (changes({named(router.NODE_USABLE, NAMED)}[30m]))",
         "> 6",
         "0m",
         "warning",
-        "The node {{ $labels.node }} came and went {{ $value }} times in half an hour: see its log and its network; take it out"
+        f"{WHICH} came and went {{{{ $value }}}} times in half an hour: see its log and its network; take it out"
         " with `capamesh circuit` meanwhile.",
         "a-node-comes-and-goes",
     ),

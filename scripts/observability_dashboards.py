@@ -96,7 +96,18 @@ NODES = Dashboard(
     "capamesh-nodes",
     "Capamesh: nodes, as routers see them",
     (
-        _line("Usable", "none", f"max by (node) ({named(router.NODE_USABLE)})", "{{node}}"),
+        _line(
+            "Usable",
+            "none",
+            f"max by (node, name) ({named(router.NODE_USABLE)})",
+            "{{name}} {{node}}",
+        ),
+        _line(
+            "Seconds since a node was lost",
+            "s",
+            f"time() - min by (node, name) ({named(router.NODE_LOST)})",
+            "{{name}} {{node}}",
+        ),
         _line(
             "Links that are up", "none", f"sum by (node) ({named(router.NODE_LINKS)})", "{{node}}"
         ),

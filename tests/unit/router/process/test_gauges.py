@@ -41,7 +41,7 @@ def test_gauges_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
     parts = made_parts(tmp_path, NullLog())
     telemetry = parts.telemetry
     watch_process(telemetry, "1.2.3", lambda: SimpleNamespace(total=100, free=40))
-    watch_fleet(telemetry, parts.fleet, parts.pool, parts.owners.owners, lambda: 0.0)
+    watch_fleet(telemetry, parts.fleet, parts.pool, parts.owners.owners, parts.lost, lambda: 0.0)
     NodeGauges(parts.fleet, lambda: 0.0).watch(telemetry)
     watch_network(telemetry, parts.hearing, parts.clocks, lambda: LifeFigures(60.0, 0.25))
     watch_requests(telemetry, parts.requests, parts.answers)
@@ -145,11 +145,14 @@ def test_node_is_in_the_state_of_its_best_link() -> None:
     world.link("D").health.failed(world.now_s, is_hard=True)
     states = ("usable", "draining", "suspected", "circuit_open", "unlinked")
     assert world.told("capamesh_nodes") == {f'state="{state}"': 1.0 for state in states}
-    assert world.told("capamesh_fleet_usable") == {'node="A"': 1.0}
+    assert world.told("capamesh_fleet_usable") == {'name="",node="A"': 1.0}
     visitor = Endpoint(PeerId("D"), "dialled-in-1")
     visitor.link = FakeLink([])
     world.fleet.visit(visitor)
-    assert world.told("capamesh_fleet_usable") == {'node="A"': 1.0, 'node="D"': 1.0}
+    assert world.told("capamesh_fleet_usable") == {
+        'name="",node="A"': 1.0,
+        'name="",node="D"': 1.0,
+    }
     assert world.told("capamesh_fleet_links_up")['node="D"'] == 2.0
 
 

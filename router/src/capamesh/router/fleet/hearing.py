@@ -16,10 +16,12 @@ from typing_extensions import override
 from capamesh.protocol.adverts import (
     KIND_ADVERT,
     KIND_GOODBYE,
+    KIND_ROUTER,
     AdvertReader,
     Envelope,
     RejectReason,
     open_envelope,
+    router_from_body,
 )
 from capamesh.protocol.errors import AdvertRejected
 from capamesh.protocol.fleet import Change, FleetMembership, Left
@@ -31,6 +33,8 @@ from capamesh.protocol.network_clock import (
     check_time_by,
     is_order_void,
 )
+
+from capamesh.router.fleet.routers_heard import RoutersHeard
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
@@ -59,6 +63,7 @@ class Hearing:
         self._reader = AdvertReader()
         self.members = FleetMembership()
         self.quotas = InviteQuotas()
+        self.routers = RoutersHeard()
         self.clock = NetworkClock(now.wall_ms, now.steady_s)
 
     @override
@@ -101,6 +106,9 @@ class Hearing:
             changes = self._heard_advert(envelope, now)
         elif envelope.kind == KIND_GOODBYE:
             changes = self.members.heard_goodbye(peer, envelope.sequence, now.mesh_s)
+        elif envelope.kind == KIND_ROUTER:
+            router = router_from_body(envelope.body, peer, envelope.sequence)
+            self.routers.heard(router, envelope.sender, now.mesh_s)
         return peer, self._settled(changes)
 
     def restored(self, raw: bytes, now: Now) -> tuple[PeerId, list[Change]]:

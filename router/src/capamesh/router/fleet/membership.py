@@ -94,6 +94,7 @@ class FleetMembers:
             if peer in revocations.peers or invite in revocations.invites:
                 self.apply(self._hearing.expel(peer, self._clocks.now()))
         self._lost.expel(revocations)
+        self._hearing.routers.expel(revocations)
 
     def apply(self, changes: list[Change]) -> None:
         """Take over what has changed, whatever it was that changed it."""

@@ -63,13 +63,13 @@ def nodes_meant(given: str, adverts: Adverts, others: Iterable[PeerId] = ()) -> 
     ]
 
 
-def not_one(given: str, meant: list[PeerId], adverts: Adverts) -> str:
-    """Return what is wrong with an order for `given`, which means none or several nodes."""
+def not_one(given: str, meant: list[PeerId], adverts: Adverts, kind: str = "fleet's") -> str:
+    """Return what is wrong with an order for `given`, which means none or several nodes of this kind."""
     if meant:
         return f"{given!r} may mean {len(meant)} nodes: {_listed(meant, adverts)}; give the whole peer id of one"
     return (
         f"no node is named {given[:80]!r}, and no peer id is, begins or ends so (with {MIN_PART_CHARS} characters at"
-        f" least); the fleet's nodes: {_listed(list(adverts), adverts) or 'none'}"
+        f" least); the {kind} nodes: {_listed(list(adverts), adverts) or 'none'}"
     )
 
 

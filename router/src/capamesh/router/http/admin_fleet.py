@@ -14,6 +14,7 @@ from capamesh.protocol.adverts import NodeAdvert, shown_version
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import MAX_LIST_BYTES, MAX_ORDER_BYTES, Member, RevocationList
 from capamesh.router.access.keys import Verb
+from capamesh.router.fleet.lost_nodes import LostNode, LostNodes
 from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.http.admin_routing import overrides_body
 from capamesh.router.http.bodies import read_body
@@ -49,13 +50,17 @@ class FleetApi(Pages):
         overrides: Overrides | None = None,
         member_of: Callable[[PeerId], Member | None] = lambda _: None,
         elsewhere: Elsewhere = NOBODY_ELSE,
+        lost: LostNodes | None = None,
+        routers: Callable[[], list[schemas.Router]] = list,
     ) -> None:
         """A body may take `arrival_s` to arrive. `clock` is that of the nodes' healths, in seconds; `work_clock` tells what pages take. `overrides` are shown with their nodes; None: nobody is ever held.
 
         `member_of` returns the membership by which a node is in the fleet, None where it is not known. `elsewhere` has what
-        other processes of the router add.
+        other processes of the router add. `lost` are the nodes that vanished, `routers` returns the routers of the network.
         """
         self._elsewhere = elsewhere
+        self._lost = LostNodes() if lost is None else lost
+        self._routers = routers
         self._member_of = member_of
         self._fleet = fleet
         self._pool = pool
@@ -74,6 +79,7 @@ class FleetApi(Pages):
         return [
             Route("GET", "/v1/nodes", self.nodes, read, json_of(schemas.Nodes)),
             Route("GET", "/v1/nodes/{peer}", self.node, read, json_of(schemas.Node)),
+            Route("GET", "/v1/routers", self.routers, read, json_of(schemas.Routers)),
             Route(
                 "POST",
                 "/v1/revocations",
@@ -97,9 +103,13 @@ class FleetApi(Pages):
         ]
 
     async def nodes(self, _: web.Request) -> web.Response:
-        """Return every node of the fleet as this router sees it."""
+        """Return every node of the fleet as this router sees it, and those that vanished in the last day."""
         body = await self._elsewhere.whole(NODES, await self._nodes.body())
         return web.Response(body=body, content_type="application/json")
+
+    async def routers(self, _: web.Request) -> web.Response:
+        """Return the routers of the network of which this one hears, itself first."""
+        return web.json_response({"routers": self._routers()})
 
     async def node(self, request: web.Request) -> web.Response:
         """Return one node of the fleet, by its whole peer id, as this router sees it."""
@@ -151,7 +161,8 @@ class FleetApi(Pages):
         for advert in list(self._fleet.adverts.values()):
             yield mark + json.dumps(self._node(advert)).encode()
             mark = b", "
-        yield b"]}"
+        yield b'], "lost": ' + json.dumps([lost_body(node) for node in self._lost.nodes()]).encode()
+        yield b"}"
 
     def _node(self, advert: NodeAdvert) -> schemas.Node:
         member = self._member_of(advert.peer)
@@ -235,6 +246,20 @@ class FleetApi(Pages):
                 for replica in replicas
             ],
         }
+
+
+def lost_body(node: LostNode) -> schemas.LostNode:
+    """Return a lost node as JSON."""
+    return {
+        "peer_id": node.peer,
+        "name": node.name,
+        "invite": node.invite,
+        "lost_at": node.lost_at.isoformat(timespec="seconds"),
+        "models": [
+            {"name": each.name, "version": each.version, "nodes_before": each.nodes_before}
+            for each in node.models
+        ],
+    }
 
 
 def _share(replica: Replica, now_s: float) -> float:

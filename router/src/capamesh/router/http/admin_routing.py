@@ -20,6 +20,7 @@ from capamesh.router.access.keys import Verb
 from capamesh.router.access.operator_key import KEY_FILE, SCHEME, OperatorKey
 from capamesh.router.admission.shedding import rank_of
 from capamesh.router.balancing.explanation import Explanation, replica_body
+from capamesh.router.fleet.lost_nodes import LostNodes
 from capamesh.router.fleet.naming import name_of, nodes_meant, not_one
 from capamesh.router.fleet.overrides import Hold, Overrides
 from capamesh.router.http.bodies import read_body
@@ -29,7 +30,7 @@ from capamesh.router.http.key_check import key_of
 from capamesh.router.http.options import MAX_CHARS, options_of
 from capamesh.router.http.route import Pages, Parameter, Route, json_of
 from capamesh.router.http.schemas import routing as schemas
-from capamesh.router.http.schemas.fleet import Override
+from capamesh.router.http.schemas.fleet import Forgotten, Override
 from capamesh.router.http.schemas.headers import ROUTING
 from capamesh.router.http.schemas.oip import Priority, Timeout
 from capamesh.router.requests.key_scope import check_node, constrained
@@ -65,7 +66,7 @@ _QUERY_NAMES: Final = tuple(each.name for each in _QUERY)
 
 
 class RoutingApi(Pages):
-    """`/v1/models/MODEL/routing`, `/v1/requests` and `/v1/nodes/PEER/circuit`."""
+    """`/v1/models/MODEL/routing`, `/v1/requests`, and what the operator says of `/v1/nodes/PEER`."""
 
     def __init__(
         self,
@@ -80,13 +81,15 @@ class RoutingApi(Pages):
         clock: Callable[[], float],
         ended: EndedRequests,
         elsewhere: Elsewhere = NOBODY_ELSE,
+        lost: LostNodes | None = None,
     ) -> None:
         """A body may take `arrival_s` to arrive; `timeout_s` is for requests that name no deadline of their own.
 
         `clock` is that of the nodes' healths, in seconds. `ended` has the requests to be shown; `elsewhere` has those
-        of the router's other processes, which take the operator's word too.
+        of the router's other processes, which take the operator's word too. `lost` are the nodes that vanished.
         """
         self._elsewhere = elsewhere
+        self._lost = LostNodes() if lost is None else lost
         self._ended = ended
         self._fleet = fleet
         self._routing = routing
@@ -118,6 +121,14 @@ class RoutingApi(Pages):
                 (Verb.ADMIN,),
                 json_of(schemas.Held),
                 body=json_of(schemas.Hold),
+                errors=(400,),
+            ),
+            Route(
+                "DELETE",
+                "/v1/nodes/{peer}",
+                self.forget,
+                (Verb.ADMIN,),
+                json_of(Forgotten),
                 errors=(400,),
             ),
         ]
@@ -178,14 +189,9 @@ class RoutingApi(Pages):
     async def hold(self, request: web.Request) -> web.Response:
         """Take the operator's word on a node or one of its models; who has no key is refused."""
         key = key_of(request)
-        if key is None and not self._key.opens(request.headers.get("Authorization", "")):
-            return _refusal(
-                401,
-                f"this takes the operator's key: send 'Authorization: {SCHEME} KEY' with the content of {KEY_FILE} "
-                "in the router's data folder, which is new at each start; or use, on the router's machine: capamesh "
-                "circuit PEER open|closed|auto --data DIR",
-                {"WWW-Authenticate": SCHEME},
-            )
+        refusal = self._refusal_of(request, "capamesh circuit PEER open|closed|auto --data DIR")
+        if refusal is not None:
+            return refusal
         state, model, version = _asked(
             await read_body(request, arrival_s=self._arrival_s, most_bytes=MAX_BODY_BYTES)
         )
@@ -213,6 +219,37 @@ class RoutingApi(Pages):
                 "version": version,
                 "overrides": overrides_body(self._overrides, peer),
             }
+        )
+
+    async def forget(self, request: web.Request) -> web.Response:
+        """Forget a node that vanished and will not come back; one that is in the fleet cannot be forgotten."""
+        refusal = self._refusal_of(request, "capamesh node forget NODE --data DIR")
+        if refusal is not None:
+            return refusal
+        given = request.match_info["peer"]
+        lost = {PeerId(node.peer): node for node in self._lost.nodes()}
+        peers = nodes_meant(given, lost)
+        if len(peers) != 1:
+            if peers or not nodes_meant(given, self._fleet.adverts):
+                return _refusal(400 if peers else 404, not_one(given, peers, lost, "lost"))
+            return _refusal(
+                400, f"{given[:80]!r} is in the fleet: a node is forgotten only after it was lost"
+            )
+        (peer,) = peers
+        self._lost.forget(peer)
+        self._elsewhere.forget(peer)
+        self._log.info("node_forgotten", node=lost[peer].name, peer=peer)
+        return web.json_response({"peer_id": peer, "name": lost[peer].name})
+
+    def _refusal_of(self, request: web.Request, command: str) -> web.Response | None:
+        """Return the refusal of a request that has neither the operator's key nor another that is asked for, else None."""
+        if key_of(request) or self._key.opens(request.headers.get("Authorization", "")):
+            return None
+        return _refusal(
+            401,
+            f"this takes the operator's key: send 'Authorization: {SCHEME} KEY' with the content of {KEY_FILE} "
+            f"in the router's data folder, which is new at each start; or use, on the router's machine: {command}",
+            {"WWW-Authenticate": SCHEME},
         )
 
     def take(self, hold: Hold) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from typing_extensions import override
 
 if TYPE_CHECKING:
+    from capamesh.protocol.ids import PeerId
     from capamesh.router.fleet.overrides import Hold
 
 METRICS: Final = "metrics"
@@ -30,6 +31,9 @@ class Elsewhere(Protocol):
         """Let the others take the operator's word, and return when they have."""
         ...
 
+    def forget(self, peer: PeerId) -> None:
+        """Let the others forget a lost node."""
+
 
 class NobodyElse(Elsewhere):
     """Stands for the others where a router is one process."""
@@ -42,6 +46,10 @@ class NobodyElse(Elsewhere):
 
     @override
     async def hold(self, hold: Hold) -> None:
+        """Do nothing: nobody else is to be told."""
+
+    @override
+    def forget(self, peer: PeerId) -> None:
         """Do nothing: nobody else is to be told."""
 
 

@@ -5,24 +5,31 @@ A row is never changed once it was given away: what differs is another row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from capamesh.protocol.adverts import ModelState, shown_version
-from capamesh.router.page.advert_summary import AdvertSummary, Key, summary_of
+from capamesh.protocol.adverts import ModelState, NodeAdvert, Sequence, shown_version
+from capamesh.protocol.ids import PeerId
+from capamesh.router.fleet.lost_nodes import LostNodes
+from capamesh.router.page.advert_summary import (
+    MOST_NAMED,
+    AdvertSummary,
+    Key,
+    summary_of,
+)
 from capamesh.router.page.others import OthersFigures
 from capamesh.router.resilience.health import CircuitState
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from capamesh.protocol.adverts import NodeAdvert
-    from capamesh.protocol.ids import PeerId
     from capamesh.protocol.network import Member
     from capamesh.protocol.steps import Steps
     from capamesh.router.fleet.endpoint import Endpoint
+    from capamesh.router.fleet.lost_nodes import LostNode
     from capamesh.router.fleet.view import FleetView
 
 Row = Mapping[str, Any]
@@ -47,6 +54,12 @@ _LINK: Final = (
 )
 """The values that are told of a link."""
 _WELL: Final = (CircuitState.CLOSED, CircuitState.FORCED_CLOSED)
+
+
+_NOTHING_TOLD: Final = summary_of(
+    NodeAdvert(PeerId(""), Sequence(0, 0), (), (), "", 0.0, "", is_draining=False)
+).row
+"""The part of a row that is an advert's, of a node of which there is none."""
 
 
 _Seen = tuple[AdvertSummary, str, str, "Member | None", list[tuple[object, ...]], list[list[int]]]
@@ -86,15 +99,17 @@ class OverviewMaker:
         traffic: Callable[[str], Row],
         member_of: Callable[[PeerId], Member | None],
         drained_until: Callable[[PeerId], datetime | None],
+        lost: LostNodes | None = None,
         others: OthersFigures | None = None,
     ) -> None:
         """`last_error` is why an endpoint has no link, `clock` that of the nodes' healths in seconds.
 
         `router` returns the row of the router itself, `traffic` what is known of a model's requests, `member_of` the
-        membership by which a node is in the fleet, `drained_until` until when the owner has drained it. `others` has the figures of
+        membership by which a node is in the fleet, `drained_until` until when the owner has drained it. `lost` are the nodes that vanished. `others` has the figures of
         the router's other processes; None: there are none.
         """
         self._others = OthersFigures() if others is None else others
+        self._lost = LostNodes() if lost is None else lost
         self._fleet = fleet
         self._last_error = last_error
         self._clock = clock
@@ -120,6 +135,10 @@ class OverviewMaker:
             endpoints = self._fleet.endpoints_of(peer)
             busy += [endpoint for endpoint in endpoints if endpoint.rif]
             nodes[peer] = self._node(advert, endpoints)
+        for number, node in enumerate(self._lost.nodes()):
+            if number % STEP == 0:
+                yield
+            nodes[node.peer] = _lost_row(node)
         models: dict[str, Row] = {}
         looked_at = STEP_REPLICAS
         for key, tally in sorted(self._tallies.items()):
@@ -130,7 +149,7 @@ class OverviewMaker:
             looked_at += _REPLICAS_OF_ROW + len(busy)
         return Overview(self._router(), nodes, models)
 
-    def _node(self, advert: NodeAdvert, endpoints: Sequence[Endpoint]) -> Row:
+    def _node(self, advert: NodeAdvert, endpoints: Items[Endpoint]) -> Row:
         """Return the row of a node: the one of before if nothing has changed."""
         peer = advert.peer
         now_s = self._clock()
@@ -151,6 +170,7 @@ class OverviewMaker:
             **summary.row,
             "state": state,
             "reason": reason,
+            "lost_at": None,
             "member_since": None if member is None else member.starts_at.isoformat(),
             "member_until": None if member is None else member.expires_at.isoformat(),
             "links": [dict(zip(_LINK, link, strict=True)) for link in links],
@@ -257,6 +277,25 @@ class OverviewMaker:
             tally.failed_at.pop(peer, None)
             if not any(tally.counts.values()):
                 del self._tallies[key]
+
+
+def _lost_row(node: LostNode) -> Row:
+    """Return the row of a node that vanished."""
+    named = [f"{model.name}/{model.version}" for model in node.models[:MOST_NAMED]]
+    more = len(node.models) - len(named)
+    had = ", ".join(named) + (f" and {more} more" if more else "")
+    return {
+        **_NOTHING_TOLD,
+        "name": node.name,
+        "models": len(node.models),
+        "state": "lost",
+        "reason": f"since {node.lost_at:%Y-%m-%d %H:%M:%S} UTC; it had {had or 'no model ready'}",
+        "lost_at": node.lost_at.isoformat(timespec="seconds"),
+        "member_since": None,
+        "member_until": None,
+        "links": [],
+        "counts": [],
+    }
 
 
 def _coarse(microseconds: int) -> int:

@@ -82,6 +82,8 @@ class Fronts:
             overrides=parts.overrides,
             member_of=parts.hearing.quotas.member_of,
             elsewhere=parts.seat.elsewhere,
+            lost=parts.lost,
+            routers=parts.routers,
         )
         """The routes of the fleet."""
         self.routing = RoutingApi(
@@ -95,6 +97,7 @@ class Fronts:
             clock=parts.clocks.steady_s,
             ended=parts.traces.ended,
             elsewhere=parts.seat.elsewhere,
+            lost=parts.lost,
         )
         """The routes of how requests are routed."""
         generations = Generations(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.clocks import Clocks
     from capamesh.router.fleet.hearing import Hearing
     from capamesh.router.fleet.links import LinkPool
+    from capamesh.router.fleet.lost_nodes import LostNodes
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.http.open_requests import OpenRequests
     from capamesh.router.ownership.owners import Owners
@@ -61,6 +62,7 @@ def watch_fleet(
     fleet: FleetView,
     pool: LinkPool,
     owners: Owners,
+    lost: LostNodes,
     clock: Callable[[], float],
 ) -> None:
     """Add what is to be read of the models that nodes host, and of nodes as a whole."""
@@ -72,9 +74,16 @@ def watch_fleet(
     def usable() -> Iterator[tuple[tuple[str], float]]:
         for model in fleet.models():
             yield from _each_once(model, _usable_hosts(fleet, model, clock()))
+        for model, _ in missing():
+            yield model, 0  # also where no node has it any more
+
+    def missing() -> Iterator[tuple[tuple[str], float]]:
+        for short in lost.short(fleet.nodes_ready):
+            yield (short.name,), short.nodes_before - short.nodes_ready
 
     telemetry.watch_each(metrics.MODEL_NODES, hosting, is_hosted=True)
     telemetry.watch_each(metrics.MODEL_NODES_USABLE, usable, is_hosted=True)
+    telemetry.watch_each(metrics.MODEL_NODES_MISSING, missing, is_hosted=True)
     telemetry.watch(metrics.DIALS_WAITING, lambda: pool.dials_waiting)
     telemetry.watch(metrics.IN_FLIGHT, lambda: sum(each.rif for each in fleet.endpoints()))
     telemetry.watch(metrics.CONTESTED, owners.contested)

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
+from capamesh.router.fleet.lost_nodes import LostNodes
+from capamesh.router.fleet.naming import name_of
 from capamesh.router.telemetry import MOST_NODES, BoundedLabel, metrics
 from capamesh.router.telemetry.totals import OTHERS
 
@@ -32,10 +34,16 @@ class NodeGauges:
     """The figures of the nodes of one router."""
 
     def __init__(
-        self, fleet: FleetView, clock: Callable[[], float], most: int = MOST_NODES
+        self,
+        fleet: FleetView,
+        clock: Callable[[], float],
+        most: int = MOST_NODES,
+        *,
+        lost: LostNodes | None = None,
     ) -> None:
         """`clock` is that of the nodes' healths, in seconds; `most` nodes have series of their own."""
         self._fleet = fleet
+        self._lost = LostNodes() if lost is None else lost
         self._clock = clock
         self._label = BoundedLabel(most)
         self._seen: dict[Endpoint, tuple[int, dict[str, int]]] = {}
@@ -48,6 +56,7 @@ class NodeGauges:
         watch = telemetry.watch_each
         watch(metrics.NODES, self._states)
         watch(metrics.NODE_USABLE, self._usable)
+        watch(metrics.NODE_LOST, self._lost_since)
         watch(metrics.NODE_LINKS, lambda: self._each(lambda each: each.link is not None))
         watch(metrics.NODE_IN_FLIGHT, lambda: self._each(lambda each: each.rif))
         watch(metrics.NODE_BULK_ROWS, lambda: self._each(self._bulk_rows))
@@ -104,9 +113,14 @@ class NodeGauges:
                 longest_us = max((each.load.online_queue_us for each in replicas), default=0)
                 yield (label,), longest_us / 1e6
 
-    def _usable(self) -> Iterator[tuple[tuple[str], float]]:
+    def _usable(self) -> Iterator[tuple[tuple[str, str], float]]:
         for label, peer in self._peers():
-            yield (label,), self.state(peer) == USABLE
+            name = "" if label == OTHERS else name_of(self._fleet.adverts, peer)
+            yield (label, name), self.state(peer) == USABLE
+
+    def _lost_since(self) -> Iterator[tuple[tuple[str, str], float]]:
+        for node in self._lost.nodes()[:MOST_NODES]:
+            yield (node.peer, node.name), node.lost_at_ms / 1000
 
     def _round_trips(self) -> Iterator[tuple[tuple[str], float]]:
         for label, endpoints in self._nodes():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.metadata import version as package_version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from capamesh.router.http.documents import DocumentsApi
 from capamesh.router.http.page import PageApi
@@ -14,6 +15,8 @@ from capamesh.router.page.overview import OverviewMaker
 from capamesh.router.page.static_files import StaticFiles
 from capamesh.router.telemetry.metrics import LATENCY
 
+MOST_SHORT: Final = 50
+"""The most models that the page names as short of nodes (guess: more than one reads)."""
 if TYPE_CHECKING:
     from capamesh.router.process.parts import RouterParts
 
@@ -33,6 +36,7 @@ class PageParts:
             traffic=self.history.traffic,
             member_of=parts.hearing.quotas.member_of,
             drained_until=parts.drains.until,
+            lost=parts.lost,
             others=parts.seat.others,
         )
         files = StaticFiles()
@@ -64,6 +68,10 @@ class PageParts:
             "region": parts.settings.region,
             "policy": parts.settings.policy,
             "nodes": len(parts.fleet.adverts),
+            "routers": parts.routers(),
+            "models_short": [
+                asdict(each) for each in parts.lost.short(parts.fleet.nodes_ready)[:MOST_SHORT]
+            ],
             "expires_at": membership["expires_at"],
             "life_left": membership["life_left"],
         }

@@ -47,6 +47,7 @@ from capamesh.router.fleet.view import FleetView
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.limits import answers_bytes_of
 from capamesh.router.http.open_requests import OpenRequests
+from capamesh.router.http.schemas.fleet import Router
 from capamesh.router.policies import make_policy
 from capamesh.router.process.key_watch import KeyWatch
 from capamesh.router.process.request_parts import RequestParts
@@ -119,6 +120,7 @@ class RouterParts:
     def _join_network(self, membership: Membership) -> None:
         """Make the parts by which this router is a member of its network."""
         settings, log = self.settings, self.log
+        self.peer_id = membership.identity.peer_id
         self._publishers = membership.publishers()
         self.trust = membership.trust()
         self.trust.update(self.home.revocations(membership))
@@ -335,6 +337,34 @@ class RouterParts:
     def last_envelopes(self) -> list[bytes]:
         """Return the newest envelope of each node, within the bounds of what is kept for the next start."""
         return self._last_fleet.envelopes()
+
+    def routers(self) -> list[Router]:
+        """Return the routers of the network as pages tell of them: this one, and those that it hears of."""
+        address = self.standing.link_address
+        return [
+            {
+                "peer_id": self.peer_id,
+                "name": self.name,
+                "region": self.settings.region,
+                "agent_version": package_version("capamesh"),
+                "nodes": len(self.fleet.adverts),
+                "link_addresses": [address] if address else [],
+                "is_this": True,
+            },
+            *(
+                Router(
+                    peer_id=advert.peer,
+                    name=advert.name,
+                    region=advert.region,
+                    agent_version=advert.agent_version,
+                    nodes=advert.nodes,
+                    link_addresses=list(advert.link_addresses),
+                    is_this=False,
+                )
+                for advert in self.hearing.routers.at(self.clocks.now().mesh_s)
+                if advert.peer != self.peer_id
+            ),
+        ]
 
     def reload(self, file: Path) -> None:
         """Read the rules anew and route by them; if anything is wrong with them, by those of before."""

@@ -208,8 +208,8 @@ class Router(Controls):
                 package_version("capamesh"),
                 lambda: shutil.disk_usage(settings.data_folder),
             )
-        watch_fleet(telemetry, fleet, parts.pool, parts.owners.owners, clock)
-        NodeGauges(fleet, clock).watch(telemetry)
+        watch_fleet(telemetry, fleet, parts.pool, parts.owners.owners, parts.lost, clock)
+        NodeGauges(fleet, clock, lost=parts.lost).watch(telemetry)
         watch_network(
             telemetry,
             parts.hearing,

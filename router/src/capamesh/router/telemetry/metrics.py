@@ -220,6 +220,11 @@ MODEL_NODES_USABLE: Final = gauge(
     "Nodes that have the model ready and can be sent requests for it now.",
     "model",
 )
+MODEL_NODES_MISSING: Final = gauge(
+    "capamesh_model_nodes_missing",
+    "Nodes that the model has fewer than before some were lost; told while they are.",
+    "model",
+)
 CONTESTED: Final = gauge(
     "capamesh_contested_models",
     "Model versions of which nodes host another file than the one that is served.",
@@ -238,8 +243,15 @@ NODES: Final = gauge(
 )
 NODE_USABLE: Final = gauge(
     "capamesh_fleet_usable",
-    "The value is 1 while requests can be sent to the node, and else 0.",
+    "The value is 1 while requests can be sent to the node, and else 0. `name` is what the node calls itself.",
     "node",
+    "name",
+)
+NODE_LOST: Final = gauge(
+    "capamesh_fleet_lost_timestamp_seconds",
+    "When a node that vanished was missed; told until it returns, is forgotten by `capamesh node forget`, or a day has passed.",
+    "node",
+    "name",
 )
 NODE_LINKS: Final = gauge(
     "capamesh_fleet_links_up",

@@ -35,6 +35,8 @@ SAME: Final = frozenset(
                 metrics.JOBS,
                 metrics.MEMBERS_REFUSED,
                 metrics.MODEL_NODES,
+                metrics.MODEL_NODES_MISSING,
+                metrics.NODE_LOST,
                 metrics.NODES,
                 metrics.NODE_ROUND_TRIP,
                 metrics.ON_TRIAL,

@@ -128,10 +128,59 @@ class Node(TypedDict):
     links: list[Link]
 
 
+class MissedModel(TypedDict):
+    """A model version that a lost node had ready."""
+
+    name: str
+    version: str
+    nodes_before: Count
+    """The number of nodes that had it ready when this one was lost, this one included."""
+
+
+class LostNode(TypedDict):
+    """A node that vanished without a goodbye and has not come back."""
+
+    peer_id: str
+    name: str
+    invite: str
+    """The serial number of the invite by which it was a member."""
+    lost_at: str
+    models: list[MissedModel]
+
+
 class Nodes(TypedDict):
-    """All nodes of the fleet."""
+    """All nodes of the fleet, and those that it has lost in the last day."""
 
     nodes: list[Node]
+    lost: list[LostNode]
+
+
+class Router(TypedDict):
+    """A router of the network."""
+
+    peer_id: str
+    name: str
+    region: str
+    agent_version: str
+    nodes: Count
+    """The number of nodes that it knows."""
+    link_addresses: list[str]
+    """The addresses at which nodes dial it."""
+    is_this: bool
+    """True of the router that answers."""
+
+
+class Routers(TypedDict):
+    """The routers of which this one has heard in the last minute, itself first."""
+
+    routers: list[Router]
+
+
+class Forgotten(TypedDict):
+    """A lost node that was forgotten."""
+
+    peer_id: str
+    name: str
 
 
 class OtherFile(TypedDict):

@@ -51,13 +51,14 @@ export function fleetView() {
     empty: "No node has been heard of.",
   });
   const first = firstSteps();
+  const routers = h("p", { class: "muted", role: "status" });
   const health = h("section", { class: "panel", "aria-label": "Map of all nodes" }, h("h2", null, "Nodes by health"), map.element);
   const all = h("section", { class: "panel", "aria-label": "Table of all nodes" }, nodes.element);
   let isWhole = false, last = "", held = null;
 
   const view = {
     elements: [
-      h("div", { class: "head" }, h("h1", null, "Fleet")),
+      h("div", { class: "head" }, h("h1", null, "Fleet"), routers),
       h("div", { class: "tiles" }, Object.values(tiles).map((each) => each.element)),
       h("section", { class: "panel", "aria-label": "Attention" }, h("h2", null, "Attention"), list, more),
       first, health, all,
@@ -67,6 +68,8 @@ export function fleetView() {
       const isEmpty = !state.nodes.size;
       first.classList.toggle("hidden", !isEmpty || state.live === "loading");
       for (const each of [health, all]) each.classList.toggle("hidden", isEmpty);
+      const known = state.router.routers ?? [];
+      say(routers, known.length > 1 ? `${known.length} routers: ${known.map((each) => `${each.name}${each.is_this ? " (this one)" : ""}`).join(", ")}` : "");
       const kinds = counted(state.nodes);
       const usable = kinds.good + kinds.warn;
       const models = [...state.models.values()];

@@ -2,7 +2,7 @@
 
 const NODE_KINDS = {
   usable: "good", ramping: "warn", suspected: "warn", inhibited: "warn", draining: "off",
-  ejected: "bad", forced_open: "off", unusable: "bad",
+  ejected: "bad", forced_open: "off", unusable: "bad", lost: "bad",
 };
 const NODE_WORDS = { forced_open: "held open" };
 const SOON = 0.1;
@@ -42,6 +42,13 @@ export function attention(state) {
   const found = [];
   const add = (kind, word, what, href, why) => found.push({ kind, word, what, href, why });
   const { router } = state;
+  for (const [peer, node] of state.nodes) {
+    if (node.state === "lost") add("bad", "lost", { peer, node }, `#/node/${encodeURIComponent(peer)}`, node.reason);
+  }
+  for (const short of router.models_short ?? []) {
+    add(short.nodes_ready ? "warn" : "bad", "short of nodes", `${short.name}/${short.version}`, `#/model/${encodeURIComponent(short.name)}`,
+      `${short.nodes_ready || "no"} node${short.nodes_ready === 1 ? " has" : "s have"} it ready, ${short.nodes_before} had before ${short.lost.join(", ")} was lost`);
+  }
   if (router.state && router.state !== "ready") add("bad", router.state, "This router", "#/fleet", router.reason);
   if (router.life_left === "tenth") {
     add("warn", "expiring", "This router's membership", "#/fleet", `it ends at ${router.expires_at}: give it a new token`);
@@ -49,7 +56,7 @@ export function attention(state) {
   for (const [peer, node] of state.nodes) {
     const href = `#/node/${encodeURIComponent(peer)}`;
     const kind = nodeKind(node);
-    if (kind === "bad" || kind === "warn") add(kind, nodeWord(node), { peer, node }, href, node.reason);
+    if (node.state !== "lost" && (kind === "bad" || kind === "warn")) add(kind, nodeWord(node), { peer, node }, href, node.reason);
     if (node.member_until && lifeLeft(node.member_since, node.member_until) <= SOON) {
       add("warn", "expiring", { peer, node }, href, `its membership ends at ${node.member_until}`);
     }

@@ -46,7 +46,7 @@ export function nodeView(peer) {
         say(why, live === "live" ? "This router does not hear of this node now." : "Loading …");
         return;
       }
-      if (!isAsked) { isAsked = true; load(); }
+      if (node.state !== "lost" && !isAsked) { isAsked = true; load(); }
       const text = JSON.stringify(node);
       if (text === last) return;
       last = text;
@@ -56,7 +56,7 @@ export function nodeView(peer) {
         ["Peer id", h("span", { class: "mono" }, peer)], ["Region", node.region || "–"], ["Agent version", node.agent_version || "–"],
         ["Price of a million rows", number(node.price_per_million)],
         ...node.devices.map((device) => ["Device", `${device.name || device.kind} (${device.kind}), ${bytes(device.memory_free_bytes)} of ${bytes(device.memory_total_bytes)} free`]),
-        ["Models ready", `${node.models_ready} of ${node.models}`],
+        ["Models ready", `${node.models_ready} of ${node.models}`], ["Lost at", node.lost_at ?? "–"],
       ];
       if (node.member_until) rows.push(["Membership ends", node.member_until]);
       facts.replaceChildren(...rows.flatMap(([name, value]) => [h("dt", null, name), h("dd", null, value)]));

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from capamesh.protocol.advertised_address import listen_reason, require_free
 from capamesh.protocol.errors import ConfigError, InvalidRequest
+from capamesh.protocol.ids import PeerId
 from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.member_status import HEARTBEAT_S
 from capamesh.router.fleet.membership import TICK_S
@@ -28,8 +29,10 @@ from capamesh.router.process.workers.mesh import MainMesh
 from capamesh.router.process.workers.messages import (
     Current,
     Drains,
+    Forget,
     Held,
     Known,
+    Lost,
     MeshState,
     Renewed,
     Revocations,
@@ -43,7 +46,6 @@ from capamesh.router.telemetry.metrics import LATENCY
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capamesh.protocol.ids import PeerId
     from capamesh.router.process.parts import RouterParts
     from capamesh.router.process.workers.handle import WorkerHandle
     from capamesh.router.process.workers.messages import ToWorker
@@ -199,6 +201,9 @@ class MainProcess:
                 self._brief(worker)
             case Held():
                 parts.overrides.hold(hold_of(message))
+            case Forget(peer):
+                parts.lost.forget(PeerId(peer))
+                self.crew.tell(message)
             case Revocations(data):
                 self._take("revocations", lambda: parts.revocations.post(data))
             case Drains(data):
@@ -213,6 +218,7 @@ class MainProcess:
             worker.tell(MeshState(parts.mesh.addrs))
         for known in chunks(parts.last_envelopes()):
             worker.ask(Known(known))
+        worker.ask(Lost(parts.lost.rows()))
         for peer in parts.overrides.peers:
             for hold in parts.overrides.of(peer):
                 worker.ask(held_of(hold))

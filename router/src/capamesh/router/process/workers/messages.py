@@ -109,6 +109,22 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """Main to worker: the nodes that had been lost before the worker was there, as `LostNodes.rows` has them."""
+
+    TYPE: ClassVar[str] = "lost"
+    nodes: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Either way: a lost node that the operator has forgotten."""
+
+    TYPE: ClassVar[str] = "forget"
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """Main to worker: make your part of a page."""
 
@@ -262,6 +278,8 @@ ToWorker: TypeAlias = (
     | Renewed
     | Reload
     | Held
+    | Lost
+    | Forget
     | Ask
     | Whole
     | Others
@@ -275,6 +293,7 @@ ToMain: TypeAlias = (
     | Revocations
     | Drains
     | Held
+    | Forget
     | Gather
     | Part
     | Figures
@@ -297,6 +316,8 @@ _TYPES: Final[dict[str, type[ToWorker | ToMain]]] = {
         Renewed,
         Reload,
         Held,
+        Lost,
+        Forget,
         Ask,
         Whole,
         Up,

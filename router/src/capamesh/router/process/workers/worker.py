@@ -13,6 +13,7 @@ from typing_extensions import override
 from capamesh.protocol.adverts import SequenceSource
 from capamesh.protocol.data_dir import DataDir
 from capamesh.protocol.errors import ConfigError, ProtocolViolation, TooLarge
+from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import Role
 from capamesh.router.access.operator_key import OperatorKey
 from capamesh.router.fleet.overrides import Hold
@@ -32,10 +33,12 @@ from capamesh.router.process.workers.messages import (
     Drains,
     Farewell,
     Figures,
+    Forget,
     Gather,
     Heard,
     Held,
     Known,
+    Lost,
     MeshState,
     Others,
     Part,
@@ -126,6 +129,10 @@ class Colleagues(Elsewhere):
     async def hold(self, hold: Hold) -> None:
         number = next(self._numbers)
         await self._answer(number, held_of(hold, number), b"")
+
+    @override
+    def forget(self, peer: PeerId) -> None:
+        self._send(Forget(peer))
 
     def answered(self, whole: Whole) -> None:
         """Take what the main process answered."""
@@ -270,6 +277,10 @@ class WorkerSeat(Seat):
                 self._mesh.heard(data)
             case Known(envelopes):
                 parts.members.restore(envelopes)
+            case Lost(nodes):
+                parts.lost.restore(nodes)
+            case Forget(peer):
+                parts.lost.forget(PeerId(peer))
             case Current():
                 self._is_current.set()
             case MeshState(addrs):
