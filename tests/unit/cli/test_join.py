@@ -215,6 +215,24 @@ def test_tokens_are_those_of_before_and_once_in_the_owner_s_book(cluster: Cluste
     ]
 
 
+def test_members_of_this_machine_get_the_tokens_of_before_while_they_are_good(
+    cluster: Cluster, cli: Cli
+) -> None:
+    def start() -> None:
+        cluster._token_of("router", cluster._owner(), Role.ROUTER)
+        cluster._token_of("node-1", cluster._owner(), Role.NODE, (ADDRESS,))
+
+    for _ in range(3):
+        start()
+    assert [entry.role for entry in cluster.invites] == ["router", "node"]
+    cluster.address = dialled_multiaddr("10.9.9.9", 4001, PeerId(PEER))
+    cluster._token_of("node-1", cluster._owner(), Role.NODE, (cluster.address,))
+    assert len(cluster.invites) == 3  # the router is at another address
+    cli("network revoke", cluster.invites[0].invite, "--dir", cluster.folder / OWNER_FOLDER)
+    start()
+    assert [entry.role for entry in cluster.invites] == ["router", "node", "node", "router", "node"]
+
+
 def test_token_that_was_revoked_or_whose_key_was_retired_is_not_given_out_again(
     cluster: Cluster, cli: Cli
 ) -> None:

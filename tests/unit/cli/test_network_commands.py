@@ -14,6 +14,7 @@ from capamesh.cli.revocation import invites_meant
 from capamesh.client import HeldList
 from capamesh.protocol.errors import NotMember
 from capamesh.protocol.identity import Identity
+from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import (
     IDENTITY_FILE,
     JoinToken,
@@ -23,6 +24,7 @@ from capamesh.protocol.network import (
     Role,
 )
 from capamesh.protocol.network.book import BOOK_FILE, read_book
+from capamesh.protocol.network.seen import MOST_OF_INVITE, SEEN_FILE, note_seen, read_seen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,7 +116,7 @@ def test_router_tells_who_is_here_by_which_invite(owner: Owner, router: Router) 
     assert [one["members_here"] for one in shown["invites"]] == [1, None]
     lines = owner.run("show", *ROUTER).lines
     assert any("1 of 3" in line for line in lines)
-    assert f"gpu {invite[:8]} Anna 2027-03-01 12:00" in lines
+    assert f"gpu here {invite[:8]} Anna 2027-03-01 12:00" in lines
     wide = owner.run("show", *ROUTER, "--wide").lines
     (row,) = [line for line in wide if line.startswith("gpu ")]
     assert row.endswith(f"12D3KooWaaaaaaaa {invite}")
@@ -273,8 +275,8 @@ def test_name_of_several_or_of_nobody_revokes_nobody(
         ("gpu-9", ROUTER, "no node is named 'gpu-9'"),
         ("gpu-9", ROUTER, "no invite in the book begins so"),
         *[
-            (each, (), f"{each!r} is neither a whole peer id, nor an invite as `capamesh network")
-            for each in ("foo", "ab" * 19, "AB" * 20, "gpu-1")
+            (each, (), f"{each!r} is neither a peer id, nor an invite, nor the name of a")
+            for each in ("foo", "ab" * 19, "AB" * 20, "gpu-9")
         ],
     ):
         assert said in owner.run("revoke", word, *where, status=1).err
@@ -298,3 +300,56 @@ def test_revocation_that_cannot_be_handed_over_is_saved_all_the_same(owner: Owne
     assert f"version 1 is saved in {owner.folder}, but not handed over: cannot reach" in said
     assert f"try again: capamesh network revoke --dir {owner.folder} --router" in said
     assert revoked(owner) == (set(), {"ab" * 20})
+
+
+# members that are off
+
+
+def test_member_that_is_off_is_known_by_the_book_and_revoked_by_its_name(
+    owner: Owner, router: Router
+) -> None:
+    invite = owner.token("--role", "node", "--for", "Anna")["invite"]
+    laptop, desk = (Identity.generate().peer_id for _ in range(2))
+    lost_at = "2026-03-01T12:00:00+00:00"
+    row = {"peer_id": laptop, "name": "laptop", "invite": invite}
+    router.body = {
+        "nodes": [{"peer_id": desk, "name": "desk", "invite": invite, "member_until": None}],
+        "lost": [{**row, "lost_at": lost_at, "models": []}],
+    }
+    owner.run("show", *ROUTER)
+    router.body = {"nodes": [], "lost": []}  # the router has forgotten both
+    away = owner.show(*ROUTER)["members_away"]
+    assert [(one["name"], one["peer_id"]) for one in away] == [("desk", desk), ("laptop", laptop)]
+    assert away[1]["last_seen"] == lost_at
+    assert f"laptop 2026-03-01 12:00 {invite[:8]} Anna -" in owner.run("show").lines
+    said = owner.run("revoke", "laptop")
+    assert "its data folder is to be removed" in said.err
+    assert owner.show()["revoked_peers"] == [laptop]
+
+
+def test_name_that_another_member_has_taken_revokes_nobody(owner: Owner, router: Router) -> None:
+    invite = owner.token("--role", "node")["invite"]
+    peers = [Identity.generate().peer_id for _ in range(2)]
+    rows = [{"peer_id": peer, "name": "laptop", "invite": invite} for peer in peers]
+    router.body = {"nodes": [], "lost": [{**row, "lost_at": NOW.isoformat()} for row in rows]}
+    owner.run("show", *ROUTER)
+    said = owner.run("revoke", "laptop", status=1)
+    assert all(peer in said.err for peer in peers)
+    owner.run("revoke", peers[0])
+    owner.run("revoke", "laptop")
+    assert owner.show()["revoked_peers"] == sorted(peers)
+
+
+def test_members_that_come_and_go_take_no_place_of_those_seen_for_longer(tmp_path: Path) -> None:
+    def row(peer: str) -> dict[str, str]:
+        return {"peer_id": peer, "name": "\x1b[2J" if peer == "evil" else peer, "invite": "a" * 40}
+
+    note_seen(tmp_path, [row("honest"), row("evil"), {"peer_id": "x" * 999}], NOW)
+    note_seen(tmp_path, [row("honest")], NOW + DAY)
+    seen = note_seen(tmp_path, [row(str(at)) for at in range(3 * MOST_OF_INVITE)], NOW + 2 * DAY)
+    assert len(seen) == MOST_OF_INVITE
+    assert seen[PeerId("honest")].last_seen - seen[PeerId("honest")].first_seen == DAY
+    assert read_seen(tmp_path) == seen
+    assert (tmp_path / SEEN_FILE).stat().st_mode & 0o077 == 0
+    (tmp_path / SEEN_FILE).write_text("[{]")
+    assert read_seen(tmp_path) == {}

@@ -124,7 +124,7 @@ def test_member_that_the_list_names_knows_that_it_is_revoked() -> None:
     assert life.fields(NOW) == {
         "expires_at": (NOW + DAY).isoformat(),
         "expires_in_s": 86400,
-        "life_left": "ample",
+        "life_left": "none",
         "revocations_version": 2,
     }
 
@@ -234,7 +234,11 @@ def test_end_is_warned_of_reported_and_taken_back(member: Member, tmp_path: Path
     assert member.events(11) == ["membership_renewed", "membership_lasts"]
     revoked = [member.first.identity.peer_id]
     member.trust.update(OWNER.revoke(NOTHING, peers=revoked, now=NOW))
-    assert member.events(0) == ["membership_revoked"]
+    ((event, fields),) = member.beats(0)
+    assert event == "membership_revoked"
+    # by its id: no token readmits it
+    assert f"remove its data folder {member.home.folder}" in fields["what_to_do"]
+    assert member.upkeep.fields(NOW)["life_left"] == "none"
     ((_, fields),) = Member(tmp_path / "data", has_file=False).beats(9)
     assert "start it anew with a new token" in fields["what_to_do"]
 

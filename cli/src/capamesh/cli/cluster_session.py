@@ -113,6 +113,8 @@ async def _run(cluster: LocalCluster, *, as_json: bool, is_joinable: bool) -> No
             told = {example.model for example in examples}
             watches.create_task(_tell_of_others(cluster, told))
         watches.create_task(cluster.keep_memberships())
+        if is_joinable:
+            watches.create_task(cluster.keep_book())
         for member in cluster.members:
             watches.create_task(_watch(member))
         await asyncio.Event().wait()  # until cancelled

@@ -16,12 +16,14 @@ from capamesh.cli.fleet_rows import (
     NODE_COLUMNS,
     circuit_text,
     file_text,
+    lost_since,
     node_name,
     node_names,
     node_notes,
     node_row,
     other_files,
     ready_counts,
+    router_text,
     short_file,
     short_tensors,
     tensors_text,
@@ -87,18 +89,21 @@ def nodes(
 ) -> None:
     """List the nodes as a router sees them: who they are, what they host, how busy they are, whether they are used.
 
-    STATE says why no or fewer requests go to a node. MODELS counts those that are ready. What is wrong stands below.
+    STATE says why no or fewer requests go to a node; a lost one vanished in the last day, without a goodbye. MODELS counts
+    those that are ready. What is wrong stands below.
     """
-    from capamesh.cli.printing import print_compact, print_json, print_wide, say  # noqa: PLC0415 - help starts faster
-    from capamesh.client import Client  # noqa: PLC0415 - the same
+    from capamesh.cli.operator_client import OperatorClient  # noqa: PLC0415 - help starts faster
+    from capamesh.cli.printing import hint, print_compact, print_json, print_wide, say  # noqa: PLC0415 - the same
 
-    with Client(
+    with OperatorClient(
         options.several(router), **access(header, ca, cert=cert, cert_key=cert_key)
     ) as client:
-        found = client.nodes()
+        here, lost = client.nodes_and_lost()
+        routers = client.routers()
     if as_json:
-        print_json({"nodes": found})
+        print_json({"nodes": here, "lost": lost, "routers": routers})
         return
+    found = [*lost, *here]
     if not found:
         say(NO_NODES)
         return
@@ -125,6 +130,10 @@ def nodes(
         [node_row(node, names) for node in found],
         [note for node in found for note in node_notes(node, names, now)],
     )
+    if len(routers) > 1:
+        hint(f"{len(routers)} routers: {', '.join(map(router_text, routers))}")
+    if lost:
+        hint("a lost node that is not to return: capamesh node forget NODE --data ROUTER_DIR")
 
 
 def models(
@@ -306,6 +315,8 @@ def _model(model: dict[str, Any]) -> str:
 def _state(node: dict[str, Any], links: list[dict[str, Any]]) -> str:
     from capamesh.cli.printing import day_text  # noqa: PLC0415 - help starts faster
 
+    if node.get("lost_at"):
+        return f"lost since {lost_since(node)}"
     if node.get("is_draining"):
         return "draining"
     if node.get("drained_until"):

@@ -62,7 +62,7 @@ def node_row(node: Mapping[str, Any], names: Mapping[str, str]) -> tuple[object,
     until = str(node.get("member_until") or "")
     return (
         node_name(node, names),
-        short_state(node),
+        "lost" if node.get("lost_at") else short_state(node),
         _device(node.get("devices", [])),
         ready if ready == len(models) else f"{ready} of {len(models)}",
         sum(link.get("requests_in_flight", 0) for link in links),
@@ -71,6 +71,17 @@ def node_row(node: Mapping[str, Any], names: Mapping[str, str]) -> tuple[object,
         f"{node.get('price_per_million', 0.0):g}",
         until.replace("T", " ")[:16] or "-",
     )
+
+
+def lost_since(node: Mapping[str, Any]) -> str:
+    """Return when a lost node was missed."""
+    return f"{str(node.get('lost_at')).replace('T', ' ')[:19]} UTC"
+
+
+def router_text(router: Mapping[str, Any]) -> str:
+    """Return a router's name, and whether it is the one that was asked."""
+    name = name_and_id(str(router.get("peer_id", "?")), str(router.get("name") or ""))
+    return f"{name}, this one" if router.get("is_this") else name
 
 
 def short_state(node: Mapping[str, Any]) -> str:
@@ -105,6 +116,9 @@ def node_notes(node: Mapping[str, Any], names: Mapping[str, str], now: dt.dateti
     failed = [model for model in models if model.get("state") == "failed"]
     others = [model for model in models if model.get("state") != "failed" and model.get("reason")]
     said = [short_reason(reasons[0])] if reasons else []
+    if node.get("lost_at"):
+        had = ", ".join(map(_versioned, models)) or "no model ready"
+        said.append(f"lost since {lost_since(node)}; it had {short_reason(had)}")
     drained_until = _moment(node.get("drained_until"))
     if drained_until is not None:
         said.insert(0, f"drained until {drained_until:%Y-%m-%d %H:%M} UTC")

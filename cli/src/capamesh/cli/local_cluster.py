@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from capamesh.cli.member import Member
 from capamesh.client import AsyncClient
-from capamesh.protocol.errors import ConfigError, KeyExposed, LocalError
+from capamesh.protocol.errors import CapameshError, ConfigError, KeyExposed, LocalError
 from capamesh.protocol.member_status import SERVING
 from capamesh.protocol.network import (
     OWNER_KEY_FILE,
@@ -25,6 +25,7 @@ from capamesh.protocol.network import (
     Role,
 )
 from capamesh.protocol.network.book import entry_of, write_down
+from capamesh.protocol.network.seen import note_seen
 from capamesh.protocol.private_files import read_private, replace_private
 from capamesh.router.access.operator_key import authorization_from
 
@@ -41,6 +42,8 @@ TOKEN_LIFE: Final = dt.timedelta(days=365)
 """The life of tokens and of the memberships they give."""
 RENEW_EVERY_S: Final = 30 * 86_400.0
 """Seconds after which members of this machine get new tokens (guess: a dozen tries before theirs end)."""
+SEEN_EVERY_S: Final = 60.0
+"""Seconds between two looks at who is a member (guess: who joins stays for longer, and a lost one is told of for a day)."""
 MEMBERS: Final = 64
 """The members that the token of one process admits: itself, however often its folder is lost."""
 JOINING: Final = 1024
@@ -137,7 +140,7 @@ class LocalCluster:
                 "router",
                 self.folder / "router",
                 ("router", "run", "--http", self._http, *ANY_PORTS, *self._router_options),
-                self._token_file("router", self._token(owner, Role.ROUTER)),
+                self._token_of("router", owner, Role.ROUTER),
             )
             await self._until(self._router, lambda status: bool(status.get("mesh_addresses")))
             await self._until(self._router, lambda status: status.get("state") in SERVING)
@@ -210,13 +213,11 @@ class LocalCluster:
 
         A new one is written into the owner's book. Raises `ConfigError` when the disk refuses to keep it.
         """
-        file, now = self.folder / JOIN_FILE, dt.datetime.now(dt.UTC)
-        with suppress(ConfigError):
-            kept = JoinToken.parse(read_private(file, "the join token").decode("ascii", "replace"))
-            is_of_now = kept.bootstrap == self._mesh_addresses() and self._admits(kept)
-            if is_of_now and kept.expires_at - now > TOKEN_LIFE / 2:
-                return kept
-        token = self._node_token(JOINING)
+        file = self.folder / JOIN_FILE
+        kept = self._kept(file, Role.NODE, self._mesh_addresses())
+        if kept is not None:
+            return kept
+        token, now = self._node_token(JOINING), dt.datetime.now(dt.UTC)
         write_down(self.folder / OWNER_FOLDER, entry_of(token, now, label=JOINING_LABEL))
         replace_private(file, f"{token.encode()}\n".encode())
         return token
@@ -230,6 +231,26 @@ class LocalCluster:
                 for node in self.nodes:
                     if node.is_running:
                         self._token_file(node.name, self._node_token())
+
+    async def keep_book(self) -> None:
+        """Add the nodes that the router knows to the members in the owner's folder every minute, for as long as this runs."""
+        folder = self.folder / OWNER_FOLDER
+        async with AsyncClient(self.http_url, headers=self.headers) as client:
+            while True:
+                with suppress(CapameshError):  # the router starts anew, or a disk is full
+                    found = await client.nodes()
+                    await asyncio.to_thread(note_seen, folder, found, dt.datetime.now(dt.UTC))
+                await asyncio.sleep(SEEN_EVERY_S)
+
+    def _kept(self, file: Path, role: Role, bootstrap: Sequence[str]) -> JoinToken | None:
+        """Return the token in a file while it can be used as a new one could, and is good for half of its life."""
+        with suppress(ConfigError):
+            kept = JoinToken.parse(read_private(file, "the token").decode("ascii", "replace"))
+            is_of_now = (kept.role, kept.bootstrap) == (role, tuple(bootstrap))
+            left = kept.expires_at - dt.datetime.now(dt.UTC)
+            if is_of_now and left > TOKEN_LIFE / 2 and self._admits(kept):
+                return kept
+        return None
 
     def _admits(self, token: JoinToken) -> bool:
         """Return whether a token is of this network, and neither its invite nor the key that signed it was taken back."""
@@ -264,6 +285,15 @@ class LocalCluster:
     def _mesh_addresses(self) -> tuple[str, ...]:
         return tuple(self.router.status().get("mesh_addresses", ()))
 
+    def _token_of(
+        self, member: str, owner: NetworkOwner, role: Role, bootstrap: Sequence[str] = ()
+    ) -> Path:
+        """Return the file of a member's token: the one of before while that is good, else a new one."""
+        file = self.folder / f"{member}.token"
+        if self._kept(file, role, bootstrap) is None:
+            self._token_file(member, self._token(owner, role, bootstrap))
+        return file
+
     def _token_file(self, member: str, token: JoinToken) -> Path:
         """Write a member's token into the owner's book, and keep it where the member looks for a newer one as it runs."""
         file = self.folder / f"{member}.token"
@@ -279,7 +309,7 @@ class LocalCluster:
             name,
             self.folder / name,
             ("node", "run", "--models", str(self.models), "--name", name, *self._node_options),
-            self._token_file(name, self._node_token()),
+            self._token_of(name, self._owner(), Role.NODE, self._mesh_addresses()),
         )
         self.nodes.append(node)
         return node

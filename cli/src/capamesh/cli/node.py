@@ -285,6 +285,39 @@ Node = Annotated[
 
 @group.command(
     epilog=examples(
+        "capamesh nodes   shows which nodes are lost",
+        "capamesh node forget gpu-1 --data my-network/router",
+    )
+)
+def forget(
+    node: Node,
+    data: options.Data,
+    router: options.Router = options.DEFAULT_ROUTER,
+    header: Headers = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
+    as_json: options.Json = False,
+) -> None:
+    """Let one router forget a lost node, which will not return. Each router keeps its own list of lost nodes for a day.
+
+    The key that this takes is in the data folder of the router: only who can read that can do it.
+    """
+    from capamesh.cli.operator_client import OperatorClient  # noqa: PLC0415 - help starts faster
+    from capamesh.cli.printing import print_json, say  # noqa: PLC0415 - the same
+    from capamesh.router.access.operator_key import authorization_from  # noqa: PLC0415 - the same
+
+    authorization = authorization_from(data)
+    with OperatorClient(router, **access(header, ca, cert=cert, cert_key=cert_key)) as client:
+        found = client.forget(node.removeprefix("…"), authorization=authorization)
+    if as_json:
+        print_json(found)
+        return
+    say(f"{found.get('name') or found.get('peer_id')} is forgotten; it still may return")
+
+
+@group.command(
+    epilog=examples(
         "capamesh nodes   shows names and peer ids",
         "capamesh node drain gpu-1 --dir network --router http://10.0.0.5:8000",
         "capamesh node drain 9xKq --for 30m",

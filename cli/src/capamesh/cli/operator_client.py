@@ -62,6 +62,25 @@ class OperatorClient(Client):
             for row in self.nodes()
         }
 
+    def nodes_and_lost(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return the nodes of `nodes`, and those that vanished; none of these from an older router."""
+        page = self._exchange(Ask("GET", "/v1/nodes", _object))
+        return _rows(page, "nodes"), _rows(page, "lost")
+
+    def routers(self) -> list[dict[str, Any]]:
+        """Return the routers of the network that the router hears of, itself first; none from an older router."""
+        try:
+            return _rows(self._exchange(Ask("GET", "/v1/routers", _object)), "routers")
+        except ModelNotFound:  # a page that it has not
+            return []
+
+    def forget(self, node: str, *, authorization: str) -> dict[str, Any]:
+        """Let the router forget a lost node; raise `ClientError` when it refuses: no such node, not its key."""
+        path = f"/v1/nodes/{quote(node, safe='')}"
+        return self._exchange(
+            Ask("DELETE", path, _object, headers={"Authorization": authorization})
+        )
+
     def owned_models(self) -> list[dict[str, Any]]:
         """Return which file each version is served as, why, and who hosts others; none from an older router."""
         try:
@@ -132,6 +151,15 @@ def read_tasks(page: Mapping[str, Any]) -> dict[str, str]:
             values = cast("dict[str, object]", entry)
             found[str(values.get("id"))] = str(values.get("task", Task.CHAT) or "")
     return found
+
+
+def _rows(page: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    rows = page.get(name)
+    if not isinstance(rows, list):
+        return []
+    return [
+        cast("dict[str, Any]", row) for row in cast("list[object]", rows) if isinstance(row, dict)
+    ]
 
 
 def _bytes(answer: Answer, url: str) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from capamesh.cli.access import AccessOptions
 from capamesh.cli.compact_table import Column
 from capamesh.cli.fleet_rows import node_name, node_names
+from capamesh.cli.operator_client import OperatorClient
 from capamesh.cli.printing import (
     day_text,
     hint,
@@ -18,10 +19,11 @@ from capamesh.cli.printing import (
     print_values,
     print_wide,
 )
-from capamesh.client import Client
+from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import NetworkOwner, RevocationList
 from capamesh.protocol.network.authority import own_authority
 from capamesh.protocol.network.book import BOOK_FILE, Book, Invited, read_book
+from capamesh.protocol.network.seen import Seen, note_seen, read_seen
 
 SHOWN_DIGITS = 8
 """The first digits of an invite that a table of members shows (guess: no two of a book share them)."""
@@ -37,6 +39,7 @@ INVITE_COLUMNS: Final = (
 )
 MEMBER_COLUMNS: Final = (
     Column("NODE", least=12, is_name=True),
+    Column("SEEN"),
     Column("INVITE"),
     Column("FOR", least=10),
     Column("MEMBER UNTIL"),
@@ -50,8 +53,10 @@ def show_book(
     owner = NetworkOwner.load(folder)
     revoked = RevocationList.load(folder, owner.ca_der)
     book = read_book(folder)
-    members = _members(router, access) if router else None
     now = dt.datetime.now(dt.UTC)
+    members, lost = _members(router, access) if router else (None, [])
+    seen = read_seen(folder) if members is None else note_seen(folder, [*lost, *members], now)
+    away = _away(seen, {str(member["peer_id"]) for member in members or ()})
     here = Counter(str(member["invite"]) for member in members or ())
     network = {
         "network_id": owner.network_id,
@@ -80,6 +85,7 @@ def show_book(
                 "revoked_invites": sorted(revoked.invites),
                 "router": router or None,
                 "members": members,
+                "members_away": away,
             }
         )
         return
@@ -90,9 +96,10 @@ def show_book(
         revocations = [("peer", str(peer)) for peer in sorted(revoked.peers)]
         revocations += [("invite", invite) for invite in sorted(revoked.invites)]
         print_wide(("REVOKED", "WHO"), revocations)
-    if members is not None:
-        labels = {entry.invite: entry.label for entry in book.invites}
-        _print_members(members, labels, is_wide=is_wide)
+    if members == [] and not away:
+        print("\nNone of its nodes is known to that router now.")
+    labels = {entry.invite: entry.label for entry in book.invites}
+    _print_members([*(members or ()), *away], labels, is_wide=is_wide)
     _hint(folder, book, router)
 
 
@@ -120,10 +127,27 @@ def _described(entry: Invited, state: str) -> dict[str, Any]:
     }
 
 
-def _members(router: str, access: AccessOptions) -> list[dict[str, Any]]:
-    """Return the nodes that a router has in its fleet; it has no list of other routers."""
-    with Client(router, **access) as client:
-        found = client.nodes()
+def _away(seen: dict[PeerId, Seen], here: set[str]) -> list[dict[str, Any]]:
+    """Return the members that were seen before and are not here, the one seen last first."""
+    return [
+        {
+            "name": one.name,
+            "peer_id": one.peer,
+            "invite": one.invite,
+            "member_until": None,
+            "last_seen": one.last_seen.isoformat(),
+        }
+        for one in sorted(seen.values(), key=lambda one: one.last_seen, reverse=True)
+        if one.peer not in here
+    ]
+
+
+def _members(
+    router: str, access: AccessOptions
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the nodes that a router has in its fleet, and those that it has lost."""
+    with OperatorClient(router, **access) as client:
+        found, lost = client.nodes_and_lost()
     return [
         {
             "name": node.get("name", ""),
@@ -132,7 +156,7 @@ def _members(router: str, access: AccessOptions) -> list[dict[str, Any]]:
             "member_until": node.get("member_until"),
         }
         for node in found
-    ]
+    ], lost
 
 
 def _print_invites(invites: list[dict[str, Any]], *, is_wide: bool) -> None:
@@ -164,25 +188,26 @@ def _places(one: dict[str, Any]) -> str:
 
 
 def _print_members(members: list[dict[str, Any]], labels: dict[str, str], *, is_wide: bool) -> None:
+    if not members:
+        return
     print()
     names = node_names(members)
     rows = [
         (
             node_name(member, names),
+            day_text(member["last_seen"]) if member.get("last_seen") else "here",
             str(member["invite"])[:SHOWN_DIGITS] or "-",
             labels.get(str(member["invite"])) or "-",
             day_text(member["member_until"]),
         )
         for member in members
     ]
-    if not members:
-        print("None of its nodes is known to that router now.")
-    elif is_wide:
+    if is_wide:
         wide = [
             (*row, member["peer_id"], member["invite"])
             for row, member in zip(rows, members, strict=True)
         ]
-        print_wide(("NODE", "INVITE", "FOR", "MEMBER UNTIL", "PEER", "WHOLE INVITE"), wide)
+        print_wide(("NODE", "SEEN", "INVITE", "FOR", "MEMBER UNTIL", "PEER", "WHOLE INVITE"), wide)
     else:
         print_compact(MEMBER_COLUMNS, rows)
 

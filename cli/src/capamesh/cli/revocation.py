@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from capamesh.cli.access import AccessOptions
-from capamesh.cli.operator_client import FleetNode, OperatorClient
+from capamesh.cli.operator_client import OperatorClient
 from capamesh.cli.printing import hint, print_fields, print_json
 from capamesh.client import Client, HeldList
 from capamesh.protocol.errors import CapameshError, ConfigError
@@ -18,6 +18,7 @@ from capamesh.protocol.identity import public_bytes_of
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import NetworkOwner, RevocationList
 from capamesh.protocol.network.book import read_book
+from capamesh.protocol.network.seen import Seen, note_seen, read_seen
 from capamesh.router.fleet.naming import nodes_meant, not_one
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ def revoke(
     """
     owner = NetworkOwner.load(folder)
     current = RevocationList.load(folder, owner.ca_der)
+    peers: list[PeerId] = []
     if names:
-        invites, peers = _meant(folder, names, router, access)
+        invites, peers = _meant(folder, names, router, access, current)
         current = owner.revoke(current, peers=peers, invites=invites, now=dt.datetime.now(dt.UTC))
         current.save(folder)
     elif not current.version:
@@ -61,6 +63,11 @@ def revoke(
         print_json(fields)
         return
     print_fields(fields)
+    if peers:
+        hint(
+            "A member that is revoked by its id comes back only as a new one: its data folder is to be removed, and a token"
+            " given to it whose invite is good. A token that it has kept admits a new id too: revoke its invite to prevent that."
+        )
     if held is None:
         hint(
             "Saved. Members keep their links until a router hears of it: "
@@ -93,19 +100,24 @@ def warn_unless_kept(held: HeldList | None) -> None:
 
 
 def _meant(
-    folder: Path, names: list[str], router: str | None, access: AccessOptions
+    folder: Path,
+    names: list[str],
+    router: str | None,
+    access: AccessOptions,
+    current: RevocationList,
 ) -> tuple[set[str], list[PeerId]]:
     """Return the invites and the peers that are meant.
 
     Whole ones are taken as they are, so that a list can be signed while no router answers. The router is asked for its nodes
-    when a name is none of these.
+    when a name is none of these; members that are off are known by the owner's book.
     """
     invites = {name for name in names if _SERIAL.fullmatch(name)}
     peers = [PeerId(name) for name in names if _is_peer_id(name)]
     others = [name for name in names if name not in invites and name not in peers]
     if others:
         known = [entry.invite for entry in read_book(folder).invites]
-        fleet = {} if router is None else _fleet(router, access)
+        seen = read_seen(folder) if router is None else _seen_at(folder, router, access)
+        fleet = {peer: one for peer, one in seen.items() if peer not in current.peers}
         for name in others:
             found = invites_meant(name, known)
             nodes = nodes_meant(name.removeprefix("…"), fleet)
@@ -115,9 +127,11 @@ def _meant(
     return invites, peers
 
 
-def _fleet(router: str, access: AccessOptions) -> dict[PeerId, FleetNode]:
+def _seen_at(folder: Path, router: str, access: AccessOptions) -> dict[PeerId, Seen]:
+    """Return the members of the owner's book once those that the router knows are added."""
     with OperatorClient(router, **access) as client:
-        return client.fleet()
+        here, lost = client.nodes_and_lost()
+    return note_seen(folder, [*lost, *here], dt.datetime.now(dt.UTC))
 
 
 def invites_meant(given: str, known: Iterable[str]) -> list[str]:
@@ -135,11 +149,11 @@ def _require_one(
     if invites:
         meant = ", ".join([*invites, *nodes])
         raise ConfigError(f"{given!r} may mean each of {meant}; give the whole of one")
-    if is_asked:
+    if is_asked or nodes:
         raise ConfigError(f"{not_one(given, nodes, fleet)}; and no invite in the book begins so")
     raise ConfigError(
-        f"{given[:80]!r} is neither a whole peer id, nor an invite as `capamesh network show` lists it; with --router a "
-        "node's name or a part of its peer id does as well"
+        f"{given[:80]!r} is neither a peer id, nor an invite, nor the name of a member that `capamesh network show` lists; "
+        "with --router the name of a node that is here now does as well"
     )
 
 

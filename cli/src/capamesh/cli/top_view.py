@@ -34,7 +34,14 @@ NODE_COLUMNS: Final = (
 )
 _LEAST_ROWS: Final = 3
 """The lines that each table has where there is room for so few."""
-_TROUBLE: Final = {"unusable": 0, "ejected": 1, "suspected": 2, "draining": 4, "usable": 9}
+_TROUBLE: Final = {
+    "lost": -1,
+    "unusable": 0,
+    "ejected": 1,
+    "suspected": 2,
+    "draining": 4,
+    "usable": 9,
+}
 """The rank of a node's state; all others stand between."""
 _OTHER_TROUBLE: Final = 3
 
@@ -61,11 +68,20 @@ def _headline(snapshot: Row) -> str:
     busy = [_row(model.get("traffic")) for model in models.values() if model.get("is_newest")]
     requests = sum(_number(one.get("requests_per_s")) for one in busy)
     errors = sum(_number(one.get("errors_per_s")) for one in busy)
+    routers = _list(router.get("routers"))
+    others = f"  routers {len(routers)}" if len(routers) > 1 else ""
+    short = _list(router.get("models_short"))
+    missing = f"  short of nodes: {', '.join(map(_short_model, short[:3]))}" if short else ""
     reason = f" ({short_reason(router['reason'])})" if router.get("reason") else ""
     return (
         f"{router.get('state', '?')}{reason}  nodes {usable} of {len(nodes)} usable  models {len(models)}  "
-        f"{requests:.1f} req/s  {errors:.1f} errors/s"
+        f"{requests:.1f} req/s  {errors:.1f} errors/s{others}{missing}"
     )
+
+
+def _short_model(value: object) -> str:
+    row = _row(value)
+    return f"{row.get('name')} ({row.get('nodes_ready')} of {row.get('nodes_before')})"
 
 
 def _models(snapshot: Row) -> list[tuple[object, ...]]:

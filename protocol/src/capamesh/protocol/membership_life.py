@@ -23,9 +23,10 @@ WARN_AGAIN: Final = timedelta(days=1)
 LAST_WARNING: Final = timedelta(minutes=1)
 """The time before the end after which there is no warning (guess: nobody acts sooner)."""
 
+REVOKED_PEER: Final = "revoked peer"
 _ENDS: Final = {
     "expired": "expired",
-    "revoked peer": "revoked",
+    REVOKED_PEER: "revoked",
     "revoked invite": "revoked",
     "retired owner key": "revoked",
 }
@@ -39,7 +40,9 @@ class LifeLeft(StrEnum):
     HALF = "half"
     """Half of the life or less."""
     TENTH = "tenth"
-    """A tenth of the life or less; nothing of it, too."""
+    """A tenth of the life or less."""
+    NONE = "none"
+    """The membership has ended: it has expired or was revoked."""
 
 
 class LifeFigures(NamedTuple):
@@ -63,6 +66,11 @@ class Ended:
 
     state: str
     reason: str
+
+    @property
+    def is_of_peer(self) -> bool:
+        """True if the member itself is revoked, so that no token readmits it."""
+        return self.reason.startswith(REVOKED_PEER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +137,9 @@ class MembershipLife:
         return {
             "expires_at": self._membership.expires_at.isoformat(),
             "expires_in_s": round(self.left(now).total_seconds()),
-            "life_left": stage_of(self.ratio(now)).value,
+            "life_left": stage_of(self.ratio(now)).value
+            if self.ended is None
+            else LifeLeft.NONE.value,
             "revocations_version": self._trust.revocations.version,
         }
 

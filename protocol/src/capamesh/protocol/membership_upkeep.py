@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 BY_FILE = "put a new token of the network's owner (capamesh network token) into its --token-file, which a newer `capamesh join` line does: it is taken as this runs"
 BY_START = "start it anew with a new token of the network's owner (capamesh network token), by --token-file: later ones are then taken as it runs"
 
+BY_NEW_ID = "this id is shut out for good, whatever its token: to join again, stop it, remove its data folder {folder}, and start it with a token of the network's owner"
+
 
 class MembershipUpkeep:
     """Looks after one member's own membership; its owner calls `beat` every few seconds."""
@@ -110,6 +112,8 @@ class MembershipUpkeep:
 
     @property
     def _what_to_do(self) -> str:
+        if self.ended is not None and self.ended.is_of_peer:
+            return BY_NEW_ID.format(folder=self._home.folder)
         return BY_START if self._token_file is None else BY_FILE
 
     def renewed(self, membership: Membership) -> None:

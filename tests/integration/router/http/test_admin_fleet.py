@@ -167,7 +167,7 @@ async def test_wrong_method_is_refused_with_those_there_are(http: Http) -> None:
 
 
 async def test_fleet_page_shows_nodes_models_links_and_what_became_of_requests(http: Http) -> None:
-    assert await get(http, "/v1/nodes") == (200, {"nodes": []})
+    assert await get(http, "/v1/nodes") == (200, {"nodes": [], "lost": []})
     http.node("A", echo)
     http.view.apply([Joined(advert("B", "b:1", is_draining=True))])
     http.unreachable("b:1", "refused")

@@ -27,7 +27,7 @@ OPEN = {"state": "forced_open"}
 async def http() -> AsyncIterator[Http]:
     async with tidy(policy="least-request") as http:
         yield http
-        assert set(http.log.events) <= {"circuit_held"}
+        assert set(http.log.events) <= {"circuit_held", "node_forgotten"}
         http.log.events.clear()
 
 
@@ -302,3 +302,29 @@ async def test_requests_that_failed_are_shown_with_the_nodes_that_were_asked(htt
     assert attempt["outcome"] == "run_failed: no memory"
     assert 0 <= attempt["after_s"] < attempt["took_s"] <= row["took_s"]
     assert attempt.keys() >= {"queue_s", "run_s"}
+
+
+async def test_lost_node_is_listed_and_forgotten_by_the_operator_alone(http: Http) -> None:
+    http.node(OTHER)
+    lost = http.parts.lost
+    lost.lost(
+        PeerId(ALPHA), "gpu-1", {(ModelName("m"), ModelVersion("1")): 2}, now_s=0.0, wall_ms=0
+    )
+    lost.lost(PeerId("12D3KooWgamma"), "gpu-1", {}, now_s=0.0, wall_ms=1)
+    page = await (await http.client.get("/v1/nodes")).json()
+    models = [{"name": "m", "version": "1", "nodes_before": 2}]
+    row = {"peer_id": ALPHA, "name": "gpu-1", "invite": "", "models": models}
+    assert page["lost"][1] == {**row, "lost_at": "1970-01-01T00:00:00+00:00"}
+
+    async def forget(node: str, headers: dict[str, str] = KEY) -> tuple[int, Any]:
+        response = await http.client.request("DELETE", f"/v1/nodes/{node}", headers=headers)
+        return response.status, await response.json()
+
+    assert (await forget(ALPHA, {}))[0] == 401
+    assert (await forget("gpu-1"))[0] == 400  # two are called so
+    status, found = await forget(OTHER)
+    assert (status, "is in the fleet" in found["error"]) == (400, True)
+    assert (await forget("%1B%5B2J"))[0] == 404
+    assert await forget("Walpha") == (200, {"peer_id": ALPHA, "name": "gpu-1"})
+    assert await forget("gpu-1") == (200, {"peer_id": "12D3KooWgamma", "name": "gpu-1"})
+    assert (await (await http.client.get("/v1/nodes")).json())["lost"] == []

@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.fleet import Joined, Suspected
-from capamesh.protocol.ids import PeerId
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.steps import run_through
+from capamesh.router.fleet.lost_nodes import LostNodes
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.page.differences import differences
 from capamesh.router.page.others import OthersFigures
 from capamesh.router.page.overview import Overview, OverviewMaker
 
 
-def made(fleet: Fleet, **errors: str) -> Overview:
+def made(fleet: Fleet, lost: LostNodes | None = None, **errors: str) -> Overview:
     maker = OverviewMaker(
         fleet.view,
         last_error=lambda endpoint: errors.get(endpoint.peer, ""),
@@ -29,6 +30,7 @@ def made(fleet: Fleet, **errors: str) -> Overview:
         traffic=lambda model: {"requests_per_s": 2.0} if model == "m" else {},
         member_of=lambda _: None,
         drained_until=lambda _: None,
+        lost=lost,
     )
     return run_through(maker.steps())
 
@@ -105,3 +107,21 @@ def test_differences_lead_from_one_overview_to_the_other(
     before, after = Overview({}, one, other), Overview({}, other, one)
     text = run_through(differences(before, after))
     assert applied(before, json.loads(text or b"{}")) == after
+
+
+async def test_row_of_a_lost_node_has_all_that_a_row_has() -> None:
+    fleet, lost = Fleet(), LostNodes()
+    fleet.node("here", hang)
+    models = {(ModelName(f"m{at}"), ModelVersion("1")): 1 for at in range(5)}
+    lost.lost(PeerId("gone"), "<b>gone</b>", models, now_s=0.0, wall_ms=0)
+    rows = made(fleet, lost).nodes
+    assert rows["gone"].keys() == rows["here"].keys()  # a page merges what differs into what it had
+    assert rows["here"]["lost_at"] is None
+    told = ("name", "state", "reason", "models", "models_ready")
+    assert [rows["gone"][key] for key in told] == [
+        "<b>gone</b>",
+        "lost",
+        "since 1970-01-01 00:00:00 UTC; it had m0/1, m1/1, m2/1 and 2 more",
+        5,
+        0,
+    ]

@@ -33,7 +33,6 @@ from capamesh.protocol.network_clock import (
     check_time_by,
     is_order_void,
 )
-
 from capamesh.router.fleet.routers_heard import RoutersHeard
 
 if TYPE_CHECKING:

@@ -178,4 +178,3 @@ class LostNodes:
 
     def _give_way(self, nodes: Iterable[LostNode]) -> None:
         del self._lost[PeerId(min(nodes, key=lambda node: node.stayed_s).peer)]
-

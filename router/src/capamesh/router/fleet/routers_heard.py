@@ -35,9 +35,7 @@ class RoutersHeard:
         if known is not None and known[0].sequence >= advert.sequence:
             return
         of_invite = Counter(invite for _, invite, _ in self._heard.values())[member.invite_serial]
-        if known is None and (
-            len(self._heard) >= MOST or of_invite >= member.invite_members
-        ):
+        if known is None and (len(self._heard) >= MOST or of_invite >= member.invite_members):
             return
         self._heard[advert.peer] = (advert, member.invite_serial, now_s)
 

@@ -130,9 +130,7 @@ class FleetUpdates:
             )
 
     def _has_lost(self, peer: PeerId, name: str, hosted: Mapping[Key, int]) -> None:
-        self._lost.lost(
-            peer, name, hosted, now_s=self._clocks.steady_s(), wall_ms=self._wall_ms()
-        )
+        self._lost.lost(peer, name, hosted, now_s=self._clocks.steady_s(), wall_ms=self._wall_ms())
         models = [f"{model}/{version}" for model, version in hosted]
         self._log.warning("node_lost", node=name, peer=peer, models=models)
 
@@ -150,4 +148,3 @@ class FleetUpdates:
             return None
         keys = [(offer.name, offer.version) for offer in advert.models if offer.is_ready]
         return {key: fleet.nodes_ready(*key) for key in keys if fleet.has_ready(peer, *key)}
-
