@@ -12,11 +12,13 @@ BEGIN_LATER = {
     "CapameshErrors",
     "CapameshOverloaded",
     "CapameshFirstTokensLate",
+    "CapameshNodeLost",
+    "CapameshModelShort",
     "CapameshCertificateEnds",
     "CapameshCertificateRefused",
     "CapameshLogLinesLost",
 }
-"""Alerts whose values have no series until a request has failed, or where there is no certificate, or no log of requests;
+"""Alerts whose values have no series until a request has failed or a node was lost, or where there is no certificate, or no log of requests;
 `alerts.test.yml` has them fire."""
 RATE_OVER = "20s"
 """The time that Grafana takes for `$__rate_interval`: four scrapes."""

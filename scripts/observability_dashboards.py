@@ -103,12 +103,6 @@ NODES = Dashboard(
             "{{name}} {{node}}",
         ),
         _line(
-            "Seconds since a node was lost",
-            "s",
-            f"time() - min by (node, name) ({named(router.NODE_LOST)})",
-            "{{name}} {{node}}",
-        ),
-        _line(
             "Links that are up", "none", f"sum by (node) ({named(router.NODE_LINKS)})", "{{node}}"
         ),
         _line("Attempts answered", "reqps", rate(router.NODE_ANSWERED, "node"), "{{node}}"),

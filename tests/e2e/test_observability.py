@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import shutil
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -84,12 +85,12 @@ async def prometheus(
 @pytest.mark.skipif(
     PROMETHEUS is None, reason="prometheus is not installed: apt-get install prometheus"
 )
-async def test_every_panel_and_every_alert_has_data_on_a_small_network(
+async def test_every_panel_and_every_alert_has_data_on_a_small_network_and_a_lost_node_is_alerted(
     built_models: Path, tmp_path: Path
 ) -> None:
     options = ("--metrics", "127.0.0.1:0")
-    async with Cluster(tmp_path / "cluster", built_models, 1, node_options=options) as cluster:
-        await cluster.wait_routable(1)
+    async with Cluster(tmp_path / "cluster", built_models, 2, node_options=options) as cluster:
+        await cluster.wait_routable(2)
         routers = [cluster.http_url.removeprefix("http://")]
         page = cluster.nodes[0].status()["metrics"]
         nodes = [page.removeprefix("http://").removesuffix("/metrics")]
@@ -119,3 +120,24 @@ async def test_every_panel_and_every_alert_has_data_on_a_small_network(
             assert await rules() == {alert.name: "ok" for alert in ALERTS}
             targets = (await running.get("targets"))["activeTargets"]
             assert [target["health"] for target in targets] == ["up", "up"]
+
+            # a node that is killed is named by the page, the log and an alert
+            lost = cluster.nodes[1]
+            lost.signal(signal.SIGKILL)
+
+            async def fired() -> bool:
+                alerts = (await running.get("alerts"))["alerts"]
+                return any(
+                    alert["state"] == "firing"
+                    and alert["labels"].get("name") == lost.name
+                    and alert["annotations"]["summary"].startswith(f"{lost.name} (")
+                    for alert in alerts
+                    if alert["labels"]["alertname"] == "CapameshNodeLost"
+                )
+
+            await until(fired)
+            page = await get(f"{cluster.http_url}/v1/nodes")
+            assert [node["name"] for node in page["lost"]] == [lost.name]
+            lines = cluster.router.log_file.read_text().splitlines()
+            (line,) = [line for line in lines if "node_lost" in line]
+            assert ("warning" in line, lost.name in line) == (True, True)

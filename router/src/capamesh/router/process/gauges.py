@@ -74,8 +74,8 @@ def watch_fleet(
     def usable() -> Iterator[tuple[tuple[str], float]]:
         for model in fleet.models():
             yield from _each_once(model, _usable_hosts(fleet, model, clock()))
-        for model, _ in missing():
-            yield model, 0  # also where no node has it any more
+        for labels, _ in missing():
+            yield labels, 0  # also where no node has it any more
 
     def missing() -> Iterator[tuple[tuple[str], float]]:
         for short in lost.short(fleet.nodes_ready):

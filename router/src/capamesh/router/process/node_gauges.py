@@ -26,6 +26,7 @@ UNLINKED: Final = "unlinked"
 DRAINING: Final = "draining"
 SUSPECTED: Final = "suspected"
 CIRCUIT_OPEN: Final = "circuit_open"
+LOST: Final = "lost"
 STATES: Final = (USABLE, CIRCUIT_OPEN, SUSPECTED, DRAINING, UNLINKED)
 """The states of a node, the best first: a node is in the state of its best link."""
 
@@ -73,6 +74,7 @@ class NodeGauges:
             yield (state,), 0  # each is told of, also where no node is in it
         for peer in list(self._fleet.adverts):
             yield (self.state(peer),), 1
+        yield (LOST,), len(self._lost)
 
     def state(self, peer: PeerId) -> str:
         """Return the state of a node."""

@@ -238,7 +238,8 @@ ON_TRIAL: Final = gauge(
 NODES: Final = gauge(
     "capamesh_nodes",
     "Nodes in this router's view. `state` is `usable`, or else why none of a node's links takes a request now: `unlinked`,"
-    " `draining`, `suspected` (it was not heard of for long) or `circuit_open` (it failed).",
+    " `draining`, `suspected` (it was not heard of for long) or `circuit_open` (it failed). Nodes that are not in view any more are `lost` where"
+    " they vanished, see `capamesh_fleet_lost_timestamp_seconds`.",
     "state",
 )
 NODE_USABLE: Final = gauge(
