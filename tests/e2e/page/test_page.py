@@ -24,6 +24,7 @@ from router_http import Http, serving
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.fleet import Left
+from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec, join_elements
 from capamesh.router.telemetry.tracing import AttemptTimes, RequestTimes
 
@@ -97,6 +98,28 @@ async def test_page_follows_what_changes(http: Http, open_page: OpenPage) -> Non
     await tab.wait_for("document.querySelector('main [role=status]').textContent === '41'")
     http.view.apply([Left(peer_of(99), "it said goodbye")])
     await tab.wait_for("document.querySelector('main [role=status]').textContent === '40'")
+
+
+async def test_lost_node_and_the_models_short_of_it_come_first(
+    http: Http, open_page: OpenPage
+) -> None:
+    lost, peer = http.parts.lost, peer_of(77)
+    short = {(ModelName("digits"), ModelVersion("1")): 99, (ModelName("gone"), ModelVersion("1")): 1}
+    lost.lost(peer, HOSTILE, short, now_s=0.0, wall_ms=0)
+    try:
+        tab = await open_page(http)
+        await tab.wait_for("document.querySelector('.attention li')?.innerText.includes('lost')")
+        listed = await text_of(tab, ".attention")
+        first = listed.splitlines()[:2]
+        assert "lost" in first[0].lower()
+        assert HOSTILE in " ".join(first)
+        assert "no nodes have it ready, 1 had before" in listed
+        assert await tab.run("document.querySelectorAll('main img').length") == 0
+        await tab.run(f"location.hash = '#/node/{peer}'; 0")
+        await tab.wait_for("document.querySelector('main').innerText.includes('1970-01-01')")
+        assert tab.complaints == []
+    finally:
+        lost.forget(peer)
 
 
 async def test_names_of_others_are_shown_and_never_run(http: Http, open_page: OpenPage) -> None:
