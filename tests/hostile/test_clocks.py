@@ -82,7 +82,7 @@ async def test_router_whose_clock_is_wrong_serves_a_fleet_says_whose_it_is_and_l
         assert len(await network.fleet()) == 3
         for event in ("clock_is_wrong", "clock_is_right"):
             await until_logged(network.router, event)
-        for event in ("node_left", "node_unlinked", "mesh_down"):
+        for event in ("node_left", "node_lost", "node_unlinked", "mesh_down"):
             assert logged(network.router, event) == []
         assert "expelled" not in network.router.log_file.read_text("utf-8", "replace")
 

@@ -181,6 +181,26 @@ def test_node_is_one_line_and_what_is_wrong_stands_below(
     assert cli("nodes").lines[32:] == ["and 30 more: give --wide"]
 
 
+def test_lost_node_and_other_routers_are_named(hosting: Router, cli: Cli) -> None:
+    models = [{"name": "iris", "version": "2", "nodes_before": 1}]
+    gone = {"peer_id": "12D3KooWgone", "name": "gpu-9", "lost_at": "2026-03-01T12:00:07+00:00"}
+    hosting.bodies |= {
+        "/v1/nodes": {"nodes": [], "lost": [{**gone, "models": models}]},
+        "/v1/routers": {
+            "routers": [
+                {"peer_id": "12D3KooWaaaaaaaa", "name": "r1", "is_this": True},
+                {"peer_id": "12D3KooWbbbbbbbb", "name": "r2", "is_this": False},
+            ]
+        },
+    }
+    said = cli("nodes")
+    assert "gpu-9 lost - 0 of 1 0 0 - 0 -" in said.lines
+    assert "gpu-9: lost since 2026-03-01 12:00:07 UTC; it had iris/2" in said.lines
+    assert "2 routers: r1 (…aaaaaaaa), this one, r2 (…bbbbbbbb)" in said.err
+    assert "capamesh node forget" in said.err
+    assert "lost since 2026-03-01 12:00:07 UTC" in cli("nodes --wide").out
+
+
 def test_empty_list_says_the_next_step(hosting: Router, cli: Cli) -> None:
     hosting.bodies |= {"/v1/nodes": {"nodes": []}, "/v2/repository/index": []}
     for line in ("nodes", "models", "nodes --wide", "models --wide"):
