@@ -45,15 +45,17 @@ def test_route_of_which_nothing_is_said_takes_an_admins_key_alone() -> None:
 
 async def test_router_asks_for_no_key_before_the_first_was_made(http: Http) -> None:
     of_operator = {
-        "/v1/nodes/{peer}/circuit",
-        "/v2/repository/models/{model}/load",
-        "/v2/repository/models/{model}/unload",
+        ("PUT", "/v1/nodes/{peer}/circuit"),
+        ("DELETE", "/v1/nodes/{peer}"),
+        ("POST", "/v2/repository/models/{model}/load"),
+        ("POST", "/v2/repository/models/{model}/unload"),
     }
     assert await status(http, {}) == 200
     for route in http.routes:
         body = None if route.method == "GET" else json.dumps(BODY).encode()
         response = await http.client.request(route.method, filled(route.path), data=body)
-        assert (response.status == 401) is (route.path in of_operator), route.path
+        asked = route.method, route.path
+        assert (response.status == 401) is (asked in of_operator), asked
         response.close()
     http.log.events.clear()  # what was changed
 
