@@ -104,7 +104,10 @@ async def test_lost_node_and_the_models_short_of_it_come_first(
     http: Http, open_page: OpenPage
 ) -> None:
     lost, peer = http.parts.lost, peer_of(77)
-    short = {(ModelName("digits"), ModelVersion("1")): 99, (ModelName("gone"), ModelVersion("1")): 1}
+    short = {
+        (ModelName("digits"), ModelVersion("1")): 99,
+        (ModelName("gone"), ModelVersion("1")): 1,
+    }
     lost.lost(peer, HOSTILE, short, now_s=0.0, wall_ms=0)
     try:
         tab = await open_page(http)
