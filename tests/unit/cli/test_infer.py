@@ -33,7 +33,7 @@ from capamesh.client import (
     TensorSpec,
     Timings,
 )
-from capamesh.client.answers import Answer
+from capamesh.client.answers import Answer, SampleWindow
 from capamesh.client.arrays import tensor_from_lists
 from capamesh.client.retries import DEFAULT_RETRIES
 from capamesh.protocol.errors import InvalidRequest
@@ -430,6 +430,21 @@ def test_example_is_a_request_that_the_model_takes(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.load(tmp_path / "m-0.npy"), value)
 
 
+def test_example_of_a_model_with_a_window_is_one_and_what_its_manifest_gives(
+    tmp_path: Path,
+) -> None:
+    window = SampleWindow("X", 4, 2, 16_000, {"sr": 16_000})
+    sound, rate = TensorSpec("X", Datatype.FP32, (-1, -1)), TensorSpec("sr", Datatype.INT64, ())
+    wanted = replace(model(sound, rate), window=window)
+    made = write_example(tmp_path, wanted, tmp_path / "absent.npz")
+    assert [each.to_numpy().tolist() for each in made.inputs] == [[[0.0] * 6], 16_000]
+    rows = np.ones((2, 6), np.float32)
+    np.savez(tmp_path / "case.npz", rows=rows)
+    made = write_example(tmp_path, wanted, tmp_path / "case.npz")
+    assert [each.to_numpy().tolist() for each in made.inputs] == [[[1.0] * 6], 16_000]
+    assert made.is_sample
+
+
 class Taking:
     """A client whose model takes what fits it, but for the one that refuses."""
 
@@ -510,6 +525,7 @@ async def test_model_whose_sizes_can_only_be_guessed_is_sent_nothing_but_a_sampl
         client = Taking(inputs=[TensorSpec("X", datatype, shape)])
         (example,) = await client.tried(tmp_path, "m")
         assert (example.refusal, client.asked) == (refusal, [] if refusal else ["m"])
+        assert example.request.exists() is not bool(refusal)
     np.savez(tmp_path / "m.npz", rows=np.ones((2, 7), np.float32))
     (example,) = await client.tried(tmp_path, "m")
     assert (client.asked, example.refusal, example.is_sample) == (["m"], "", True)

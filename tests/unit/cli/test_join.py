@@ -13,14 +13,15 @@ import pytest
 
 from capamesh.cli import routers_reached
 from capamesh.cli.checkup.network import Reach
-from capamesh.cli.cluster_session import joining_lines
+from capamesh.cli.cluster_session import joining_lines, samples_folder
 from capamesh.cli.home import SETTINGS_FILE, recall
-from capamesh.cli.local_cluster import JOINING, JOINING_LABEL, OWNER_FOLDER, LocalCluster
+from capamesh.cli.local_cluster import JOIN_FILE, JOINING, JOINING_LABEL, OWNER_FOLDER, LocalCluster
 from capamesh.protocol.advertised_address import dialled_multiaddr
 from capamesh.protocol.data_dir import LOCK_FILE, DataDir
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import NetworkOwner, Role
 from capamesh.protocol.network.book import Invited, read_book
+from capamesh.protocol.private_files import replace_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,7 +102,7 @@ OLD, OVER = token(ends=NOW - DAY, made=NOW - 2 * DAY), f"{NOW - DAY:%Y-%m-%dT%H:
         (token()[:-3], "the join token is cut short or mistyped.*copy the whole of it again"),
         (
             token(ADDRESS, ADDRESS.replace("0.5", "0.6")),
-            f"{re.escape(NO_ANSWER)}.*firewall.*prints a new line",
+            f"{re.escape(NO_ANSWER)}.*firewall.*prints a new token",
         ),
         (token(f"/ip4/10.0.0.5/udp/4001/quic-v1/p2p/{PEER}"), "token names no router's address"),
     ],
@@ -180,7 +181,59 @@ def test_node_that_runs_takes_the_token_whatever_its_ports_and_routers(
     assert machine.dialled == []
 
 
-# the token that `capamesh up` prints
+def test_limits_of_the_node_are_options_or_variables_and_are_remembered(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same, more = token(), ("--port", "0")
+    monkeypatch.setenv("CAPAMESH_MEMORY_LIMIT", "20MiB")
+    monkeypatch.setenv("CAPAMESH_REGION", "eu")
+    monkeypatch.setenv(
+        "CAPAMESH_MAX_STREAMS", "7"
+    )  # no option of `join`: the node's command reads it
+    monkeypatch.setenv("CAPAMESH_MESH_PORT", "5000")
+    monkeypatch.setenv("CAPAMESH_MEMRY_LIMIT", "1")
+    said = machine.joins(same, "--threads", "1", *more).err
+    named = ("--memory-limit", "--region", "--threads")
+    assert [machine.option(name) for name in named] == ["20MiB", "eu", "1"]
+    assert "CAPAMESH_MEMRY_LIMIT; did you mean CAPAMESH_MEMORY_LIMIT?" in said
+    assert "`capamesh join` does not go by CAPAMESH_MESH_PORT:" in said
+    assert ("CAPAMESH_MESH_PORT" in os.environ, os.environ["CAPAMESH_MAX_STREAMS"]) == (False, "7")
+    monkeypatch.delenv("CAPAMESH_MEMORY_LIMIT")
+    said = machine.joins(same, "--price", "3").err
+    options = [machine.option(name) for name in (*named, "--price")]
+    assert options == ["20MiB", "eu", "1", "3.0"]
+    assert "remembered for the next start: --region eu --threads 1 --memory-limit 20MiB" in said
+    monkeypatch.setenv("CAPAMESH_MEMORY_LIMIT", "3cows")
+    refused = machine._cli("join", same, "--home", machine.home, status=2)
+    assert "'3cows' is no size" in refused.err
+
+
+def test_samples_are_served_again_where_that_is_asked_for(machine: Machine, tmp_path: Path) -> None:
+    same = token()
+    (tmp_path / "models").mkdir()
+    machine.joins(same, "--port", "0", "--models", str(tmp_path / "models"))
+    assert (
+        "is that of the last start; --models DIR serves another, --samples"
+        in machine.joins(same).err
+    )
+    assert machine.option("--models") == str(tmp_path / "models")
+    assert "These are the samples" in machine.joins(same, "--samples").err
+    assert machine.option("--models") == str(samples_folder() / "models")
+    said = machine._cli("join", same, "--samples", "--models", "x", status=2).err
+    assert "give one of --models and --samples" in said
+
+
+# the token for other machines
+
+
+def test_token_of_a_network_is_printed_and_where_there_is_none_it_says_what_writes_it(
+    tmp_path: Path, cli: Cli
+) -> None:
+    home = ("--home", tmp_path)
+    assert "start the network with `capamesh up`" in cli("token", *home, status=1).err
+    (tmp_path / "own").mkdir()
+    replace_private(tmp_path / "own" / JOIN_FILE, b"capamesh1abc\n")
+    assert cli("token", *home).out == "capamesh1abc\n"
 
 
 class Cluster(LocalCluster):
@@ -256,9 +309,11 @@ def test_line_for_other_machines_warns_of_an_address_that_none_of_them_reaches(
     cluster: Cluster, host: str, is_warned: bool
 ) -> None:
     cluster.address = dialled_multiaddr(host, 4001, PeerId(PEER))
-    made = cluster.join_token()
-    line, *warning = joining_lines(made)
-    assert line == f"  capamesh join {made.encode()}"
+    made, folder = cluster.join_token(), cluster.folder
+    line, secret, *warning = joining_lines(made, folder)
+    assert line == "  capamesh join TOKEN"
+    assert f"`capamesh token --home {folder.parent}` prints it" in secret
+    assert (folder / JOIN_FILE).read_text().strip() == made.encode()
     assert len(warning) == is_warned
     for each in warning:
         assert f"reaches this one at {host}, " in each

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from capamesh.cli import cluster_session, local_cluster
@@ -15,7 +16,8 @@ from capamesh.cli.example_requests import Example
 from capamesh.cli.home import SETTINGS_FILE, Settings, default_home, hold, keep, recall
 from capamesh.cli.local_cluster import LocalCluster, is_routable
 from capamesh.cli.member import LOG_FILE, Member
-from capamesh.protocol.errors import ConfigError
+from capamesh.client import Tensor
+from capamesh.protocol.errors import ConfigError, LocalError
 
 URL = "http://127.0.0.1:8000"
 
@@ -72,7 +74,11 @@ class Cluster(LocalCluster):
 
     def __init__(self, router: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(Path("/cluster"), Path("/models"))
-        member = SimpleNamespace(is_running=True, data_folder=Path("/cluster/router"))
+        self.status: dict[str, Any] = {}
+        """What its node says of itself."""
+        member = SimpleNamespace(
+            is_running=True, data_folder=Path("/cluster/router"), status=lambda: self.status
+        )
         self.nodes = [cast("Any", member)]
         self._router = cast("Any", member)
         monkeypatch.setattr(local_cluster, "AsyncClient", router)
@@ -128,6 +134,71 @@ async def test_dead_node_ends_the_telling(
     assert capsys.readouterr().out == ""
 
 
+BROKEN = {"name": "broken", "version": "1", "state": "failed", "reason": "it is cut short"}
+LOOKED = {"state": "waiting", "workers": [{}], "data_addresses": ["10.0.0.1:1"]}
+
+
+async def test_folder_without_a_model_that_can_be_served_ends_the_wait_with_the_reasons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(Answers(node()), monkeypatch)
+    cluster.models = tmp_path
+    good = {**BROKEN, "state": "loading"}
+    for status in (
+        {},
+        {**LOOKED, "state": "starting"},
+        {**LOOKED, "workers": [{}, {}]},  # the second device has said nothing yet
+        {**LOOKED, "models": [BROKEN, good]},
+    ):
+        cluster.status = status
+        with pytest.raises(LocalError, match="0 of 1 nodes are routable after"):
+            await cluster.wait_routable(1, timeout_s=0.01)
+    cluster.status = {**LOOKED, "models": [BROKEN, BROKEN]}
+    said = rf"no model of {tmp_path} can be served: broken/1: it is cut short\. Mend that, or give another folder: --models DIR"
+    with pytest.raises(LocalError, match=said):
+        await cluster.wait_routable(1)
+    cluster.status = LOOKED
+    with pytest.raises(LocalError, match=f"no model in {tmp_path}, which is empty: it takes NAME"):
+        await cluster.wait_routable(1)
+    for name in ("a.pt", "b.pt", "c.pt", "d.pt"):
+        (tmp_path / name).touch()
+    with pytest.raises(LocalError, match=r"which holds a\.pt, b\.pt, c\.pt and 1 more: it"):
+        await cluster.wait_routable(1)
+
+
+async def test_refused_models_are_told_of_once_each_and_a_long_start_says_what_it_waits_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Cluster(Answers(EARLY), monkeypatch)
+    cluster.status = {"models": [BROKEN, {**BROKEN, "name": "good", "state": "ready"}]}
+    refusals = cluster_session._Refusals(cluster)
+    refusals.tell()
+    cluster.status = {"models": [BROKEN, {**BROKEN, "version": "2"}]}
+    refusals.tell()
+    said = ["Refused: broken/1: it is cut short", "Refused: broken/2: it is cut short"]
+    assert capsys.readouterr().err.splitlines() == said
+    cluster.router.name = cluster.nodes[0].name = "node-1"
+    cluster.status = {"state": "starting", "reason": "large/1 loading"}
+    monkeypatch.setattr(cluster_session, "QUIET_S", 0.0)
+    telling = asyncio.create_task(cluster_session._tell_of_waits(cluster))
+    for _ in range(2):
+        await asyncio.sleep(0)
+    telling.cancel()
+    told = "After 0 s: node-1 starting (large/1 loading); node-1 starting (large/1 loading)"
+    assert capsys.readouterr().err.splitlines() == [told]
+
+
+def test_program_that_is_shown_sends_the_example() -> None:
+    inputs = (Tensor.from_numpy("X", np.zeros((1, 2), np.float32)),)
+    shown = Example("m", "", Path("m.json"), inputs, ('np.load("/e/m-0.npy")',), {"a": True})
+    code = shown.python(URL)
+    compile(code, "shown", "exec")
+    assert code.startswith(
+        f'import numpy as np; from capamesh.client import Client; client = Client("{URL}"); '
+    )
+    assert code.endswith('client.infer("m", {"X": np.load("/e/m-0.npy")}, parameters={"a": True}))')
+
+
 ERROR = "capamesh: error: "
 
 
@@ -147,6 +218,10 @@ def test_process_that_said_why_it_ended_is_quoted_and_another_s_log_is_named_and
         process: Any = SimpleNamespace(pid=7, returncode=code)
         report = Member("router", tmp_path, process, 0).exit_report()
         assert report == f"router (pid 7) ended with {said}"
+    file.write_text(f"{before}\n{ERROR}the port is taken\n")
+    process = SimpleNamespace(pid=7, returncode=1)
+    report = Member("router", tmp_path, process, 0, len(before) + 1).exit_report()
+    assert report == "router (pid 7) ended with exit status 1: the port is taken"
 
 
 # where members live
@@ -169,7 +244,8 @@ def test_settings_of_the_last_start_are_recalled_and_damaged_ones_refused_by_the
 ) -> None:
     assert recall(tmp_path) == Settings()
     ports = {"router_mesh": 4001}
-    settings = Settings("/models", "127.0.0.1:9000", "gpu-1", "127.0.0.1:9100", ports)
+    node_options = {"--threads": "2"}
+    settings = Settings("/m", "127.0.0.1:9000", "gpu-1", "127.0.0.1:9100", ports, node_options)
     keep(tmp_path / "own", settings)
     assert recall(tmp_path / "own") == settings
     (tmp_path / SETTINGS_FILE).write_text(json.dumps({"models": "/m", "colour": "red"}))

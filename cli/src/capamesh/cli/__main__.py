@@ -10,6 +10,7 @@ from typing import Final, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from capamesh.cli import variables
 from capamesh.cli.application import application, branch_of
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.plain_text import plain
@@ -49,6 +50,8 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; return 0, 1 for a failure, 2 for wrong usage, 130 when interrupted."""
     command = _command_of(branch_of(arguments))
+    for warning in variables.warnings(arguments):
+        print(f"capamesh: warning: {warning}", file=sys.stderr)
     try:
         status = command.main(list(arguments), prog_name="capamesh", standalone_mode=False)
     except CapameshError as error:

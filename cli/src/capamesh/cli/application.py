@@ -133,6 +133,14 @@ ENTRIES: Final = (
         "JOIN_EPILOG",
     ),
     Entry(
+        "token",
+        RUN,
+        "up",
+        "Print the token by which other machines join the network that `capamesh up` runs here. It is a secret.",
+        "token",
+        "TOKEN_EPILOG",
+    ),
+    Entry(
         "network",
         RUN,
         "network",
@@ -197,7 +205,7 @@ def application(branch: str | None = None) -> typer.Typer:
         "A decentralized inference network: nodes host ONNX models, routers find them by gossip.",
         examples(
             "capamesh up                          a network of your own, on this machine",
-            "capamesh join TOKEN                  on another machine: the line that it prints",
+            "capamesh join TOKEN                  on another machine, with what `capamesh token` prints",
             "capamesh models                      what can be run, in another terminal",
             "capamesh doctor                      is this machine ready for it?",
             "capamesh --install-completion        have the shell complete commands and options",

@@ -146,7 +146,7 @@ def bench_llm(
 
     async def run() -> str:
         async with AsyncOperatorClient(
-            url, max_connections=max(callers), retries=0, **access(header, ca, key)
+            url, max_connections=max(callers), retries=0, **access(header, ca, key, router=url)
         ) as client:
             tasks: dict[str, str] = {}
             try:

@@ -110,7 +110,7 @@ def chat(
     with OperatorClient(
         options.several(router),
         routing=RoutingOptions(tenant=tenant, regions=names(region)),
-        **access(header, ca, key, cert=cert, cert_key=cert_key),
+        **access(header, ca, key, cert=cert, cert_key=cert_key, router=router),
     ) as client:
         chosen = model_for_chat(model, client.tasks())
 

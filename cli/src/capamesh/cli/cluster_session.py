@@ -6,7 +6,9 @@ import asyncio
 import importlib.resources
 import ipaddress
 import math
+import shlex
 import signal
+import sys
 import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -15,17 +17,25 @@ from typing import Any, Final
 import uvloop
 
 from capamesh.cli.example_requests import Example, tried_examples
-from capamesh.cli.local_cluster import LocalCluster
+from capamesh.cli.home import OWN_NETWORK, default_home
+from capamesh.cli.local_cluster import JOIN_FILE, LocalCluster
 from capamesh.cli.member import Member
 from capamesh.cli.operator_client import AsyncOperatorClient
 from capamesh.cli.printing import console, hint, print_json, print_table
+from capamesh.cli.variables import ignored
 from capamesh.protocol.errors import ConfigError, LocalError
 from capamesh.protocol.network import JoinToken
 
 SAMPLES: Final = "samples"
+FIRST_SHOWN: Final = "digits"
+"""The sample that is shown first, as in the README."""
 ROUTABLE_LIMIT_S: Final = 600.0
 """The longest wait until a cluster can be asked (guess: large models load for minutes; a fault before that ends a process)."""
 
+QUIET_S: Final = 10.0
+"""Seconds after which a start that goes on says what it waits for (guess: the samples are there in 5 to 10)."""
+LOOK_S: Final = 0.5
+"""Seconds between two looks for models that are refused (guess: nobody sees a delay this short)."""
 PATIENCE_S: Final = 1.0
 """Seconds after the first model in which others are waited for before what can be asked is told (guess: small ones follow in it,
 and larger ones are measured for up to 3 s each)."""
@@ -50,7 +60,7 @@ def run_session(
 
     def run_in(home: Path) -> None:
         cluster = LocalCluster(home, folder, nodes, http, router_options=options)
-        run_cluster(cluster, as_json=as_json)
+        run_cluster(cluster, "dev up", as_json=as_json)
 
     if data is not None:
         run_in(data.absolute())
@@ -59,12 +69,26 @@ def run_session(
         run_in(Path(temporary))
 
 
-def run_cluster(cluster: LocalCluster, *, as_json: bool, is_joinable: bool = False) -> None:
-    """Run a cluster until SIGINT or SIGTERM, and tell how other machines join if it `is_joinable`.
+def run_cluster(
+    cluster: LocalCluster, command: str, *, as_json: bool, is_joinable: bool = False
+) -> None:
+    """Run a cluster until SIGINT or SIGTERM for a `command`, and tell how other machines join if it `is_joinable`.
 
     Raises `ConfigError` and `LocalError` when it does not start.
     """
+    warn_of_ignored(command, cluster.router_arguments, cluster.node_arguments(command))
     uvloop.run(_session(cluster, as_json=as_json, is_joinable=is_joinable))
+
+
+def warn_of_ignored(command: str, *members: Sequence[str]) -> list[str]:
+    """Tell of variables that neither `command` goes by nor the members that it starts, and return them."""
+    names = ignored(command, *members)
+    if names:
+        hint(
+            f"capamesh: warning: `capamesh {command}` does not go by {', '.join(names)}: see its options, or use "
+            "`capamesh router run` and `capamesh node run`"
+        )
+    return names
 
 
 async def _session(cluster: LocalCluster, *, as_json: bool, is_joinable: bool) -> None:
@@ -95,13 +119,67 @@ async def _session(cluster: LocalCluster, *, as_json: bool, is_joinable: bool) -
 
 
 async def _run(cluster: LocalCluster, *, as_json: bool, is_joinable: bool) -> None:
-    hint(f"Starting a router and nodes in {cluster.folder}")
-    await cluster.start()
-    patience_s = math.inf if as_json else PATIENCE_S
-    await cluster.wait_routable(
-        len(cluster.nodes), timeout_s=ROUTABLE_LIMIT_S, patience_s=patience_s
-    )
-    examples = await _write_examples(cluster)
+    hint(f"Starting a router and nodes in {cluster.folder}, with the models of {cluster.models}")
+    telling = asyncio.create_task(_tell_of_waits(cluster))
+    refusals = _Refusals(cluster)
+    watching = asyncio.create_task(refusals.watch())
+    try:
+        await cluster.start()
+        patience_s = math.inf if as_json else PATIENCE_S
+        await cluster.wait_routable(
+            len(cluster.nodes), timeout_s=ROUTABLE_LIMIT_S, patience_s=patience_s
+        )
+        telling.cancel()
+        examples = await _write_examples(cluster)
+        refusals.tell()
+        await _report_and_watch(cluster, examples, as_json=as_json, is_joinable=is_joinable)
+    finally:
+        telling.cancel()
+        watching.cancel()
+
+
+class _Refusals:
+    """The models that the nodes refuse, each of which is told of once, when it is."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self._cluster = cluster
+        self._told: set[str] = set()
+
+    def tell(self) -> None:
+        """Print those that are new."""
+        for refused in self._cluster.refusals():
+            if refused not in self._told:
+                self._told.add(refused)
+                hint(f"Refused: {refused}")
+
+    async def watch(self) -> None:
+        """Print them as they come, until cancelled."""
+        while True:
+            self.tell()
+            await asyncio.sleep(LOOK_S)
+
+
+async def _tell_of_waits(cluster: LocalCluster) -> None:
+    """Print what a start that takes long waits for, until cancelled."""
+    began_s = asyncio.get_running_loop().time()
+    while True:
+        await asyncio.sleep(QUIET_S)
+        waited_s = asyncio.get_running_loop().time() - began_s
+        states = [_state_of(member) for member in cluster.members]
+        hint(f"After {waited_s:.0f} s: {'; '.join(states) or 'the router starts'}")
+
+
+def _state_of(member: Member) -> str:
+    """Return how a member is, in its own words."""
+    status = member.status()
+    state, reason = status.get("state", "starting"), status.get("reason", "")
+    return f"{member.name} {state}" + (f" ({reason})" if reason else "")
+
+
+async def _report_and_watch(
+    cluster: LocalCluster, examples: list[Example], *, as_json: bool, is_joinable: bool
+) -> None:
+    """Print what can be done now, and what befalls the cluster until cancelled."""
     token = cluster.join_token() if is_joinable else None
     if as_json:
         joining = {} if token is None else {"join_token": token.encode()}
@@ -162,7 +240,7 @@ async def _write_examples(
         ready = {entry.name for entry in await client.models() if entry.is_ready}
         return await tried_examples(
             client,
-            sorted(ready.difference(told)),
+            sorted(ready.difference(told), key=lambda name: (name != FIRST_SHOWN, name)),
             cluster.folder / "examples",
             samples_folder() / "cases",
         )
@@ -214,19 +292,21 @@ def _print_report(
     )
     option = _router_option(cluster)
     out = console()
+    out.print(f"\nIn a browser: {cluster.http_url}/", markup=False, soft_wrap=True)
     out.print("\nIn another terminal:", style="bold")
     for line in (f"capamesh nodes{option}", f"capamesh models{option}"):
         out.print(f"  {line}", markup=False, soft_wrap=True)
     _print_examples(cluster, examples)
+    shown = next((example for example in examples if not example.refusal), None)
+    if shown is not None:
+        line = f"{sys.executable} -c {shlex.quote(shown.python(cluster.http_url))}"
+        out.print(f"  {line}", markup=False, soft_wrap=True)
     if loading:
         names = ", ".join(loading)
         out.print(f"Still loading, and told of later: {names}", markup=False, soft_wrap=True)
     if token is not None:
-        out.print(
-            "\nOn another machine, to add its models and devices (the token is a secret):",
-            style="bold",
-        )
-        for line in joining_lines(token):
+        out.print("\nOn another machine, to add its models and devices:", style="bold")
+        for line in joining_lines(token, cluster.folder):
             out.print(line, markup=False, soft_wrap=True)
     out.print("\nCtrl-C stops everything.")
 
@@ -250,9 +330,13 @@ def _router_option(cluster: LocalCluster) -> str:
     return "" if url == "http://127.0.0.1:8000" else f" --router {url}"
 
 
-def joining_lines(token: JoinToken) -> list[str]:
-    """Return the line by which other machines join, and what to do where none of them could reach this one."""
-    lines = [f"  capamesh join {token.encode()}"]
+def joining_lines(token: JoinToken, folder: Path) -> list[str]:
+    """Return how other machines join, and what to do where none of them could reach this one."""
+    home = "" if folder == default_home().absolute() / OWN_NETWORK else f" --home {folder.parent}"
+    lines = [
+        "  capamesh join TOKEN",
+        f"TOKEN is a secret: `capamesh token{home}` prints it, and it lies in {folder / JOIN_FILE}",
+    ]
     hosts = [address.split("/")[2] for address in token.bootstrap]
     if hosts and all(_is_loopback(host) for host in hosts):
         lines.append(

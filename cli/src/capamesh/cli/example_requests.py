@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +23,7 @@ from capamesh.protocol.tasks import Task
 if TYPE_CHECKING:
     from capamesh.cli.operator_client import AsyncOperatorClient
     from capamesh.client import AsyncClient
+    from capamesh.client.answers import SampleWindow
 
 
 TRIAL_LIMIT_S: Final = 10.0
@@ -46,6 +47,11 @@ class Example:
     infer_options: str
     request: Path
     inputs: tuple[Tensor, ...]
+    values: tuple[str, ...] = ()
+    """The value of each input, in Python."""
+    parameters: Parameters = field(default_factory=dict[str, Any])
+    files: tuple[Path, ...] = ()
+    """The files of its arrays."""
     is_sample: bool = False
     """True if it is of a case that comes with the model, not made up."""
     refusal: str = ""
@@ -64,6 +70,20 @@ class Example:
             f"capamesh infer {self.model}{router_option} {self.infer_options}",
             f"curl {url}/v2/models/{self.model}/infer -d @{self.request}",
         ]
+
+    def python(self, url: str) -> str:
+        """Return a program of one line that sends it to the router at `url`."""
+        begun = f"from capamesh.client import Client; client = Client({json.dumps(url)}); "
+        model = json.dumps(self.model)
+        if self.is_chat:
+            return f"{begun}print(client.chat({model}, {json.dumps(QUESTION)}, max_tokens=50).text)"
+        pairs = zip(self.inputs, self.values, strict=True)
+        arrays = ", ".join(f"{json.dumps(tensor.name)}: {value}" for tensor, value in pairs)
+        given = ", ".join(
+            f"{json.dumps(name)}: {value!r}" for name, value in self.parameters.items()
+        )
+        more = f", parameters={{{given}}}" if given else ""
+        return f"import numpy as np; {begun}print(client.infer({model}, {{{arrays}}}{more}))"
 
 
 async def tried_examples(
@@ -90,6 +110,9 @@ async def tried_examples(
         else:
             sizes = ",".join(map(str, guessed.shape))
             refusal = f"the sizes of its input {guessed.name!r} cannot be made up: {guessed.datatype.value}[{sizes}]"
+        if refusal:
+            for file in (example.request, *example.files):
+                file.unlink(missing_ok=True)
         examples.append(replace(example, refusal=refusal))
     return examples
 
@@ -136,6 +159,8 @@ def _guessed(metadata: ModelMetadata, example: Example) -> TensorSpec | None:
     if example.is_sample:
         return None
     for spec in metadata.inputs:
+        if metadata.window is not None and spec.name == metadata.window.input:
+            continue
         if spec.datatype in _FLOATS and any(dim < 0 for dim in spec.shape[1:]):
             return spec
     return None
@@ -149,39 +174,64 @@ def write_example(
 ) -> Example:
     """Write one request for a model into `folder`: the first row of its sample `case` if there is one, else zeros.
 
-    A case is an archive with `rows` for the one input named in `input`.
+    A case is an archive with `rows` for the model's only input, or for the one of its window.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sample = _case_arrays(metadata, case)
-    arrays = sample or {spec.name: _zeros(spec) for spec in metadata.inputs}
+    window = metadata.window
+    sample = _case_rows(metadata, case)
+    arrays = {spec.name: _made_up(spec, window) for spec in metadata.inputs} | sample
     tensors: list[Tensor] = []
     options: list[str] = []
+    values: list[str] = []
+    files: list[Path] = []
     for number, spec in enumerate(metadata.inputs):
         array = arrays[spec.name]
         tensors.append(Tensor.from_numpy(spec.name, array, spec.datatype))
         if spec.datatype is Datatype.BYTES:
             options.append(f"--input {shlex.quote(f'{spec.name}={json.dumps(array.tolist())}')}")
+            values.append(json.dumps(array.tolist()))
             continue
         path = folder / f"{metadata.name}-{number}.npy"
         np.save(path, array, allow_pickle=False)
         options.append(f"--input {shlex.quote(f'{spec.name}=@{path}')}")
+        files.append(path)
+        values.append(f"np.load({json.dumps(str(path))})")
     options += [f"-p {name}={json.dumps(value)}" for name, value in parameters.items()]
     request = folder / f"{metadata.name}.json"
     buffers, _ = encode_request(tensors, parameters=parameters, is_binary=False)
     request.write_bytes(b"".join(buffers))
     return Example(
-        metadata.name, " ".join(options), request, tuple(tensors), is_sample=sample is not None
+        metadata.name,
+        " ".join(options),
+        request,
+        tuple(tensors),
+        tuple(values),
+        parameters,
+        tuple(files),
+        is_sample=bool(sample),
     )
 
 
-def _case_arrays(metadata: ModelMetadata, case: Path) -> dict[str, npt.NDArray[Any]] | None:
-    if not case.is_file() or len(metadata.inputs) != 1:
-        return None
-    spec = metadata.inputs[0]
+def _case_rows(metadata: ModelMetadata, case: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return the first row of a sample by the input that it is for; empty where there is none."""
+    names = [spec.name for spec in metadata.inputs]
+    name = metadata.window.input if metadata.window else names[0] if len(names) == 1 else ""
+    spec = next((spec for spec in metadata.inputs if spec.name == name), None)
+    if spec is None or not case.is_file():
+        return {}
     with np.load(case, allow_pickle=False) as archive:
         rows = archive["rows"][:1]
     fits = spec.accepts(Datatype.of_numpy(rows.dtype), rows.shape) is None
-    return {spec.name: rows} if fits else None  # a user's own model of the same name
+    return {name: rows} if fits else {}  # a user's own model of the same name
+
+
+def _made_up(spec: TensorSpec, window: SampleWindow | None) -> npt.NDArray[Any]:
+    """Return an input of zeros: as many as a window has, or the value that the model's manifest gives it."""
+    if window is not None and spec.name == window.input:
+        return np.zeros((1, window.context + window.samples), spec.datatype.numpy_dtype)
+    if window is not None and spec.name in window.constants:
+        return np.full_like(_zeros(spec), window.constants[spec.name])
+    return _zeros(spec)
 
 
 def _zeros(spec: TensorSpec) -> npt.NDArray[Any]:

@@ -141,7 +141,9 @@ def explain(
         "priority": "" if priority is None else str(priority),
         "timeout": "" if timeout is None else str(max(1, round(timeout * 1e6))),
     }
-    with OperatorClient(router, **access(header, ca, cert=cert, cert_key=cert_key)) as client:
+    with OperatorClient(
+        router, **access(header, ca, cert=cert, cert_key=cert_key, router=router)
+    ) as client:
         found = client.explain(model, query=_given(asked), headers=_given(options))
     replicas: list[dict[str, Any]] = found.get("replicas", [])
     is_sent = found.get("admission", {}).get("is_admitted", True) and any(

@@ -30,10 +30,12 @@ from capamesh.cli.fleet_rows import (
 )
 from capamesh.cli.help_texts import examples
 from capamesh.cli.short_text import short_reason
-from capamesh.protocol.errors import ModelNotFound
+from capamesh.protocol.errors import Forbidden, ModelNotFound
 from capamesh.protocol.tasks import Task
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from capamesh.cli.operator_client import OperatorClient
     from capamesh.client.answers import ModelEntry, ModelMetadata
 
@@ -96,7 +98,7 @@ def nodes(
     from capamesh.cli.printing import hint, print_compact, print_json, print_wide, say  # noqa: PLC0415 - the same
 
     with OperatorClient(
-        options.several(router), **access(header, ca, cert=cert, cert_key=cert_key)
+        options.several(router), **access(header, ca, cert=cert, cert_key=cert_key, router=router)
     ) as client:
         here, lost = client.nodes_and_lost()
         routers = client.routers()
@@ -154,12 +156,18 @@ def models(
     from capamesh.cli.printing import hint, print_compact, print_json, print_wide, say  # noqa: PLC0415 - the same
 
     with OperatorClient(
-        options.several(router), **access(header, ca, cert=cert, cert_key=cert_key)
+        options.several(router), **access(header, ca, cert=cert, cert_key=cert_key, router=router)
     ) as client:
-        found = client.models()
-        owned = {(one.get("name"), one.get("version")): one for one in client.owned_models()}
-        ready = ready_counts(client.nodes() if found else [])
         tasks = client.tasks()
+        try:
+            found = client.models()
+            owned = {(one.get("name"), one.get("version")): one for one in client.owned_models()}
+            ready: Mapping[tuple[str, str], int | str] = ready_counts(
+                client.nodes() if found else []
+            )
+        except Forbidden:  # a key that may run models, and not read the network
+            found, owned = client.usable_models(), {}
+            ready = {(one.name, one.version): "-" for one in found}
         known = {(one.name, one.version): _metadata(client, one) for one in found}
     if as_json:
         print_json(

@@ -33,6 +33,8 @@ class Settings(Struct, frozen=True, omit_defaults=True):
     """The address at which the node serves its metrics; empty: it serves none."""
     ports: dict[str, _Port] = field(default_factory=dict)
     """The port of each listener, by its name."""
+    node: dict[str, str] = field(default_factory=dict)
+    """More options of `capamesh node run`, such as `--memory-limit`."""
     insecure: bool = False
     """True if `http` may be reached from other machines without TLS or keys."""
 

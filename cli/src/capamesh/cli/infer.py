@@ -197,7 +197,7 @@ def infer(
     with OperatorClient(
         options.several(router),
         retries=retries,
-        **access(header, ca, key, cert=cert, cert_key=cert_key),
+        **access(header, ca, key, cert=cert, cert_key=cert_key, router=router),
     ) as client:
         metadata = client.metadata(model, version)
         asked = texts or files

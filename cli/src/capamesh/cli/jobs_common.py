@@ -32,7 +32,10 @@ def client_of(
     """Return a client of the routers that the options name."""
     from capamesh.client import Client  # noqa: PLC0415 - help starts faster
 
-    return Client(options.several(router), **access(header, ca, key, cert=cert, cert_key=cert_key))
+    return Client(
+        options.several(router),
+        **access(header, ca, key, cert=cert, cert_key=cert_key, router=router),
+    )
 
 
 def job_of(client: Client, name: str) -> Job:

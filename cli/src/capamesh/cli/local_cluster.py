@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +51,8 @@ JOINING: Final = 1024
 JOINING_LABEL: Final = "capamesh join, on other machines"
 """The words for that token in the owner's book."""
 JOIN_FILE: Final = "join.token"
+MOST_REASONS: Final = 3
+"""The most refused models, or files, that one message names (guess: more is a folder of something else)."""
 OWNER_FOLDER: Final = "network"
 
 
@@ -124,6 +126,15 @@ class LocalCluster:
             return {}
 
     @property
+    def router_arguments(self) -> tuple[str, ...]:
+        """The command line of the router, but for its folder and its token."""
+        return ("router", "run", "--http", self._http, *ANY_PORTS, *self._router_options)
+
+    def node_arguments(self, name: str) -> tuple[str, ...]:
+        """Return the command line of a node, but for its folder and its token."""
+        return ("node", "run", "--models", str(self.models), "--name", name, *self._node_options)
+
+    @property
     def members(self) -> list[Member]:
         """The router, once started, and the nodes."""
         return [*([] if self._router is None else [self._router]), *self.nodes]
@@ -139,7 +150,7 @@ class LocalCluster:
             self._router = await Member.start(
                 "router",
                 self.folder / "router",
-                ("router", "run", "--http", self._http, *ANY_PORTS, *self._router_options),
+                self.router_arguments,
                 self._token_of("router", owner, Role.ROUTER),
             )
             await self._until(self._router, lambda status: bool(status.get("mesh_addresses")))
@@ -173,7 +184,7 @@ class LocalCluster:
 
         Without `models`: none of the node's models is still loading, and one at least is ready; those that load for
         `patience_s` longer than the first are not waited for.
-        `LocalError`: not within `timeout_s`, or so many nodes have ended that it cannot be.
+        `LocalError`: not within `timeout_s`, or it cannot be: so many nodes have ended, or have no model that could be served.
         """
         found: list[dict[str, Any]] = []
         now, patient_until_s = asyncio.get_running_loop().time, math.inf
@@ -189,6 +200,8 @@ class LocalCluster:
                             patient_until_s = min(patient_until_s, now() + patience_s)
                         if now() >= patient_until_s:
                             return
+                        if models is None:
+                            self._check_servable(count)
                         await asyncio.sleep(POLL_S)
             except TimeoutError as exc:
                 ready = sum(is_routable(node, models) for node in found)
@@ -196,6 +209,11 @@ class LocalCluster:
                     f"{ready} of {count} nodes are routable after {timeout_s:g} s; the router knows "
                     f"{len(found)}; see the logs under {self.folder}"
                 ) from exc
+
+    def refusals(self) -> list[str]:
+        """Return the models that nodes of this machine refuse to serve, each with the reason."""
+        found = [model for node in self.nodes for model in node.status().get("models", [])]
+        return list(dict.fromkeys(_refusal(m) for m in found if m.get("state") == "failed"))
 
     async def stop(self) -> None:
         """Let the nodes finish their work and end, then the router; kill what does not. May be called again."""
@@ -308,7 +326,7 @@ class LocalCluster:
         node = await Member.start(
             name,
             self.folder / name,
-            ("node", "run", "--models", str(self.models), "--name", name, *self._node_options),
+            self.node_arguments(name),
             self._token_of(name, self._owner(), Role.NODE, self._mesh_addresses()),
         )
         self.nodes.append(node)
@@ -337,6 +355,42 @@ class LocalCluster:
             raise LocalError(
                 f"{count} nodes can never be routable: {reports or 'none was started'}"
             )
+
+    def _check_servable(self, count: int) -> None:
+        """Raise `LocalError` when fewer than `count` nodes have a model that is served, or may yet be."""
+        if sum(not has_nothing_to_serve(node.status()) for node in self.nodes) >= count:
+            return
+        refused = self.refusals()
+        if refused:
+            more = f"; and {len(refused) - MOST_REASONS} more" if refused[MOST_REASONS:] else ""
+            why = f"no model of {self.models} can be served: {'; '.join(refused[:MOST_REASONS])}{more}"
+        else:
+            why = f"there is no model in {self.models}, {_holds(self.models)}: it takes NAME/VERSION/model.onnx, or NAME.onnx"
+        raise LocalError(f"{why}. Mend that, or give another folder: --models DIR")
+
+
+def has_nothing_to_serve(status: Mapping[str, Any]) -> bool:
+    """Return whether a node, as its status tells, has looked at its folder on each device, and has no model that is or may be served."""
+    return (
+        status.get("state") == "waiting"
+        and len(status.get("data_addresses", ())) >= len(status.get("workers", ()))
+        and all(model.get("state") == "failed" for model in status.get("models", ()))
+    )
+
+
+def _refusal(model: Mapping[str, Any]) -> str:
+    """Return a model with the reason why it is refused."""
+    name = f"{model.get('name')}/{model.get('version')}".removesuffix("/")
+    return f"{name}: {model.get('reason')}"
+
+
+def _holds(folder: Path) -> str:
+    """Return what a folder without models has instead, for a sentence."""
+    names = sorted(path.name for path in folder.iterdir())
+    if not names:
+        return "which is empty"
+    more = f" and {len(names) - MOST_REASONS} more" if names[MOST_REASONS:] else ""
+    return f"which holds {', '.join(names[:MOST_REASONS])}{more}"
 
 
 def is_routable(

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from typing_extensions import override
 
+from capamesh.cli.variables import PREFIX, passed_on
 from capamesh.protocol.data_dir import read_status
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.implementation import PURE
@@ -23,8 +24,8 @@ from capamesh.protocol.private_files import make_folder
 LOG_FILE: Final = "log.jsonl"
 ERROR_PREFIX: Final = "capamesh: error: "
 """The beginning of a command's error: the last lines of a process that could not go on begin so."""
-_VARIABLES: Final = "CAPAMESH_"
-"""Variables that set options; those of the one who starts a cluster are not meant for its members."""
+_TAIL_BYTES: Final = 64 * 1024
+"""The bytes of a log in which its last lines are looked for (guess: lines have some hundred, tracebacks a few thousand)."""
 
 
 class Member:
@@ -36,6 +37,7 @@ class Member:
         data_folder: Path,
         process: asyncio.subprocess.Process,
         parent_liveness_fd: int,
+        log_start: int = 0,
     ) -> None:
         """Take over a started process; it stops when `parent_liveness_fd` is closed, as it is when this process dies."""
         self.name = name
@@ -43,6 +45,8 @@ class Member:
         self.data_folder = data_folder
         self.log_file = data_folder / LOG_FILE
         self._process = process
+        self._log_start = log_start
+        """The size of the log when this process was started: what lies before is of earlier ones."""
 
     @override
     def __repr__(self) -> str:
@@ -55,15 +59,16 @@ class Member:
     ) -> Member:
         """Start `capamesh ARGUMENTS` with the join token of a file and its log in its data folder."""
         make_folder(data_folder)
-        environment = {
+        kept = {PURE, *passed_on(arguments)}
+        environment = {f"{PREFIX}NAME": name} | {
             key: value
             for key, value in os.environ.items()
-            if not key.startswith(_VARIABLES) or key == PURE
+            if not key.startswith(PREFIX) or key in kept
         }
-        environment[f"{_VARIABLES}NAME"] = name
         owner_fd, parent_liveness_fd = os.pipe()
         try:
             with (data_folder / LOG_FILE).open("ab") as log, os.fdopen(owner_fd):
+                log_start = log.tell()
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", "capamesh.cli", *arguments),
                     *("--data", str(data_folder), "--token-file", str(token_file)),
@@ -80,7 +85,7 @@ class Member:
             os.close(parent_liveness_fd)
             raise
         # Nothing is awaited from the start on: a cancelled caller would lose a running process.
-        return cls(name, data_folder, process, parent_liveness_fd)
+        return cls(name, data_folder, process, parent_liveness_fd, log_start)
 
     @property
     def pid(self) -> int:
@@ -125,9 +130,12 @@ class Member:
             return await self.wait()
 
     def last_lines(self, count: int = 5) -> str:
-        """Return the end of its log."""
+        """Return the end of its log, without the lines of earlier processes."""
         try:
-            lines = self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+            with self.log_file.open("rb") as log:
+                size = log.seek(0, os.SEEK_END)
+                log.seek(max(self._log_start, size - _TAIL_BYTES))
+                lines = log.read(_TAIL_BYTES).decode("utf-8", "replace").splitlines()
         except OSError:
             lines = []
         return "\n".join(lines[-count:]) or "(its log is empty)"

@@ -111,7 +111,7 @@ def trust(
     from capamesh.cli.operator_client import OperatorClient  # noqa: PLC0415 - the same
 
     with OperatorClient(
-        options.several(router), **access(header, ca, cert=cert, cert_key=cert_key)
+        options.several(router), **access(header, ca, cert=cert, cert_key=cert_key, router=router)
     ) as client:
         trust_model(client.owned_models(), model, version, digest, rules)
 

@@ -84,26 +84,8 @@ def run(
     mdns: options.Mdns = False,
     name: options.Name = "",
     region: options.Region = "",
-    price: Annotated[
-        float,
-        typer.Option(
-            "--price",
-            envvar="CAPAMESH_PRICE",
-            min=0.0,
-            rich_help_panel="Network",
-            help="For a million rows, in your unit.",
-        ),
-    ] = 0.0,
-    threads: Annotated[
-        int,
-        typer.Option(
-            "--threads",
-            envvar="CAPAMESH_THREADS",
-            min=0,
-            rich_help_panel="Serving",
-            help="CPU threads of one run; 0: all cores.",
-        ),
-    ] = 0,
+    price: options.Price = None,
+    threads: options.Threads = None,
     max_in_flight: Annotated[
         int | None,
         typer.Option(
@@ -147,16 +129,7 @@ def run(
             help="Routers may have models loaded and unloaded here; those that gave way to others are loaded for any request.",
         ),
     ] = False,
-    memory_limit: Annotated[
-        str,
-        typer.Option(
-            "--memory-limit",
-            envvar="CAPAMESH_MEMORY_LIMIT",
-            metavar="BYTES",
-            rich_help_panel="Limits",
-            help="What the models of one device may occupy, without their runs, for example 512MiB or 2GiB; 0: what the device has.",
-        ),
-    ] = "0",
+    memory_limit: options.MemoryLimit = None,
     watchdog: Annotated[
         float,
         typer.Option(
@@ -238,15 +211,15 @@ def run(
         use_mdns=mdns,
         name=name,
         region=region,
-        price_per_million=price,
+        price_per_million=price or 0.0,
         drain_s=drain,
         worker=WorkerSettings(
-            threads=threads,
+            threads=threads or 0,
             max_in_flight=MAX_IN_FLIGHT if max_in_flight is None else max_in_flight,
             max_streams=MAX_STREAMS if max_streams is None else max_streams,
             poll_s=poll,
             is_controllable=control,
-            memory_limit_bytes=size_bytes(memory_limit, "--memory-limit"),
+            memory_limit_bytes=size_bytes(memory_limit or "0", "--memory-limit"),
             watchdog_s=watchdog,
             load_limit_s=load_limit,
             is_dialing=dial_only,
@@ -353,7 +326,7 @@ def drain(
         folder,
         router,
         duration(lasts, "--for"),
-        access=access(header, ca, cert=cert, cert_key=cert_key),
+        access=access(header, ca, cert=cert, cert_key=cert_key, router=router),
         as_json=as_json,
     )
 
@@ -381,6 +354,6 @@ def enable(
         node,
         folder,
         router,
-        access=access(header, ca, cert=cert, cert_key=cert_key),
+        access=access(header, ca, cert=cert, cert_key=cert_key, router=router),
         as_json=as_json,
     )

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 from typing_extensions import override
 
 from capamesh.client import AsyncClient, Client, HeldList
-from capamesh.client.answers import Answer, failure_of, read_held_list, read_json
+from capamesh.client.answers import Answer, ModelEntry, failure_of, read_held_list, read_json
 from capamesh.client.asks import Ask
 from capamesh.protocol.errors import (
     CapameshError,
@@ -88,6 +88,16 @@ class OperatorClient(Client):
         except ModelNotFound:  # a page that it has not
             return []
         return cast("list[dict[str, Any]]", found) if isinstance(found, list) else []
+
+    def usable_models(self) -> list[ModelEntry]:
+        """Return the versions of the models that this client's key may run, each of which is ready if it is there."""
+        page = self._exchange(Ask("GET", "/v1/models", _object))
+        entries = cast("list[dict[str, Any]]", page.get("data", []))
+        return [
+            ModelEntry(str(entry.get("id")), str(version), "READY", "")
+            for entry in entries
+            for version in entry.get("versions") or [""]
+        ]
 
     def task_of(self, model: str) -> str:
         """Return what a model is for; empty: it takes tensors alone, or its router does not tell. Raises `ModelNotFound`."""

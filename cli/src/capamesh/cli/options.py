@@ -181,6 +181,42 @@ Region: TypeAlias = Annotated[
         help="Where this is, in your words.",
     ),
 ]
+Price: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--price",
+        envvar="CAPAMESH_PRICE",
+        metavar="PRICE",
+        min=0.0,
+        rich_help_panel="Network",
+        help="For a million rows, in your unit.  [default: 0]",
+        show_default=False,
+    ),
+]
+Threads: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        envvar="CAPAMESH_THREADS",
+        metavar="N",
+        min=0,
+        rich_help_panel="Serving",
+        help="CPU threads of one run; 0: all cores.  [default: 0]",
+        show_default=False,
+    ),
+]
+MemoryLimit: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-limit",
+        envvar="CAPAMESH_MEMORY_LIMIT",
+        metavar="BYTES",
+        rich_help_panel="Limits",
+        help="What the models of one device may occupy, without their runs, for example 512MiB or 2GiB; 0: what the device has."
+        "  [default: 0]",
+        show_default=False,
+    ),
+]
 Drain: TypeAlias = Annotated[
     float,
     typer.Option(

@@ -21,7 +21,7 @@ def unreached_text(token: JoinToken) -> str:
     addresses = [found for found in map(mesh_address, token.bootstrap) if found is not None]
     if not addresses:
         raise ConfigError(
-            "this token names no router's address, so that a node would find nobody: ask for the line that `capamesh up` prints, or a "
+            "this token names no router's address, so that a node would find nobody: ask for what `capamesh token` prints there, or a "
             "token of `capamesh network token --bootstrap ADDRESS`"
         )
     addresses = list(dict.fromkeys(addresses))[:MOST_ADDRESSES]
@@ -32,7 +32,7 @@ def unreached_text(token: JoinToken) -> str:
     tried = ", ".join(f"{each.address} ({each.problem})" for each in reached)
     return (
         f"no router of {token.network_id} answers within {CONNECT_S:g} s: {tried}. Check that `capamesh up` runs there, that the "
-        "firewall there lets this port in, and that the address is still right: `capamesh up` prints a new line where it is not"
+        "firewall there lets this port in, and that the address is still right: `capamesh token` prints a new token there where it is not"
     )
 
 

@@ -40,6 +40,10 @@ def run_node(settings: NodeSettings, owner_fd: int | None = None) -> None:
 
 def run_router(settings: RouterSettings, owner_fd: int | None = None) -> None:
     """Run a router until SIGTERM or SIGINT, or until the pipe `owner_fd` ends."""
+    with quick_imports():  # a wrong file ends it before all else is read in
+        from capamesh.router.process.rules_keys import load_rules  # noqa: PLC0415 - a node does not need it
+        from capamesh.router.rules.model_rules import ModelRules  # noqa: PLC0415 - likewise
+    load_rules(settings.rules_file, ModelRules(policy=settings.policy))
     run = _alone() if settings.workers == 1 else _with_workers()
     configure_logs()
     raise_descriptor_limit(structlog.get_logger())

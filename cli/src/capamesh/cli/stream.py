@@ -69,7 +69,7 @@ def stream(
         hint(f"a window was missed: {error.message}")
 
     routing = RoutingOptions(tenant=tenant, regions=names(region))
-    with Client(options.several(router), **access(header, ca, key)) as client:
+    with Client(options.several(router), **access(header, ca, key, router=router)) as client:
         try:
             metadata = client.metadata(model, version)
         except ModelUnavailable:

@@ -50,7 +50,7 @@ def top(
     from capamesh.cli.top_view import top_lines  # noqa: PLC0415 - the same
 
     with OperatorClient(
-        options.several(router), **access(header, ca, cert=cert, cert_key=cert_key)
+        options.several(router), **access(header, ca, cert=cert, cert_key=cert_key, router=router)
     ) as client:
         if as_json:
             print_json(client.snapshot())

@@ -5,13 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from capamesh.cli import home as homes
-from capamesh.cli.cluster_session import models_folder, run_cluster
-from capamesh.cli.local_cluster import LocalCluster
+from capamesh.cli.cluster_session import models_folder, run_cluster, warn_of_ignored
+from capamesh.cli.local_cluster import JOIN_FILE, LocalCluster
 from capamesh.cli.ports import NODE, ROUTER_AND_NODE, take_ports
 from capamesh.cli.printing import hint
 from capamesh.cli.routers_reached import unreached_text
@@ -19,10 +18,10 @@ from capamesh.protocol.advertised_address import member_name
 from capamesh.protocol.data_dir import read_status
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.network import JoinToken, Role
-from capamesh.protocol.private_files import replace_private
+from capamesh.protocol.private_files import read_private, replace_private
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - members alone are let in there
 HERE: Final = "127.0.0.1"
@@ -31,12 +30,13 @@ TOKEN_FILE: Final = "node.token"  # noqa: S105 - a file's name, no secret
 
 def run_up(
     home: Path | None,
-    models: Path | None,
+    models: str | None,
     http: str,
     first_port: int | None,
     metrics: str,
     advertise: str,
     name: str,
+    node_options: dict[str, str],
     router_options: Sequence[str] = (),
     *,
     is_insecure: bool,
@@ -56,13 +56,15 @@ def run_up(
         with take_ports(ROUTER_AND_NODE, host, kept.ports, first_port) as taken:
             ports = taken.by_name
             settings = homes.Settings(
-                _remembered(models, kept.models),
+                kept.models if models is None else models,
                 http or kept.http,
                 name or kept.name,
                 metrics or kept.metrics,
                 ports,
+                kept.node | node_options,
                 is_insecure or (not http and kept.insecure),
             )
+            region = settings.node.get("--region")
             advertised = ("--advertise", advertise) if advertise else ()
             cluster = LocalCluster(
                 folder,
@@ -76,6 +78,7 @@ def run_up(
                     *advertised,
                     *named,
                     *(["--insecure"] if settings.insecure else []),
+                    *(["--region", region] if region else []),
                     *router_options,
                 ),
                 node_options=(
@@ -83,20 +86,23 @@ def run_up(
                     *_measured(settings.metrics),
                     *advertised,
                     *named,
+                    *_flat(settings.node),
                 ),
             )
             homes.keep(folder, settings)
-            run_cluster(cluster, as_json=as_json, is_joinable=not is_local)
+            _tell_of_settings(settings, is_new=models is not None)
+            run_cluster(cluster, "up", as_json=as_json, is_joinable=not is_local)
 
 
 def run_join(
     token_text: str,
     home: Path | None,
-    models: Path | None,
+    models: str | None,
     first_port: int | None,
     metrics: str,
     advertise: str,
     name: str,
+    node_options: dict[str, str],
     *,
     is_dial_only: bool,
 ) -> NoReturn:
@@ -120,16 +126,17 @@ def run_join(
         raise SystemExit(0)
     kept = homes.recall(folder)
     shown_name = member_name(name or kept.name)
-    served = models_folder(_path(_remembered(models, kept.models)))
+    served = models_folder(_path(kept.models if models is None else models))
     unreached = unreached_text(token)
     if unreached and not data.exists():
         raise ConfigError(unreached)
     with take_ports(() if is_dial_only else NODE, EVERYWHERE, kept.ports, first_port) as taken:
         settings = homes.Settings(
-            _remembered(models, kept.models),
+            kept.models if models is None else models,
             name=name or kept.name,
             metrics=metrics or kept.metrics,
             ports={**kept.ports, **taken.by_name},
+            node=kept.node | node_options,
         )
         homes.keep(folder, settings)
         replace_private(token_file, f"{token.encode()}\n".encode())
@@ -139,14 +146,45 @@ def run_join(
             f"Joining {token.network_id} until {token.expires_at:%Y-%m-%d} with the models of {served}.\n"
             f"In another terminal: capamesh node status --data {data}"
         )
-        taken.stay_over_exec()
-        _become(
+        _tell_of_settings(settings, is_new=models is not None)
+        arguments = (
             *("node", "run", "--data", str(data), "--models", str(served)),
             *("--token-file", str(token_file), "--name", shown_name),
             *(["--dial-only"] if is_dial_only else _listening(EVERYWHERE, taken.by_name)),
             *_measured(settings.metrics),
             *(["--advertise", advertise] if advertise else []),
+            *_flat(settings.node),
         )
+        for variable in warn_of_ignored("join", arguments):
+            del os.environ[variable]
+        taken.stay_over_exec()
+        _become(*arguments)
+
+
+def kept_token(home: Path | None) -> str:
+    """Return the token for other machines that the last `capamesh up` left; raise `ConfigError` when there is none."""
+    file = (home or homes.default_home()).absolute() / homes.OWN_NETWORK / JOIN_FILE
+    if not file.exists():
+        raise ConfigError(
+            f"there is no token in {file}: start the network with `capamesh up`, without --local; it writes one"
+        )
+    return read_private(file, "the join token").decode("ascii", "replace").strip()
+
+
+def _tell_of_settings(settings: homes.Settings, *, is_new: bool) -> None:
+    """Say which models are served, and what the node is held to: most of it is remembered from the start before."""
+    if not settings.models:
+        hint("These are the samples; --models DIR serves your own.")
+    elif not is_new:
+        hint(
+            "The folder is that of the last start; --models DIR serves another, --samples the samples."
+        )
+    if settings.node:
+        hint(f"The node's options, remembered for the next start: {' '.join(_flat(settings.node))}")
+
+
+def _flat(options: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(word for option in options.items() for word in option)
 
 
 def _become(*arguments: str) -> NoReturn:
@@ -186,10 +224,6 @@ def _is_running(data: Path) -> bool:
 
 def _path(text: str) -> Path | None:
     return Path(text) if text else None
-
-
-def _remembered(models: Path | None, kept: str) -> str:
-    return kept if models is None else str(models.absolute())
 
 
 def _network_name() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, NamedTuple, cast
 
@@ -202,6 +202,8 @@ class SampleWindow:
     """The samples before them, which the router adds."""
     rate_hz: int
     """The samples of a second; 0: the model's manifest does not say."""
+    constants: Mapping[str, float] = field(default_factory=dict[str, float])
+    """The values of the other inputs, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +347,8 @@ def _window(value: object) -> SampleWindow:
     counts = [fields.get(name, 0) for name in ("samples", "context", "rate_hz")]
     if not all(isinstance(count, int) and count >= 0 for count in counts) or not counts[0]:
         raise _unexpected("a window", value)
-    return SampleWindow(_text(fields, "input", "a window"), *counts)
+    constants = cast("dict[str, float]", fields.get("constants", {}))
+    return SampleWindow(_text(fields, "input", "a window"), *counts, constants)
 
 
 def _spec(value: object, what: str) -> TensorSpec:

@@ -47,8 +47,8 @@ def test_address_beyond_this_machine_needs_tls_and_a_proof_and_the_log_warns_of_
         require_safe(exposed, asks_for_keys=asks_for_keys)
     assert refusal.value.message == (
         f"clients of other machines could come in at --http 0.0.0.0:8000, where {why}. Either listen on this machine alone (--http"
-        " 127.0.0.1:8000), if need be with a proxy before it; or give a certificate and keys (--tls-cert and --tls-key, `capamesh"
-        " keys create`); or say by --insecure that only those you trust can reach it"
+        " 127.0.0.1:8000), if need be with a proxy before it; or give a certificate and keys (--tls-cert and --tls-key of"
+        " `capamesh router run`, `capamesh keys create`); or say by --insecure that only those you trust can reach it"
     )
 
 

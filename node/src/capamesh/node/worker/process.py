@@ -250,7 +250,10 @@ class Worker:
             limit = hold_to(self._budget.limit_bytes)
             self._reserve.take()
         self._log.info(
-            "memory_budget", budget_bytes=self._budget.limit_bytes, process_limit_bytes=limit
+            "memory_budget",
+            budget_bytes=self._budget.limit_bytes,
+            models_limit_bytes=start.settings.memory_limit_bytes,
+            process_limit_bytes=limit,
         )
 
     async def _listen(self) -> Listener:

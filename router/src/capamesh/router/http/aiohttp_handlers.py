@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError, InvalidRequest, LocalError
 from capamesh.protocol.oip import error_body
-from capamesh.router.http.errors import error_response
+from capamesh.router.http.errors import code_of, error_response
 from capamesh.router.http.replies import JSON
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def handlers_of(runner: web.AppRunner, requests: OpenRequests) -> Callable[[], R
         expected = request.headers.get("Expect", CONTINUE)
         if request.version == HttpVersion11 and expected.lower() != CONTINUE:
             text = f"Expect is {expected[:80]!r}; nothing but {CONTINUE} can be expected"
-            return web.Response(status=417, body=error_body(text), content_type=JSON)
+            return web.Response(status=417, body=error_body(text, code_of(417)), content_type=JSON)
         return await ask(request)
 
     server.request_handler = answer

@@ -18,7 +18,7 @@ from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.oip import error_body
 from capamesh.router.http.arrivals import ArrivingBody, Receiver, UnreadAnswer
 from capamesh.router.http.connections import Connection, site_of
-from capamesh.router.http.errors import error_reply, too_slow_text
+from capamesh.router.http.errors import code_of, error_reply, too_slow_text
 from capamesh.router.http.guests import PREFACE
 from capamesh.router.http.handler_state import is_idle
 from capamesh.router.http.heads import END
@@ -283,4 +283,4 @@ class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
     def _too_slow(self, what: str, received_bytes: int, announced_bytes: int | None) -> None:
         self._timer = None
         text = too_slow_text(what, received_bytes, announced_bytes, self._front.arrival_s)
-        self._last_words(Reply(408, {"Content-Type": JSON}, (error_body(text),)))
+        self._last_words(Reply(408, {"Content-Type": JSON}, (error_body(text, code_of(408)),)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from http import HTTPStatus
+from typing import Final
 
 from aiohttp import web
 
@@ -89,6 +91,19 @@ RETRY_AFTER_S = 1
 avoided for so long at most."""
 
 
+_HEALTH: Final = "GET /v2/health/ready says whether a model can be asked, GET /v2/health/live whether this router lives"
+MEANT: Final = {
+    "/v2/models": "GET /v1/models lists the models, POST /v2/repository/index their versions",
+    **dict.fromkeys(("/health", "/healthz", "/livez", "/ready", "/readyz", "/v2/health"), _HEALTH),
+}
+"""What is at another path than clients of other servers ask."""
+
+
+def code_of(status: int) -> str:
+    """Return the code of a refusal that HTTP has a status for, and this protocol no error, such as `method_not_allowed`."""
+    return HTTPStatus(status).name.lower()
+
+
 def status_of(error: CapameshError) -> int:
     """Return the HTTP status of an error: that of its nearest class, else 500."""
     for kind in type(error).__mro__:
@@ -147,14 +162,15 @@ def http_error_response(request: web.Request, error: web.HTTPException) -> web.R
             headers["Allow"] = ", ".join(sorted(error.allowed_methods))
             message = f"{request.path} takes {headers['Allow']}, not {request.method}"
         case web.HTTPNotFound():
-            message = f"there is nothing at {request.path}; GET / lists all routes"
+            meant = MEANT.get(request.path.rstrip("/"), "GET / lists all routes")
+            message = f"there is nothing at {request.path}; {meant}"
         case _:
             message = error.text or error.reason
     if "Content-Range" in error.headers:  # says how long the file is of which a range was asked for
         headers["Content-Range"] = error.headers["Content-Range"]
     return web.Response(
         status=error.status,
-        body=error_body(message),
+        body=error_body(message, code_of(error.status)),
         content_type="application/json",
         headers=headers,
     )

@@ -23,7 +23,7 @@ from capamesh.router.access.keys import Verb
 from capamesh.router.http.bodies import read_body, read_large_body
 from capamesh.router.http.cached_page import CachedPage
 from capamesh.router.http.connections import site_of
-from capamesh.router.http.errors import response_of
+from capamesh.router.http.errors import code_of, response_of
 from capamesh.router.http.exchange import JSON_WEIGHT, Exchange, Inference, InferTarget
 from capamesh.router.http.key_check import key_of
 from capamesh.router.http.options import idempotency_key_of, options_of
@@ -222,7 +222,7 @@ class InferenceApi(Pages):
         text = "this is a WebSocket: ask for it as RFC 6455 says, on a connection without another request before its answer"
         return web.Response(
             status=426,
-            body=error_body(text),
+            body=error_body(text, code_of(426)),
             content_type="application/json",
             headers={"Upgrade": "websocket"},
         )

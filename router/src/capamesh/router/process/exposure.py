@@ -46,7 +46,7 @@ def require_safe(settings: RouterSettings, *, asks_for_keys: bool) -> None:
         raise ConfigError(
             f"clients of other machines could come in at {option} {host}:{port}, where {' and '.join(lacking)}. Either listen on this"
             f" machine alone ({option} 127.0.0.1:{port}), if need be with a proxy before it; or give a certificate and keys"
-            " (--tls-cert and --tls-key, `capamesh keys create`); or say by --insecure that only those you trust can reach it"
+            " (--tls-cert and --tls-key of `capamesh router run`, `capamesh keys create`); or say by --insecure that only those you trust can reach it"
         )
 
 

@@ -108,6 +108,7 @@ class ModelDescriptions:
             "samples": windows.samples,
             "context": windows.context,
             "rate_hz": windows.rate_hz,
+            "constants": dict(windows.constants),
         }
         return {"window": told}
 

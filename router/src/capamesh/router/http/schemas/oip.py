@@ -75,6 +75,8 @@ class SampleWindow(TypedDict):
     """The samples before them, which the router adds."""
     rate_hz: int
     """The samples of a second; 0: nothing is said."""
+    constants: dict[str, float]
+    """The values of the other inputs, by name."""
 
 
 class ModelMetadata(TypedDict):

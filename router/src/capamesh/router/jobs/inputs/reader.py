@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,7 +82,10 @@ class Reader(ABC):
             if name not in known:
                 some = ", ".join(map(shown, known[:20]))
                 more = f" and {len(known) - 20} more" if len(known) > 20 else ""
-                raise InputInvalid(f"there is no column {name!r}; the columns are {some}{more}")
+                raise InputInvalid(
+                    f"there is no column {name!r}; the columns are {some}{more}. Say which make up that input, in its order:"
+                    f' --column {name}=A,B of `capamesh jobs submit`, or "columns": {{{json.dumps(name)}: ["A", "B"]}}'
+                )
 
 
 def check_names(names: Sequence[str], name: str) -> None:

@@ -1,12 +1,11 @@
 // The form that sends one request to a model and shows what came back, and why from there.
 
-import { classifiedOf, labelledOf } from "./classes.js";
+import { classifiedOf } from "./classes.js";
 import { badge, copyButton, h, say } from "./dom.js";
 import { micros } from "./format.js";
 import { explanationOf } from "./explain.js";
 import { outputsOf } from "./outputs.js";
-import { curlOf, inferPath, sampleOf, written } from "./sample.js";
-import { get } from "./store.js";
+import { askedOf, curlOf, inferPath, sampleOf, written } from "./sample.js";
 
 const MOST_SHOWN = 20000;
 
@@ -26,10 +25,8 @@ export function tryIt(name) {
 
   async function load() {
     try {
-      const path = `v2/models/${encodeURIComponent(name)}`;
-      const [metadata, config] = await Promise.all([get(path), get(`${path}/config`).catch(() => null)]);
-      const labelled = labelledOf(config);
-      const sample = sampleOf(metadata, labelled);
+      const asked = await askedOf(name);
+      const [metadata, labelled] = asked, sample = sampleOf(...asked);
       if (!sample) { say(status, "A request of this model is too large to fill in here."); return; }
       if (sample.isShown) input.value = written(sample.body);
       else {
