@@ -1,4 +1,4 @@
-"""Times the first minutes in clean containers: install, `up`, the first answer; then a second machine joins by the printed line.
+"""Times the first minutes in clean containers: install, `up`, the first answer; then a second machine joins by its token.
 
 `make first-minutes` makes the wheels first. It needs a Docker engine, and uses the image BASE_IMAGE, of which only Python is
 used: a compiler in it is taken away. `--packages DIR` takes all packages from a folder that `pip download` filled, so that
@@ -184,7 +184,8 @@ def measure(first: Machine, second: Machine) -> dict[str, float]:
     took["ask"] = first.timed(ASK)
     took["first answer"] = took["install"] + took["up"] + took["ask"]
     took["install on the second"] = second.timed(INSTALL)
-    line = up.wait_for("capamesh join").strip()
+    up.wait_for("capamesh join")
+    line = f"capamesh join {first.run('capamesh token').strip()}"
     before = first.usable_nodes()
     began_s = time.monotonic()
     joined = second.start(line)

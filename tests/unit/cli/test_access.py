@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import sys
@@ -16,9 +17,10 @@ from capamesh.cli.access import HEADERS_VARIABLE, access
 from capamesh.cli.options import read_token
 from capamesh.client import Client
 from capamesh.client.retries import DEFAULT_RETRIES
+from capamesh.protocol.data_dir import LOCK_FILE, DataDir
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.private_files import is_exposed
-from capamesh.router.access.operator_key import OperatorKey
+from capamesh.router.access.operator_key import KEY_FILE, OperatorKey
 
 if TYPE_CHECKING:
     from .conftest import Cli, Owner
@@ -85,6 +87,49 @@ def test_command_hands_its_headers_and_authority_to_the_client(
     assert given.pop("retries", DEFAULT_RETRIES) == DEFAULT_RETRIES
     assert given == {"headers": {"Authorization": "Bearer s3cret"}, "ca": Path("ca.pem")}
     assert "s3cret" not in said.out + said.err
+
+
+def test_operators_key_is_sent_to_this_users_own_router_at_its_very_address_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CAPAMESH_KEY", "CAPAMESH_DATA", HEADERS_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CAPAMESH_HOME", str(tmp_path))
+    home = DataDir(tmp_path / "own" / "router")
+    home.folder.mkdir(parents=True)
+    home.write_status(
+        {"http_address": "http://0.0.0.0:8000", "metrics_address": "http://10.0.0.5:9000"}
+    )
+    OperatorKey.create(home.folder)
+    key = (home.folder / KEY_FILE).read_text().strip()
+
+    def sent(router: str, *headers: str) -> str | None:
+        return access(list(headers), None, router=router).get("key")
+
+    own = ("http://127.0.0.1:8000", "http://localhost:8000/", "http://10.0.0.5:9000")
+    assert [sent(each) for each in own] == [None] * 3  # no process holds the folder
+    with (home.folder / LOCK_FILE).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert [sent(each) for each in own] == [key] * 3
+        for other in (
+            *("http://127.0.0.1:8001", "https://127.0.0.1:8000", "http://10.0.0.5:8000"),
+            *(
+                "http://127.0.0.1:9000",
+                "http://127.0.0.1:8000,http://10.0.0.5:8000",
+                "http://h:x",
+                "",
+            ),
+        ):
+            assert sent(other) is None, other
+        assert sent(own[0], "Authorization: Bearer a") is None
+        assert access(None, None, "cm_given", router=own[0])["key"] == "cm_given"
+        (home.folder / KEY_FILE).chmod(0o644)
+        assert sent(own[0]) is None
+        monkeypatch.setenv("CAPAMESH_HOME", str(tmp_path / "other"))
+        (home.folder / KEY_FILE).chmod(0o600)
+        assert sent(own[0]) is None
+        monkeypatch.setenv("CAPAMESH_DATA", str(home.folder))
+        assert sent(own[0]) == key
 
 
 def test_header_that_cannot_be_sent_is_an_error_without_its_value(cli: Cli) -> None:

@@ -293,6 +293,23 @@ def test_no_text_and_no_table_is_wider_than_its_room(
     assert all(cell_len(line) <= width for line in lines)
 
 
+def test_key_that_may_only_infer_lists_the_models_that_it_may_run(router: Router, cli: Cli) -> None:
+    router.body = Answer(403, error_body("no"), "forbidden")
+    router.bodies["/v1/models"] = {
+        "object": "list",
+        "data": [{"id": "m", "task": None, "versions": ["1", "2"]}],
+    }
+    specs = [{"name": "X", "datatype": "FP32", "shape": [-1, 4]}]
+    for version in "12":
+        told = {"name": "m", "versions": [version], "platform": "p", "inputs": specs, "outputs": []}
+        router.bodies[f"/v2/models/m/versions/{version}"] = told
+    assert [line.split()[:4] for line in cli("models").lines[1:]] == [
+        ["m", "1", "READY", "-"],
+        ["m", "2", "READY", "-"],
+    ]
+    assert [entry["nodes_ready"] for entry in cli("models --json").json] == [None, None]
+
+
 def test_circuits_and_models_of_a_node_are_shown_with_the_reason() -> None:
     both = [MODEL, {**MODEL, "state": "closed"}]
     for links, text in (

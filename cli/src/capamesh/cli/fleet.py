@@ -162,12 +162,12 @@ def models(
         try:
             found = client.models()
             owned = {(one.get("name"), one.get("version")): one for one in client.owned_models()}
-            ready: Mapping[tuple[str, str], int | str] = ready_counts(
+            ready: Mapping[tuple[str, str], int | None] = ready_counts(
                 client.nodes() if found else []
             )
         except Forbidden:  # a key that may run models, and not read the network
             found, owned = client.usable_models(), {}
-            ready = {(one.name, one.version): "-" for one in found}
+            ready = dict.fromkeys(((one.name, one.version) for one in found), None)
         known = {(one.name, one.version): _metadata(client, one) for one in found}
     if as_json:
         print_json(
@@ -201,7 +201,7 @@ def models(
                 entry.name,
                 entry.version or "-",
                 entry.state + (f": {entry.reason}" if is_wide and entry.reason else ""),
-                ready[key],
+                "-" if ready[key] is None else ready[key],
                 tensors(metadata.inputs) if metadata else "-",
                 tensors(metadata.outputs) if metadata else "-",
                 file(owned.get(key)),

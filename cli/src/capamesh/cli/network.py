@@ -194,7 +194,7 @@ def revoke(
         folder,
         names or [],
         router,
-        access=access(header, ca, cert=cert, cert_key=cert_key, router=router),
+        access=access(header, ca, cert=cert, cert_key=cert_key, router=router or ""),
         as_json=as_json,
     )
 
@@ -230,7 +230,7 @@ def show(
     show_book(
         folder,
         router,
-        access=access(header, ca, cert=cert, cert_key=cert_key, router=router),
+        access=access(header, ca, cert=cert, cert_key=cert_key, router=router or ""),
         is_wide=is_wide,
         as_json=as_json,
     )
@@ -274,7 +274,7 @@ def rotate_key(
     ownership.rotate_key(
         folder,
         router,
-        access=access(header, ca, cert=cert, cert_key=cert_key, router=router),
+        access=access(header, ca, cert=cert, cert_key=cert_key, router=router or ""),
         is_retiring=retire,
         as_json=as_json,
     )

@@ -348,7 +348,8 @@ def _window(value: object) -> SampleWindow:
     if not all(isinstance(count, int) and count >= 0 for count in counts) or not counts[0]:
         raise _unexpected("a window", value)
     constants = cast("dict[str, float]", fields.get("constants", {}))
-    return SampleWindow(_text(fields, "input", "a window"), *counts, constants)
+    samples, context, rate_hz = counts
+    return SampleWindow(_text(fields, "input", "a window"), samples, context, rate_hz, constants)
 
 
 def _spec(value: object, what: str) -> TensorSpec:

@@ -143,7 +143,17 @@ async def test_unknown_route_is_not_found_in_the_protocol_s_form(http: Http) -> 
     for path in ("/v", "/v3/", "/v1", *models):
         for method in ("GET", "POST"):
             response = await http.client.request(method, path)
-            assert (response.status, list(await response.json())) == (404, ["error"]), path
+            body = await response.json()
+            assert (response.status, body["code"]) == (404, "not_found"), path
+    for path, right in (
+        ("/v2/models", "GET /v1/models lists the models"),
+        ("/health", "GET /v2/health/ready says"),
+        ("/healthz/", "GET /v2/health/ready says"),
+    ):
+        body = await (await http.client.get(path)).json()
+        assert body["error"].startswith(f"there is nothing at {path}; {right}")
+    body = await (await http.client.delete("/v1/nodes")).json()
+    assert body == {"error": "/v1/nodes takes GET, HEAD, not DELETE", "code": "method_not_allowed"}
 
 
 async def test_page_is_there_with_a_slash_at_its_end_too(http: Http) -> None:

@@ -13,6 +13,7 @@ from route_paths import filled
 from router_http import INFER, Http, bearer
 
 from capamesh.router.access.keys import Verb
+from capamesh.router.access.page_logins import LASTS_S, PageLogins
 from capamesh.router.http.route import Route
 from capamesh.router.page.backlog import Reader
 
@@ -131,12 +132,67 @@ async def test_stream_of_the_page_ends_with_its_key(
     assert stream.content.at_eof()
 
 
+HTML = {"Accept": "text/html,*/*"}
+
+
+async def logged_in(http: Http, text: str, status: int = 303) -> dict[str, str]:
+    """Send the form of the page with a key; return the header with the cookie that came."""
+    answer = await http.client.post("/login", data={"key": text}, allow_redirects=False)
+    assert answer.status == status
+    assert text == "" or text not in await answer.text()
+    cookie = answer.headers.get("Set-Cookie", "")
+    assert (not cookie) or cookie.endswith("; Max-Age=43200; HttpOnly; SameSite=Strict")
+    return {"Cookie": cookie.partition(";")[0]}
+
+
+async def test_browser_is_asked_for_a_key_by_a_page_and_reads_by_the_cookie_that_it_gets(
+    http: Http,
+) -> None:
+    text, other = http.key(Verb.READ, Verb.INFER, Verb.ADMIN), http.key(Verb.INFER)
+    for path, root in (("/", ""), ("/docs", ""), ("/v2/models/", "../../")):
+        asked = await http.client.get(path, headers=HTML)
+        assert (asked.status, asked.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert f'action="{root}login"' in await asked.text()
+        assert "script-src" not in asked.headers["Content-Security-Policy"]
+    for wrong, refused in ((UNKNOWN, 401), ("", 401), (other, 403), ("<b>", 401)):
+        assert await logged_in(http, wrong, refused) == {"Cookie": ""}
+    assert (await http.client.post("/login", data={"key": "x" * 5000})).status == 413
+    for key in (text, "secret"):  # the operator's
+        cookie = await logged_in(http, key)
+        for path in ("/", "/docs", "/v1/nodes", "/v1/page/snapshot", "/v2/models/m"):
+            assert (await http.client.get(path, headers={**HTML, **cookie})).status == 200
+        # it reads what the page reads, and does nothing
+        assert (await http.client.get("/metrics", headers=cookie)).status == 401
+        assert (await http.client.get("/v1/jobs", headers=cookie)).status == 401
+        assert (await http.client.post("/v2/repository/index", headers=cookie)).status == 401
+        assert await status(http, cookie) == 401
+    made, _, mark = cookie["Cookie"].rpartition(".")
+    for forged in (
+        f"{made}.{mark[:-1]}0",
+        f"{made[:-1]}9.{mark}",
+        f"{made}.",
+        "x",
+        made.partition("=")[0],
+    ):
+        assert (await http.client.get("/", headers={"Cookie": forged})).status == 401
+
+
+async def test_login_ends_with_its_time_its_key_and_its_router(http: Http) -> None:
+    text = http.key(Verb.READ)
+    keys, cookie = http.front.keys, await logged_in(http, text)
+    keys.ring.tick(keys.ring.wall_s + LASTS_S - 1)
+    assert (await http.client.get("/v1/nodes", headers=cookie)).status == 200
+    keys.ring.tick(keys.ring.wall_s + 1)
+    assert (await http.client.get("/v1/nodes", headers=cookie)).status == 401
+    cookie = await logged_in(http, text)
+    http.revoke(text)
+    assert (await http.client.get("/v1/nodes", headers=cookie)).status == 401
+    assert PageLogins(b"a").key_id(PageLogins(b"b").text_of("k", 0.0), 0.0) == ""
+
+
 async def test_browser_sends_its_key_as_a_password_to_read_alone(http: Http) -> None:
     text = http.key(Verb.READ, Verb.INFER)
     basic = {"Authorization": "Basic " + base64.b64encode(f"me:{text}".encode()).decode()}
-    asked_for = await http.client.get("/", headers={"Accept": "text/html,*/*"})
-    assert asked_for.status == 401
-    assert asked_for.headers["WWW-Authenticate"] == 'Basic realm="capamesh"'
     assert (await http.client.get("/v1/nodes", headers=basic)).status == 200
     assert await status(http, basic) == 401
     assert (await http.client.post("/v2/repository/index", headers=basic)).status == 401

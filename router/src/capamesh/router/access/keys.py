@@ -154,6 +154,8 @@ class KeyRing:
         """The time when the next of them ends."""
         self._checked_s = 0.0
         """The time at which it was last looked which have not ended."""
+        self.wall_s = 0.0
+        """The time at which it was last told the time, in seconds since 1970."""
         self._read_s = 0.0
         self._has_failed = False
         """True if the keys could not be read the last time."""
@@ -177,6 +179,7 @@ class KeyRing:
     def take(self, keys: Iterable[Key], now_s: float, wall_s: float) -> None:
         """Go by these keys, which were just read; `now_s` never goes back, `wall_s` is in seconds since 1970."""
         self.is_required = True
+        self.wall_s = wall_s
         self._read = tuple(keys)
         self._expire(wall_s)
         self.unchanged(now_s)
@@ -202,6 +205,7 @@ class KeyRing:
 
     def tick(self, wall_s: float) -> None:
         """Drop keys whose time is over, and take up again those whose time is not over where the clock went back."""
+        self.wall_s = wall_s
         if wall_s >= self._expires_s or wall_s < self._checked_s:
             self._expire(wall_s)
             self._tell()
@@ -232,6 +236,10 @@ class KeyRing:
         raise Unauthenticated(
             "the key is unknown, has expired or was revoked; ask the router's operator for another"
         )
+
+    def of_id(self, key_id: str) -> Key | None:
+        """Return the key of this id, for one who need not show it; None: it is not taken any more."""
+        return None if self._is_lost else self._keys.get(key_id)
 
     def has(self, key: Key) -> bool:
         """Return whether a key that was found is still one."""

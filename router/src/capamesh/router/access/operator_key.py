@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from capamesh.protocol.errors import ConfigError, KeyExposed
 from capamesh.protocol.private_files import read_private, replace_private
+from capamesh.router.access.page_logins import PageLogins
 
 KEY_FILE: Final = "operator.key"
 KEY_BYTES: Final = 32
@@ -60,6 +61,10 @@ class OperatorKey:
             return cls(_key_in(folder))
         except (ConfigError, KeyExposed):
             return cls(secrets.token_hex(KEY_BYTES), is_kept=False)
+
+    def page_logins(self) -> PageLogins:
+        """Return what makes and reads logins of the page in this run."""
+        return PageLogins(self._key)
 
     def opens(self, authorization: str) -> bool:
         """Return whether the header `Authorization` carries it; how long that takes says nothing of the key."""

@@ -25,7 +25,8 @@ from capamesh.router.http.cross_origin import (
     preflight_answer,
 )
 from capamesh.router.http.errors import error_response, http_error_response
-from capamesh.router.http.key_check import CHALLENGE_OF_BROWSERS, CHALLENGED, KEYS, KeyCheck, key_of
+from capamesh.router.http.key_check import CHALLENGED, KEYS, KeyCheck, key_of
+from capamesh.router.http.login_page import is_asked_for, login_page
 from capamesh.router.http.media_types import is_json
 from capamesh.router.http.openai_errors import openai_error, openai_http_error
 from capamesh.router.http.route import TABLE, Handler, Pages, Route, RouteTable
@@ -105,8 +106,8 @@ def make_application(
                 "" if key is None else key.id,
             )
             access.page(request.method, place, response.status, began_s, facts)
-        if CHALLENGED in response.headers and "text/html" in request.headers.get("Accept", ""):
-            response.headers[CHALLENGED] = CHALLENGE_OF_BROWSERS
+        if CHALLENGED in response.headers and is_asked_for(request):
+            response = login_page(request, response.status)
         if requests.is_closing:
             response.force_close()
         return response

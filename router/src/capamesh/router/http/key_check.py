@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 AUTHORIZATION: Final = "Authorization"
 API_KEY: Final = "X-API-Key"
 CHALLENGED: Final = "WWW-Authenticate"
-CHALLENGE_OF_BROWSERS: Final = 'Basic realm="capamesh"'
-"""Has a browser ask for a name and a password, which is the key. It stands alone, for some read but one challenge (Chromium)."""
+_COOKIE: Final = "capamesh_login"
+_BY_LOGIN: Final = web.RequestKey("by_login", str)
+"""The text of the login by which a request was let in."""
 _READING: Final = frozenset({"GET", "HEAD"})
 _KEY: Final = web.RequestKey("key", Key)
 
@@ -43,6 +44,7 @@ class KeyCheck:
     def __init__(self, ring: KeyRing, operator: OperatorKey | None = None) -> None:
         self.ring = ring
         self._operator = operator
+        self._logins = None if operator is None else operator.page_logins()
 
     def of_inference(self, model: str, authorization: str, api_key: str) -> Key | None:
         """Return the key of an inference request, by two of its headers, empty where it has them not; None: none is asked for.
@@ -71,7 +73,7 @@ class KeyCheck:
         if not self.ring.is_required or (route is not None and not route.verbs):
             return
         headers = request.headers
-        key = self._find(
+        key = self._logged_in(request, route) or self._find(
             headers.get(AUTHORIZATION, ""),
             headers.get(API_KEY, ""),
             takes_basic=request.method in _READING,
@@ -84,6 +86,37 @@ class KeyCheck:
             elif model is not None and not (Verb.READ in route.verbs and key.may(Verb.READ)):
                 check_model(key, model)
         request[_KEY] = key
+
+    def login(self, text: str) -> str:
+        """Return the text of a cookie that reads the page in the place of a key, which may be the operator's.
+
+        Raises `Unauthenticated`, `Forbidden` or `KeysUnavailable`.
+        """
+        key = self._find(f"{SCHEME} {text}", "", takes_basic=False)
+        check_verb(key, Verb.READ)
+        if self._logins is None:
+            raise Unauthenticated("this router takes no logins")
+        return self._logins.text_of(key.id, self.ring.wall_s)
+
+    def _logged_in(self, request: web.Request, route: Route | None) -> Key | None:
+        """Return the key of a browser's login, where a request of one reads what a key with `read` may; None: there is no such login."""
+        headers = request.headers
+        if route is None or Verb.READ not in route.verbs or request.method not in _READING:
+            return None
+        if AUTHORIZATION in headers or API_KEY in headers:
+            return None
+        text = request.cookies.get(login_cookie(request.host), "")
+        key = self._of_login(text)
+        if key is not None and key.may(Verb.READ):
+            request[_BY_LOGIN] = text
+            return key
+        return None
+
+    def _of_login(self, text: str) -> Key | None:
+        if not text or self._logins is None:
+            return None
+        key_id = self._logins.key_id(text, self.ring.wall_s)
+        return OPERATOR if key_id == OPERATOR.id else self.ring.of_id(key_id)
 
     def commander(self, key: Key | None, authorization: str) -> str:
         """Return the name for the log of whoever commands the router: by the key that a route has let in, else by the operator's.
@@ -102,8 +135,12 @@ class KeyCheck:
 
     def is_still_taken(self, request: web.Request) -> bool:
         """Return whether the key of a request that lasts is still one."""
-        key = key_of(request)
-        return not self.ring.is_required or (key is not None and self._has(key))
+        if not self.ring.is_required:
+            return True
+        key, login = key_of(request), request.get(_BY_LOGIN, "")
+        if login and self._of_login(login) is None:
+            return False
+        return key is not None and self._has(key)
 
     def _has(self, key: Key) -> bool:
         return key is OPERATOR or self.ring.has(key)
@@ -130,6 +167,12 @@ class KeyCheck:
 
 KEYS: Final = web.AppKey("keys", KeyCheck)
 """The application's key for its check; without it no key is asked for."""
+
+
+def login_cookie(host: str) -> str:
+    """Return the name of the cookie of logins at a router that a browser asks by this `Host`: cookies know no ports."""
+    port = host.rpartition(":")[2]
+    return f"{_COOKIE}_{port}" if port.isdecimal() and port.isascii() else _COOKIE
 
 
 def is_still_taken(request: web.Request) -> bool:

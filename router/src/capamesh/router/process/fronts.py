@@ -25,6 +25,7 @@ from capamesh.router.http.generate import GenerateApi
 from capamesh.router.http.generation_way import Generations
 from capamesh.router.http.generations import GenerationsApi
 from capamesh.router.http.limits import FrontLimits, limits_of, networks_of
+from capamesh.router.http.login_page import LoginApi
 from capamesh.router.http.oip import InferenceApi
 from capamesh.router.http.ollama import OllamaApi
 from capamesh.router.http.openai_models import ModelsApi
@@ -120,6 +121,7 @@ class Fronts:
             self.fleet,
             self.routing,
             page.api,
+            LoginApi(),
             page.documents,
             EmbeddingsApi(parts.inference, arrival_s=settings.arrival_s),
             GenerationsApi(generations),

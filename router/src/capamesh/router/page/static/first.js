@@ -3,7 +3,7 @@
 import { copyButton, h } from "./dom.js";
 
 const STEPS = [
-  ["On another machine, with the token that capamesh up has printed:", "capamesh join TOKEN --models ./models"],
+  ["On another machine, with what capamesh token prints where capamesh up runs:", "capamesh join TOKEN --models ./models"],
   ["In a network whose parts you run one by one, with a token for nodes:", "capamesh node run --data my-network/node --models ./models --token-file my-network/node.token"],
   ["If a node runs and is not shown here, it says itself why:", "capamesh node status --data my-network/node"],
 ];

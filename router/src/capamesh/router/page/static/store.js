@@ -50,7 +50,8 @@ export async function start() {
     changed();
     follow();
   } catch (error) {
-    if (NO_KEY.has(error.status)) set("refused", `Status ${error.status}: something before this router asks for a key that this page does not send. Where it asks for a name and a password, the browser sends them along.`);
+    if (error.status === 401) set("refused", "The login has ended: load this page again to log in.");
+    else if (NO_KEY.has(error.status)) set("refused", `Status ${error.status}: something before this router asks for a key that this page does not send. Where it asks for a name and a password, the browser sends them along.`);
     else set("lost", error.status ? error.message : "The router does not answer.");
     setTimeout(start, AGAIN_MS);
   }
