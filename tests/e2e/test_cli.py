@@ -289,6 +289,24 @@ def test_network_is_made_joined_stopped_and_resumed_by_one_command_each(tmp_path
             assert file.stat().st_mode & 0o077 == 0
 
 
+def test_models_that_are_refused_are_told_of_and_where_none_is_left_up_ends(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    (models / "broken" / "1").mkdir(parents=True)
+    (models / "broken" / "1" / "model.onnx").write_text("junk")
+    options = ("--home", str(tmp_path / "home"), "--http", "127.0.0.1:0", "--local", "--port", "0")
+    for _ in range(2):  # the second time its log has the words of the first
+        code, _, said = ended(started("up", "--models", str(models), *options))
+        assert (code, said.count("broken/1: the ONNX file")) == (1, said.count("Refused: ") + 1)
+        assert f"no model of {models} can be served: broken/1: the ONNX file" in said
+    shutil.copytree(MODELS / "digits", models / "digits")
+    with running("up", *options, "--json") as up:
+        assert document(up)["models"] == ["digits"]
+        assert up.stderr is not None
+        lines = iter(up.stderr)
+        assert "The folder is that of the last start" in next(lines)
+        assert any(line.startswith("Refused: broken/1: the ONNX file") for line in lines)
+
+
 def ports_of(session: dict[str, Any]) -> set[int]:
     """Return the ports on which the members of a network listen for other members."""
     members = [session["router"], *session["nodes"]]

@@ -105,6 +105,18 @@ def test_failure_is_one_line_each_and_a_bug_keeps_its_traceback(
         cli("node status --data d")
 
 
+def test_router_with_wrong_rules_ends_before_all_else_is_read_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli, secret: Path
+) -> None:
+    monkeypatch.setattr(services, "_alone", pytest.fail)
+    monkeypatch.setattr(services, "_with_workers", pytest.fail)
+    (tmp_path / "rules.toml").write_text("rules = [")
+    for more in ("", "--workers 2"):
+        line = f"router run --data d --token-file {secret} {more} --rules"
+        said = cli(line, tmp_path / "rules.toml", status=1).err
+        assert "rules.toml is not TOML" in said
+
+
 # settings
 
 

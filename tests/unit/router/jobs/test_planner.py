@@ -117,7 +117,7 @@ async def test_input_that_is_wrong_fails_the_job(tmp_path: Path, planned: Planne
     path = tmp_path / "in.csv"
     path.write_text("a,b\n1,2\n")
     for column, source, words in (
-        ("v", path, "no column 'v'"),
+        ("v", path, "Say which make up that input, in its order: --column v=A,B of"),
         ("v", tmp_path / "none.jsonl", "No such file"),
         ("v", Path("relative.jsonl"), "an absolute path"),
     ):

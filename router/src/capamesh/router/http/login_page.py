@@ -53,7 +53,7 @@ _HTML: Final = """<!doctype html>
 <input id="key" name="key" type="password" autocomplete="current-password" maxlength="128" required autofocus>
 <button type="submit">Log in</button>
 </form>
-<p>The router's operator makes keys with <code>capamesh keys create --verbs read</code>. The operator's own is the content of
+<p>The router's operator makes keys with <code>capamesh keys create NAME --may read</code>. The operator's own is the content of
 <code>operator.key</code> in the router's data folder, which is new at each start.</p>
 </main>
 </body>
@@ -93,7 +93,10 @@ class LoginApi(Pages):
     def routes(self) -> list[Route]:
         form = (Content(str, "application/x-www-form-urlencoded"),)
         page = (Content(str, "text/html"),)
-        return [Route("POST", PATH, self.login, EVERYBODY, page, form, errors=(400, 401, 403, 413))]
+        errors, others = (400, 401, 403, 404, 413), {303: ()}
+        return [
+            Route("POST", PATH, self.login, EVERYBODY, page, form, errors=errors, others=others)
+        ]
 
     async def login(self, request: web.Request) -> web.Response:
         """Take the key in a form's field `key`, and let the browser that sent it read the page for 12 hours, by a cookie.
@@ -102,10 +105,10 @@ class LoginApi(Pages):
         """
         body = await read_body(request, arrival_s=ARRIVAL_S, most_bytes=MAX_FORM_BYTES)
         given = parse_qs(body.decode("utf-8", "replace"), max_num_fields=8).get(FIELD, [""])[0]
-        response = web.Response(status=303, headers={"Location": "./"})
         keys = request.app.get(KEYS)
         if keys is None or not keys.ring.is_required:
-            return response
+            raise web.HTTPNotFound  # nobody has to log in
+        response = web.Response(status=303, headers={"Location": "./"})
         try:
             text = keys.login(given.strip())
         except CapameshError as error:
