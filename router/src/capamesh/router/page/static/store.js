@@ -36,7 +36,7 @@ export async function get(path) {
   const reply = await fetch(path, { headers: { Accept: "application/json" } });
   let body;
   try { body = await reply.json(); } catch { body = {}; }
-  if (!reply.ok) throw Object.assign(new Error(body.error || `the router answered with status ${reply.status}`), { status: reply.status });
+  if (!reply.ok) throw Object.assign(new Error(body.error || `the router answered with status ${reply.status}`), { status: reply.status, code: body.code });
   return body;
 }
 
@@ -50,7 +50,7 @@ export async function start() {
     changed();
     follow();
   } catch (error) {
-    if (error.status === 401) set("refused", "The login has ended: load this page again to log in.");
+    if (error.code === "unauthenticated") set("refused", "The login has ended: load this page again to log in.");
     else if (NO_KEY.has(error.status)) set("refused", `Status ${error.status}: something before this router asks for a key that this page does not send. Where it asks for a name and a password, the browser sends them along.`);
     else set("lost", error.status ? error.message : "The router does not answer.");
     setTimeout(start, AGAIN_MS);
