@@ -450,6 +450,28 @@ async def test_models_have_a_command_to_copy_each(http: Http, open_page: OpenPag
     await tab.wait_for("document.getElementById('told').textContent === 'Copied'")
 
 
+async def test_sample_of_a_model_with_a_window_and_states_is_a_whole_sequence_of_one(
+    http: Http, open_page: OpenPage
+) -> None:
+    tab = await open_page(http, "models")
+    metadata = {
+        "window": {"input": "X", "samples": 3, "context": 1, "constants": {"sr": 8000}},
+        "inputs": [
+            {"name": "X", "datatype": "FP32", "shape": [-1, -1]},
+            {"name": "sr", "datatype": "INT64", "shape": []},
+        ],
+    }
+    module = "document.querySelector('script').src.replace('app.js', 'sample.js')"
+    made = await tab.run(
+        f"import({module}).then((it) => it.written(it.sampleOf({json.dumps(metadata)}, [], {{sequence_batching: {{}}}}).body))"
+    )
+    body = json.loads(made)
+    assert [each["shape"] for each in body["inputs"]] == [[1, 4], []]
+    assert body["inputs"][1]["data"] == [8000]
+    parameters = {"sequence_id": 990001, "sequence_start": True, "sequence_end": True}
+    assert body["parameters"] == parameters
+
+
 async def test_keys_lead_to_views_and_the_help_tells_them(http: Http, open_page: OpenPage) -> None:
     tab = await open_page(http)
     await tab.type("2")
