@@ -176,7 +176,13 @@ async def test_windows_are_told_and_samples_refused_where_there_are_none(http: H
         client.leave()
     node(http, "B")
     response = await http.client.get("/v2/models/vad")
-    windows = {"input": "sound", "samples": SAMPLES, "context": CONTEXT, "rate_hz": 8000}
+    windows = {
+        "input": "sound",
+        "samples": SAMPLES,
+        "context": CONTEXT,
+        "rate_hz": 8000,
+        "constants": {"rate": 8000},
+    }
     assert (await response.json())["window"] == windows
     client = await connected(http, f"{PATH}?binary=1&priority=7&timeout=5000000")
     client.send(sound(1, 2, 3, 4))
