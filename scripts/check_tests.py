@@ -25,7 +25,7 @@ COUNTS: Final = Path("tests/waits.txt")
 IN_PROCESS: Final = ("tests/unit/", "tests/integration/", "tests/simulation/")
 LOOPS: Final = ("tests/integration/", "tests/unit/router/")
 """The folders whose loop is a virtual one, but for the places that `REAL` in their conftest.py names."""
-VIRTUAL: Final = ("virtual_time", "VirtualLoop", "SimLoop", "sim_loop")
+VIRTUAL: Final = ("virtual_time", "VirtualLoop", "SimLoop", "sim_loop", "simulation.world")
 """Names by which a module's loop is a virtual one."""
 CLOCKS: Final = ("time.monotonic", "time.perf_counter", "time.process_time", "time.time")
 ADVICE: Final = {
