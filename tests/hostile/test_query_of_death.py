@@ -20,6 +20,7 @@ import pytest
 from chaos import send_signal, worker_pids
 from engine_link import logged
 from hostile import MIB, AttackedNetwork, Figures, attacked
+from machine_speed import times_longer
 from polling import until
 
 BESIDE = 6
@@ -29,7 +30,7 @@ NODE_OPTIONS = ("--watchdog", "20")
 DATA_BYTES = 1792 * MIB
 """Of the 2 GiB of a node's container, less what its agent and sidecar take; here the container is played by a watcher."""
 GAP_S = 5.0
-"""The longest that a model may not be had."""
+"""The longest that a model may not be had, where nothing else runs: a worker starts anew twice at most."""
 
 
 def body(name: str, datatype: str, array: np.ndarray, **parameters: object) -> tuple[bytes, str]:
@@ -120,6 +121,7 @@ async def test_requests_that_would_kill_take_no_model_away(
     engine_models.save(engine_models.looping(), models, "looping", manifest="instances = 4\n")
     answers: Counter[str] = Counter()
     others: list[str] = []
+    longer = times_longer()
     async with attacked(
         tmp_path / "cluster", models, nodes=2, node_options=NODE_OPTIONS, data_bytes=DATA_BYTES
     ) as network:
@@ -149,8 +151,9 @@ async def test_requests_that_would_kill_take_no_model_away(
         }
     figures.at_most("query of death: workers that died", deaths, 2)
     figures.at_most("query of death: node, MB", max(peaks), 2048)
+    longest_s = GAP_S * max(longer, times_longer())
     figures.at_most(
-        "query of death: longest gap of a model, s", max(uses.longest_gap_s.values()), GAP_S
+        "query of death: longest gap of a model, s", max(uses.longest_gap_s.values()), longest_s
     )
     assert sum(answers.values()) == count
     assert not any(key.endswith(" 200") for key in answers)
