@@ -14,8 +14,8 @@ from typing_extensions import override
 
 from capamesh.router.access.keys import Verb
 from capamesh.router.jobs.spec import JobSpec
-from capamesh.router.jobs.standing import JobRunner, Progress
-from capamesh.router.jobs.values import Job, JobId
+from capamesh.router.jobs.standing import JobRunner, Measured, Progress
+from capamesh.router.jobs.values import Job, JobId, Pinned
 
 ROWS = 10
 
@@ -34,6 +34,7 @@ class ToldRunner(JobRunner):
         self.woken = 0
         self.progress: Progress | None = None
         self.promised_s: float | None = None
+        self.measured: Measured | None = None
         self.asked: list[int] = []
         """The rows of the jobs that a promise was asked for."""
 
@@ -53,6 +54,10 @@ class ToldRunner(JobRunner):
     def promise(self, spec: JobSpec, rows: int) -> float | None:
         self.asked.append(rows)
         return self.promised_s
+
+    @override
+    async def measure(self, spec: JobSpec, pinned: Pinned, tenant: str) -> Measured | None:
+        return self.measured
 
 
 class JobClients:

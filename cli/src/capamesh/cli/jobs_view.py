@@ -137,12 +137,17 @@ def standing(info: JobInfo, now_s: float) -> str:
     return ", ".join(parts)
 
 
+NOT_RUN: Final = "none were run: by other jobs of late, or by what nodes say"
+
+
 def promise_of(promise: JobPromise) -> str:
     """Return what a router promises of a job that was not submitted, as a sentence."""
     rows = "an unknown number of rows" if promise.rows is None else f"some {promise.rows:,} rows"
     if promise.left_s is None:
         return f"{rows}; the router cannot say when it would end: nothing is idle, or nothing was measured yet"
-    return f"{rows}; it would end in {span(promise.left_s)}, at {when(promise.ends_at)}"
+    measured = promise.fields.get("measured_rows")
+    how = f"{measured:,} of them were run" if isinstance(measured, int) and measured else NOT_RUN
+    return f"{rows}; it would end in {span(promise.left_s)}, at {when(promise.ends_at)} ({how})"
 
 
 def event_line(event: JobEvent) -> str:

@@ -104,7 +104,7 @@ def job_body(view: JobView, now_s: float) -> schemas.Job:
         "created_at": job.created_s,
         "ended_at": job.ended_s,
         "rows": job.rows,
-        "shards": job.shards,
+        "shards": counts.shards if job.shards else 0,
         "done": {
             "shards": counts.done_shards,
             "rows": counts.rows,
@@ -131,5 +131,6 @@ def promise_body(promise: Promise, spec: JobSpec, now_s: float) -> schemas.JobPr
         "rows": promise.rows,
         "left_s": left_s,
         "ends_at": None if left_s is None else now_s + left_s,
+        "measured_rows": promise.measured_rows,
         "spec": plain_values(spec),
     }

@@ -98,8 +98,8 @@ class JobsApi(Pages):
     async def submit_job(self, request: web.Request) -> web.Response:
         """Submit a job: a model is run over all rows of a data set, with what of the fleet is idle.
 
-        The answer has status 201, or 200 if the tenant submitted the job before under the same `client_key`. With `dry_run` it only
-        says how long the job would take.
+        The answer has status 201, or 200 if the tenant submitted the job before under the same `client_key`. With `dry_run` some of
+        its rows are run, and paid for, for ten seconds at most, and it only says how long the job would take.
         """
         service = has_jobs(self._service)
         tenant = tenant_submitting(request)
@@ -112,7 +112,7 @@ class JobsApi(Pages):
         key = key_of(request)
         spec = spec_of(values, service.fleet, key)
         if is_dry:
-            promise = await service.promise(spec, tenant)
+            promise = await service.dry_run(spec, tenant)
             return web.json_response(promise_body(promise, spec, service.wall_s()))
         job, is_new = await service.submit(spec, tenant, key)
         # to look for shards of a new one would be to wait for the store once more, behind those that begin to plan it

@@ -48,6 +48,8 @@ class Promise:
     """The rows of its input, which may be a guess; None: only reading it would tell."""
     left_s: float | None
     """The seconds that it takes; None: nobody can tell. `math.inf`: nothing is idle."""
+    measured_rows: int = 0
+    """The rows of it that were run to tell; 0: it goes by other jobs of late, or by what nodes say."""
 
 
 class JobService:
@@ -117,6 +119,14 @@ class JobService:
         """Return what a job would take, once its input and its output were looked at; raises as `submit` for these."""
         rows = await self._look(spec, tenant)
         return Promise(rows, None if rows is None else self.runner.promise(spec, rows))
+
+    async def dry_run(self, spec: JobSpec, tenant: str) -> Promise:
+        """Return what a job would take, once some of its rows were run; raises as `promise`."""
+        pin, _ = pinned(spec, self.fleet)
+        rows = await self._look(spec, tenant)
+        measured = await self.runner.measure(spec, pin, tenant)
+        left_s = None if rows is None else self.runner.promise(spec, rows)
+        return Promise(rows, left_s, 0 if measured is None else measured.rows)
 
     def close(self) -> None:
         """Read no more results."""

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 if TYPE_CHECKING:
     from capamesh.router.jobs.spec import JobSpec
-    from capamesh.router.jobs.values import JobId
+    from capamesh.router.jobs.values import JobId, Pinned
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,16 @@ class Progress:
     """The nodes that have run rows of it of late for this router."""
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The rows of a job that were run before it is submitted."""
+
+    rows: int
+    rows_per_s: float
+
+
 class JobRunner(ABC):
-    """The runner of jobs of one router's process. Its methods return at once and never raise."""
+    """The runner of jobs of one router's process. Its methods never raise, and but for `measure` they return at once."""
 
     @abstractmethod
     def wake(self) -> None:
@@ -48,6 +56,13 @@ class JobRunner(ABC):
         `math.inf`: nothing is idle. None: nothing was measured yet.
         """
 
+    @abstractmethod
+    async def measure(self, spec: JobSpec, pinned: Pinned, tenant: str) -> Measured | None:
+        """Run some rows of a job that is not submitted, so that `promise` goes by what they took.
+
+        None: they cannot be run now, or other jobs of its model run, whose rate tells.
+        """
+
 
 class NoRunner(JobRunner):
     """Runs nothing: another process of the store may."""
@@ -66,4 +81,8 @@ class NoRunner(JobRunner):
 
     @override
     def promise(self, spec: JobSpec, rows: int) -> float | None:
+        return None
+
+    @override
+    async def measure(self, spec: JobSpec, pinned: Pinned, tenant: str) -> Measured | None:
         return None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NewType
 
 from capamesh.protocol.errors import JobNotFound
 from capamesh.protocol.ids import ModelVersion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from capamesh.router.jobs.spec import JobSpec
     from capamesh.router.jobs.states import JobState
@@ -24,6 +24,8 @@ RENEW_S: Final = 5.0
 """Seconds after which a router renews a lease: two renewals may be lost."""
 MAX_TEXT_CHARS: Final = 500
 """A reason or an error is kept up to so many characters (guess: a sentence or two)."""
+_SIZE_BYTES: Final = 8
+_SHA256_BYTES: Final = 32
 _FORM: Final = re.compile(r"job-[0-9a-z]{1,60}", re.ASCII)
 
 
@@ -71,7 +73,29 @@ class RowRange:
     size_bytes: int
     """The bytes of the range; where a form is compressed, an estimate of those that its rows take in memory."""
     digest: bytes = b""
-    """The SHA-256 of the bytes when the input was planned; empty: they were not read then."""
+    """The SHA-256 of the bytes when the input was planned; empty: they were not read then. Of ranges that were joined: the size of
+    each, as `_SIZE_BYTES` bytes, and its digest."""
+
+    def joined(self, other: RowRange) -> RowRange:
+        """Return this range and the one that begins where it ends as one."""
+        return replace(
+            self,
+            rows=self.rows + other.rows,
+            size_bytes=self.size_bytes + other.size_bytes,
+            digest=self._sized_digests() + other._sized_digests(),
+        )
+
+    def digests(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the sizes of the pieces that were planned, in order, and the SHA-256 of each."""
+        sized, step = self._sized_digests(), _SIZE_BYTES + _SHA256_BYTES
+        for at in range(0, len(sized), step):
+            size = int.from_bytes(sized[at : at + _SIZE_BYTES], "big")
+            yield size, sized[at + _SIZE_BYTES : at + step]
+
+    def _sized_digests(self) -> bytes:
+        if len(self.digest) != _SHA256_BYTES:
+            return self.digest
+        return self.size_bytes.to_bytes(_SIZE_BYTES, "big") + self.digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,13 +169,19 @@ def test_estimate_says_nothing_while_there_is_nothing_to_go_by() -> None:
     estimate = Estimate()
     assert (estimate.left_s(100), estimate.left_s(0)) == (None, 0.0)
     estimate.observe(0, 0.0)
-    estimate.observe(50, 9.9)
     assert estimate.left_s(100) is None
     estimate.observe(50, 10.0)
-    assert estimate.left_s(100) == 20.0
-    for at in range(20, 1000, 10):  # nothing moves
-        estimate.observe(50, float(at))
-    assert estimate.left_s(5) is None
+    assert estimate.left_s(100) == 20.0  # from the beginning, for there is nothing else
+    estimate.observe(150, 20.0)
+    assert estimate.left_s(100) == 10.0  # from one commit to the next
+    estimate.observe(150, 30.0)
+    assert estimate.left_s(100) == 10.0  # the next may be about to come
+    estimate.observe(150, 1010.0)
+    assert estimate.left_s(100) == 990.0  # nothing moves
+    later = Estimate()
+    later.observe(5000, 0.0)  # what was done before says nothing
+    later.observe(5050, 1.0)
+    assert later.left_s(100) is None
 
 
 def test_node_is_crowded_when_people_wait_twice_as_long_as_without_jobs() -> None:

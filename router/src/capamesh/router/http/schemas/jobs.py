@@ -135,6 +135,8 @@ class JobPromise(TypedDict):
     left_s: float | None
     """The seconds that it would take; null: nobody can tell, or nothing is idle."""
     ends_at: float | None
+    measured_rows: int
+    """The rows of it that were run to tell; 0: they could not be, and it goes by other jobs of its model or by what nodes say."""
     spec: dict[str, Any]
     """The job as it would be submitted, with all that was left out."""
 

@@ -1,4 +1,7 @@
-"""The length of a shard: some seconds of work, and no more bytes than a router holds of it. Pure."""
+"""The length of a planned shard, and the most bytes that a router holds of one. Pure.
+
+Nobody knows what rows cost when they are planned, so planned shards are short, and a lease takes several of them (`running/shard_size.py`).
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,8 @@ from typing import Final
 
 from capamesh.router.requests.embedding_request import MOST_BYTES
 
-SHARD_S: Final = 5.0
-"""Seconds of measured work in a shard: a third of a lease (guess)."""
-LEAST_BATCHES: Final = 4
-"""A shard has at least so many of the node's best batches: the last of them is seldom full (guess)."""
+SHARD_S: Final = 0.05
+"""Seconds of work in a planned shard, by what nodes say of a row: at work, rows may cost ten times as much (guess)."""
 MAX_SHARD_BYTES: Final = 64 * 2**20
 """The most bytes of a shard, in and out each; one row may not have more (guess: a router has some of them at a time)."""
 MAX_FILE_COLUMNS: Final = 10_000
@@ -26,8 +27,8 @@ PIECE_RANGES: Final = 1000
 """The most ranges of a piece of a plan, which a store adds while others wait (measured: some milliseconds)."""
 MAX_SHARD_ROWS: Final = 10_000_000
 """The most rows of a shard, however quick the model is (guess)."""
-LENGTHEN_EVERY: Final = 20_000
-"""Shards become twice as long after each so many, so that a plan of any size has a bound (guess: 45,000 for 20,000,000 rows
+LENGTHEN_EVERY: Final = 5_000
+"""Shards become twice as long after each so many, so that a plan of any size has a bound (guess: 35,000 for 20,000,000 rows
 of a model of 50 rows a second)."""
 
 
@@ -51,5 +52,6 @@ def shard_limits(rows_per_s: float, best_rows: int, out_row_bytes: int) -> Shard
     most = MAX_SHARD_ROWS
     if out_row_bytes > 0:
         most = max(1, min(most, MAX_SHARD_BYTES // out_row_bytes))
-    wanted = max(math.ceil(SHARD_S * max(0.0, rows_per_s)), LEAST_BATCHES * max(1, best_rows))
-    return ShardLimits(min(wanted, most), most_rows=most)
+    best = max(1, best_rows)
+    batches = max(1, math.ceil(SHARD_S * max(0.0, rows_per_s) / best))  # whole ones
+    return ShardLimits(min(batches * best, most), most_rows=most)

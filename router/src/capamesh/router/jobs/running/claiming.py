@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from capamesh.router.jobs.running.hosted_rows import out_row_bytes
 from capamesh.router.jobs.running.room import HELD_BYTES, HELD_BYTES_EACH, MOST_SHARDS
+from capamesh.router.jobs.running.shard_size import ShardSizes
 from capamesh.router.jobs.running.turns import Turns
 from capamesh.router.jobs.states import JobState
 
@@ -34,6 +36,7 @@ class Claiming:
 
     def __init__(self) -> None:
         self._turns: Turns[JobId] = Turns()
+        self.sizes = ShardSizes()
         self._dry: dict[JobId, float] = {}
         """The times until which jobs have no free shard, as far as is known."""
 
@@ -66,6 +69,13 @@ class Claiming:
         turn = self._turns.next(wanted)
         return None if turn is None else found[turn[1]]
 
+    def shard_rows(self, job: Job, works: Works) -> int:
+        """Return the most rows of the next shard of a job; 0: as planned."""
+        work = works.get((job.spec.model, job.pinned))
+        if work is None or work.hosted is None:
+            return 0
+        return self.sizes.rows(job, out_row_bytes(work.hosted))
+
     def is_short(self, works: Works, runs: Collection[ShardRun]) -> bool:
         """Return whether nodes may soon have nothing to do for want of shards that are leased."""
         return bool(self._short(works, runs))
@@ -95,8 +105,12 @@ class Claiming:
         """Take in that a job has no free shard now."""
         self._dry[job] = now_s + DRY_S
 
-    def ended(self, job: Job, planned_s: float, took_s: float) -> None:
-        """Take in that a shard, which was to take so many row-seconds, has taken others."""
+    def ended(
+        self, job: Job, rows: int, began_s: float, took_s: float, work: ModelWork, now_s: float
+    ) -> None:
+        """Take in that a shard of so many rows, which was begun at a time, has taken so many row-seconds."""
+        planned_s = self._cost_s(job, work)
+        self.sizes.ended(job.id, rows, began_s, now_s)
         self._dry.pop(job.id, None)  # who looks again ends the job, if that was the last
         self._turns.settle(job.tenant, job.id, took_s - planned_s)
 
@@ -143,4 +157,5 @@ class Claiming:
     def _cost_s(self, job: Job, work: ModelWork) -> float:
         hosted = work.hosted
         row_s = (hosted.row_s if hosted is not None else 0.0) or UNKNOWN_ROW_S
-        return max(1, job.rows // max(1, job.shards)) * row_s
+        planned = max(1, job.rows // max(1, job.shards))
+        return max(planned, self.sizes.rows(job, 0)) * row_s

@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING, Final
 
 from capamesh.router.jobs.running.estimate import Estimate, promised_s
 from capamesh.router.jobs.standing import Progress
+from capamesh.router.jobs.values import JobId
 
 if TYPE_CHECKING:
-    from capamesh.router.jobs.values import Counts, Job, JobId
+    from capamesh.router.jobs.values import Counts, Job
 
 REMEMBERED_S: Final = 600.0
 """Seconds for which the rate of jobs is taken to be what a model's jobs get (guess)."""
 
+LOOK_S: Final = 2.0
+"""Seconds between two looks at how far a job is."""
+LOOK_PART: Final = 0.05
+"""The same as a part of the time since the first one, where that is less (guess: an estimate is as exact)."""
+DRY: Final = JobId("job-dry")
+"""Stands for the job of a dry run."""
 TOGETHER_S: Final = 30.0
 """Rates that were measured within so many seconds are of jobs that ran side by side (guess: some looks at each)."""
 
@@ -25,6 +32,9 @@ class _Known:
 
     done_rows: int = 0
     estimate: Estimate = field(default_factory=Estimate)
+    first_s: float = 0.0
+    """The time of the first look."""
+    last_s: float = 0.0
 
 
 class ProgressOfJobs:
@@ -35,16 +45,32 @@ class ProgressOfJobs:
         self._measured: dict[str, dict[JobId, tuple[float, float]]] = {}
         """The rows a second of the jobs of each model, and when that was."""
 
+    def is_due(self, job: JobId, now_s: float) -> bool:
+        """Return whether it is time to look how far a job is: soon for one that has just begun."""
+        known = self._known.get(job)
+        if known is None:
+            return True
+        rest_s = min(LOOK_S, (now_s - known.first_s) * LOOK_PART)
+        return now_s - known.last_s >= rest_s
+
     def take(self, job: Job, counts: Counts, now_s: float) -> None:
         """Take in how far a job is."""
-        known = self._known.setdefault(job.id, _Known())
+        known = self._known.setdefault(job.id, _Known(first_s=now_s))
+        known.last_s = now_s
         known.done_rows = counts.rows + counts.bad_rows
         known.estimate.observe(known.done_rows, now_s)
         rate = known.estimate.rows_per_s()
         if (
             rate and not job.spec.concurrency
         ):  # one that may not have more says nothing of what there is
-            self._measured.setdefault(job.spec.model, {})[job.id] = rate, now_s
+            others = self._measured.get(job.spec.model, {})
+            # the rates of jobs that have ended are no part of what runs now
+            side = {each: told for each, told in others.items() if each in self._known}
+            self._measured[job.spec.model] = {**side, job.id: (rate, now_s)}
+
+    def measured(self, model: str, rows_per_s: float, now_s: float) -> None:
+        """Take in the rate of rows of a model of which no job runs."""
+        self._measured[model] = {DRY: (rows_per_s, now_s)}
 
     def keep(self, jobs: Container[JobId]) -> None:
         """Forget all jobs but these."""

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.router.jobs.errors import JobsUnavailable
-from capamesh.router.jobs.inputs.limits import SHARD_S
 from capamesh.router.jobs.running.call_counts import CallCounts
 from capamesh.router.jobs.running.claiming import Claiming
+from capamesh.router.jobs.running.dry_run import measure
 from capamesh.router.jobs.running.job_prices import JobPrices
 from capamesh.router.jobs.running.job_states import JobStates
 from capamesh.router.jobs.running.planning import Planning
@@ -26,7 +27,7 @@ from capamesh.router.jobs.running.progress import ProgressOfJobs
 from capamesh.router.jobs.running.shard_run import Tools
 from capamesh.router.jobs.running.shards_at_work import CHECK_S, CLOSE_S, ShardsAtWork
 from capamesh.router.jobs.running.tidying import tidy
-from capamesh.router.jobs.standing import JobRunner, Progress
+from capamesh.router.jobs.standing import JobRunner, Measured, Progress
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.values import JobId, Lease
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from capamesh.router.jobs.running.nodes import Nodes
     from capamesh.router.jobs.spec import JobSpec
     from capamesh.router.jobs.store.job_store import JobStore
-    from capamesh.router.jobs.values import Job
+    from capamesh.router.jobs.values import Job, Pinned
 
 LOOK_S: Final = 0.5
 """Seconds between two looks at the states of all jobs: what is paused at another router stops here within a second."""
@@ -49,12 +50,14 @@ TAKE_OVER_S: Final = 0.25
 """Seconds between two looks for leases that have ended: a second after that, another router is to have each."""
 PULSE_S: Final = 0.05
 """Seconds between two looks at the nodes, for there may be room where there was none."""
-MEASURE_S: Final = 2.0
-"""Seconds between two looks at how far jobs are."""
+MEASURE_S: Final = 0.25
+"""Seconds between two turns in which it is read how far some jobs are that are due."""
 PRICES_S: Final = 2.0
 """Seconds between two looks for prices that no commit has brought to the store: a router that is killed loses those of so long."""
 MEASURED: Final = 4
-"""The most jobs whose progress is read at one look: of more, so many in turn."""
+"""The most jobs whose progress is read in one turn: of more, so many in turn."""
+SLOW_S: Final = 5.0
+"""Seconds after which another router's shard is slow, at the end of a job (guess: as long as the longest shards take)."""
 TIDY_S: Final = 10.0
 """Seconds between two looks for jobs that have ended and left files."""
 REST_S: Final = 1.0
@@ -91,6 +94,8 @@ class Runner(JobRunner):
         self._progress = ProgressOfJobs()
         self._calls = CallCounts()
         self._prices = JobPrices(owner)
+        self._tools = Tools(nodes, in_thread, clock, self._calls, self._prices)
+        self._is_measuring = False
         self._measured_last = JobId("")
         self._claiming = Claiming()
         self._states = JobStates(store, nodes, owner, clock)
@@ -98,7 +103,7 @@ class Runner(JobRunner):
             store,
             reading,
             sink_of,
-            Tools(nodes, in_thread, clock, self._calls, self._prices),
+            self._tools,
             self._claiming,
             move=self._states.move,
             log=log,
@@ -126,6 +131,21 @@ class Runner(JobRunner):
     @override
     def promise(self, spec: JobSpec, rows: int) -> float | None:
         return self._promised_s(spec.model, spec.version, rows, JobId(""))
+
+    @override
+    async def measure(self, spec: JobSpec, pinned: Pinned, tenant: str) -> Measured | None:
+        running = self._states.jobs.in_state(JobState.RUNNING)
+        if self._is_measuring or any(job.spec.model == spec.model for job in running):
+            return None
+        self._is_measuring = True
+        try:
+            tools = replace(self._tools, prices=JobPrices(self._owner))  # no job has that price
+            found = await measure(spec, pinned, tenant, self._reading, tools)
+        finally:
+            self._is_measuring = False
+        if found is not None:
+            self._progress.measured(spec.model, found.rows_per_s, self._clock())
+        return found
 
     def _promised_s(self, model: str, version: str, rows: int, own: JobId) -> float | None:
         running = self._states.jobs.in_state(JobState.RUNNING)
@@ -199,6 +219,7 @@ class Runner(JobRunner):
         shards.setbacks.keep(states.jobs)
         self._reading.keep_only(states.jobs)
         self._progress.keep(states.jobs)
+        self._claiming.sizes.keep(states.jobs)
         self._prices.forget_others(states.jobs.ids() | {run.job.id for run in shards.runs})
         shards.must_claim.set()
         if any(True for _ in states.jobs.in_state(JobState.PLANNING)):
@@ -253,7 +274,8 @@ class Runner(JobRunner):
             if job is None:
                 return
             asked_s = self._clock()
-            leases = await self._store.claim(job, self._owner, 1)
+            rows = self._claiming.shard_rows(job, states.works)
+            leases = await self._store.claim(job, self._owner, 1, rows=rows)
             if not leases:
                 leases = await self._claim_last(job, asked_s)
             for lease in leases:
@@ -264,9 +286,7 @@ class Runner(JobRunner):
         self._claiming.found_none(job.id, asked_s)
         work = self._states.work_of(job)
         if work is not None and work.is_idle(asked_s):
-            leases = await self._store.claim(
-                job, self._owner, 1, may_be_second=True, slow_s=SHARD_S
-            )
+            leases = await self._store.claim(job, self._owner, 1, may_be_second=True, slow_s=SLOW_S)
             if leases:
                 return leases
         if all(run.job.id != job.id for run in self._shards.runs):
@@ -296,7 +316,12 @@ class Runner(JobRunner):
 
     async def _measure(self) -> None:
         """Read how far some jobs are that run."""
-        running = sorted(job.id for job in self._states.jobs.in_state(JobState.RUNNING))
+        now_s, progress = self._clock(), self._progress
+        running = sorted(
+            job.id
+            for job in self._states.jobs.in_state(JobState.RUNNING)
+            if progress.is_due(job.id, now_s)
+        )
         after = [job for job in running if job > self._measured_last]
         for job_id in [*after, *running][: min(MEASURED, len(running))]:
             job = self._states.jobs.get(job_id)

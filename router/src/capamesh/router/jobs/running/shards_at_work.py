@@ -198,6 +198,7 @@ class ShardsAtWork:
     async def _run_and_commit(self, held: _Held) -> None:
         run, job = held.run, held.run.job
         await run.may_begin.wait()
+        began_s = self._clock()
         sink = await self._tools.in_thread(lambda: self._sink_of(job))
         wanted = self.setbacks.unwritten_bytes(job.id)
         if wanted is not None:  # before nodes are paid for results that have no place again
@@ -206,9 +207,8 @@ class ShardsAtWork:
         self.setbacks.wrote(job.id)
         if await self._commit(held, manifest, bad):
             self.setbacks.went_well(job.id)
-        hosted = run.work.hosted
-        row_s = 0.0 if hosted is None else hosted.row_s
-        self._claiming.ended(job, held.lease.range.rows * row_s, manifest.row_s)
+        rows = held.lease.range.rows
+        self._claiming.ended(job, rows, began_s, manifest.row_s, run.work, self._clock())
 
     async def _commit(self, held: _Held, manifest: Manifest, bad: list[BadRow]) -> bool:
         """Commit a manifest; a store that fails is asked again for as long as the lease may hold."""

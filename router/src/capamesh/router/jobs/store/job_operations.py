@@ -168,6 +168,7 @@ _KEEP_COUNTS: Final = (
     update(JOBS)
     .where(JOBS.c.id == _JOB)
     .values(
+        shards=bindparam("all_shards", type_=Integer),
         done_shards=bindparam("the_shards", type_=Integer),
         done_rows=bindparam("the_rows"),
         bad_rows=bindparam("the_bad_rows"),
@@ -308,7 +309,12 @@ def move(
     turn.takes_results.pop(job_id, None)
     if to in ENDED:
         total = counts(turn, job_id)
-        kept = {"the_job": job_id, "the_shards": total.done_shards, "the_rows": total.rows}
+        kept = {
+            "the_job": job_id,
+            "all_shards": total.shards if job.shards else 0,
+            "the_shards": total.done_shards,
+            "the_rows": total.rows,
+        }
         turn.connection.execute(_KEEP_COUNTS, {**kept, "the_bad_rows": total.bad_rows})
     note(turn, job_id, to.value, reason)
     return get(turn, job_id)

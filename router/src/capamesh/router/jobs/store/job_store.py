@@ -228,13 +228,14 @@ class JobStore:
         owner: str,
         count: int,
         *,
+        rows: int = 0,
         may_be_second: bool = False,
         slow_s: float = 0.0,
     ) -> list[Lease]:
-        """Lease shards of a running job to a router; at the job's end also such as another one has had for `slow_s`."""
+        """Lease shards of a running job to a router, of up to `rows` each if those planned are shorter; at the job's end also such as another one has had for `slow_s`."""
         if not may_be_second:
             return await self._run(
-                lease_operations.Claim(job.id, job.spec, owner, count), Change.FLEETING
+                lease_operations.Claim(job.id, job.spec, owner, count, rows), Change.FLEETING
             )
         return await self._run(
             lambda turn: lease_operations.claim(

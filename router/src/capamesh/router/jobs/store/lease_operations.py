@@ -8,17 +8,20 @@ another took its lease over cannot commit, whatever it computed.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
 from sqlalchemy import (
+    BigInteger,
     Double,
     Integer,
+    LargeBinary,
     Text,
     and_,
     bindparam,
     case,
+    delete,
     exists,
     literal_column,
     or_,
@@ -29,6 +32,7 @@ from sqlalchemy import (
 )
 from typing_extensions import override
 
+from capamesh.router.jobs.inputs.limits import MAX_SHARD_BYTES
 from capamesh.router.jobs.spec import JobSpec
 from capamesh.router.jobs.states import JobState, ShardState
 from capamesh.router.jobs.store.group_commit import JointOperation, Turn
@@ -38,6 +42,8 @@ from capamesh.router.jobs.values import LEASE_S, JobId, Lease
 
 MAX_CLAIM: Final = 64
 """The most shards of one claim (guess: more than a router starts at once)."""
+MAX_JOINED: Final = 256
+"""The most planned shards that are joined to one: their digests are read with each look at it (guess)."""
 MAX_ENDED: Final = 256
 """The most leases that ended of which jobs are told at once: the rest is told at the next look."""
 FAR_S: Final = 2 * LEASE_S
@@ -182,6 +188,29 @@ _RELEASE: Final = (
 )
 
 
+_BEHIND: Final = (
+    select(SHARDS.c.seq, *RANGE)
+    .where(SHARDS.c.job == _JOB, SHARDS.c.seq > _SEQ, IS_OPEN, SHARDS.c.token == 0)
+    .order_by(SHARDS.c.seq)
+    .limit(MAX_JOINED - 1)
+    .with_for_update(skip_locked=True)
+)
+_DROP: Final = delete(SHARDS).where(
+    SHARDS.c.job == _JOB,
+    SHARDS.c.seq > _SEQ,
+    SHARDS.c.seq <= bindparam("the_last", type_=Integer),
+)
+_JOIN: Final = (
+    update(SHARDS)
+    .where(SHARDS.c.job == _JOB, SHARDS.c.seq == _SEQ)
+    .values(
+        rows=bindparam("the_rows", type_=Integer),
+        size_bytes=bindparam("the_bytes", type_=BigInteger),
+        digest=bindparam("the_digest", type_=LargeBinary),
+    )
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Claim(JointOperation[list[Lease]]):
     """A claim of shards of a running job: those that one router makes at once are one statement."""
@@ -190,11 +219,12 @@ class Claim(JointOperation[list[Lease]]):
     spec: JobSpec
     owner: str
     count: int
+    rows: int = 0
 
     @property
     @override
     def kind(self) -> Hashable:
-        return Claim, self.job_id, self.owner
+        return Claim, self.job_id, self.owner, self.rows
 
     @override
     def run_all(self, turn: Turn, asked: Sequence[Claim]) -> list[list[Lease]]:
@@ -205,7 +235,7 @@ class Claim(JointOperation[list[Lease]]):
             while last < len(counts) and total + counts[last] <= MAX_CLAIM:
                 total += counts[last]
                 last += 1
-            leases = iter(claim(turn, self.job_id, self.spec, self.owner, total))
+            leases = iter(claim(turn, self.job_id, self.spec, self.owner, total, rows=self.rows))
             found += [list(islice(leases, count)) for count in counts[len(found) : last]]
         return found
 
@@ -217,10 +247,11 @@ def claim(
     owner: str,
     count: int,
     *,
+    rows: int = 0,
     may_be_second: bool = False,
     slow_s: float = 0.0,
 ) -> list[Lease]:
-    """Lease shards of a running job, at most `count` and `MAX_CLAIM`, to a router.
+    """Lease shards of a running job, at most `count` and `MAX_CLAIM`, to a router. Each is joined with those behind it that nobody ever had, up to `rows`.
 
     Those whose lease has ended come first, the oldest before the others, then those that nobody had. `may_be_second`: where that
     is too few, those that other routers have held longest, and for `slow_s` at least, are leased a second time. A shard that has failed as often as
@@ -231,6 +262,8 @@ def claim(
     leases = _taken(turn, _TAKE, asked, spec)
     if leases is None:
         return []
+    if rows:
+        leases = [_joined(turn, lease, rows) for lease in leases]
     if may_be_second and len(leases) < wanted:
         asked |= {"the_count": wanted - len(leases), "the_slow_s": slow_s}
         second = _taken(turn, _TAKE_SECOND, asked, spec, is_second=True)
@@ -274,6 +307,27 @@ def _taken(
             return None
         leases.append(Lease(job_id, row.seq, row.token, until_s, range_of(row), is_second))
     return leases
+
+
+def _joined(turn: Turn, lease: Lease, rows: int) -> Lease:
+    """Return a lease whose shard has those behind it that nobody ever had, as far as it has no more than so many rows then."""
+    whole, last = lease.range, lease.seq
+    asked = {"the_job": lease.job, "the_seq": lease.seq}
+    for behind in turn.connection.execute(_BEHIND, asked):
+        more = range_of(behind)
+        if (
+            more.first_row != whole.first_row + whole.rows
+            or whole.rows + more.rows > rows
+            or whole.size_bytes + more.size_bytes > MAX_SHARD_BYTES
+        ):
+            break
+        whole, last = whole.joined(more), behind.seq
+    if last == lease.seq:
+        return lease
+    turn.connection.execute(_DROP, {**asked, "the_last": last})
+    values = {"the_rows": whole.rows, "the_bytes": whole.size_bytes, "the_digest": whole.digest}
+    turn.connection.execute(_JOIN, {**asked, **values})
+    return replace(lease, range=whole)
 
 
 def holders(turn: Turn, jobs: Sequence[JobId]) -> dict[JobId, set[str]]:

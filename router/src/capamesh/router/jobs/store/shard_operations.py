@@ -71,7 +71,12 @@ _MANIFESTS: Final = (
     .limit(_COUNT)
 )
 _LAST_SEQ: Final = select(func.max(SHARDS.c.seq)).where(SHARDS.c.job == _JOB)
-_FIRST_ROW: Final = select(SHARDS.c.first_row).where(SHARDS.c.job == _JOB, SHARDS.c.seq == _SEQ)
+_FROM_SEQ: Final = (
+    select(SHARDS.c.seq, SHARDS.c.first_row)
+    .where(SHARDS.c.job == _JOB, SHARDS.c.seq >= _SEQ)
+    .order_by(SHARDS.c.seq)
+    .limit(1)
+)
 _FROM: Final = and_(SHARDS.c.job == _JOB, SHARDS.c.seq >= _SEQ)
 _GAPS: Final = (
     select(SHARDS.c.first_row).where(_FROM, IS_OPEN).order_by(SHARDS.c.seq).limit(1),
@@ -140,12 +145,13 @@ def place_of(turn: Turn, job_id: JobId, row: int) -> tuple[int, int | None]:
     low, high = 0, run(_LAST_SEQ, {"the_job": job_id}).scalar_one() or 0
     while low < high:
         middle = (low + high + 1) // 2
-        if run(_FIRST_ROW, {"the_job": job_id, "the_seq": middle}).scalar_one() <= row:
-            low = middle
+        found = run(_FROM_SEQ, {"the_job": job_id, "the_seq": middle}).one()  # some were joined
+        if found.first_row <= row:
+            low = found.seq
         else:
             high = middle - 1
-    found = (run(each, {"the_job": job_id, "the_seq": low}).scalar() for each in _GAPS)
-    return low, min((gap for gap in found if gap is not None), default=None)
+    gaps = (run(each, {"the_job": job_id, "the_seq": low}).scalar() for each in _GAPS)
+    return low, min((gap for gap in gaps if gap is not None), default=None)
 
 
 def _bad_row_values(job_id: JobId, row: BadRow) -> dict[str, Any]:
