@@ -24,7 +24,7 @@ from job_http import JobHttp
 from machine import cpu_s
 
 LOAD = 0.5
-"""The part of the capacity that requests take."""
+"""The part of the capacity that requests take where no other is named."""
 CLOSED_IN_FLIGHT = 16
 WARM_UP_S = 2.0
 SETTLE_S = 1.0
@@ -142,9 +142,9 @@ def counted(before: dict[str, float], after: dict[str, float]) -> tuple[float, f
     return sum(grown.values()), refused
 
 
-def figures(turns: list[Turn], alone_per_s: float) -> dict[str, float]:
+def figures(turns: list[Turn], alone_per_s: float, load: float) -> dict[str, float]:
     """Return the medians over turns of what is asked: times of waiting as ratios, rows as a part of what requests left."""
-    left_per_s = alone_per_s * (1 - LOAD)
+    left_per_s = alone_per_s * (1 - load)
     calls = sum(each.calls for each in turns)
     return {
         "p99_ratio": statistics.median(each.p99_with_s / each.p99_without_s for each in turns),

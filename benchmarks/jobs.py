@@ -139,20 +139,20 @@ async def beside_requests(
 ) -> dict[str, Any]:
     """Let requests come beside a job and without, and return the figures."""
     most = await beside.capacity(case, cluster.http_url, options.seconds)
-    rows = max(64, int(alone_per_s * (1 - beside.LOAD) * options.turn_seconds))
+    rows = max(64, int(alone_per_s * (1 - options.load) * options.turn_seconds))
     turns = [
         await beside.turn(
             case,
             cluster,
             http,
-            rate=most * beside.LOAD,
+            rate=most * options.load,
             rows=min(rows, case.count),
             seconds=options.turn_seconds,
             seed=contestants.SEED + 2 * number,
         )
         for number in range(options.rounds)
     ]
-    found = beside.figures(turns, alone_per_s)
+    found = beside.figures(turns, alone_per_s, options.load)
     return {"model": case.name, "requests_per_second": most, "rows": rows, **found}
 
 
@@ -308,6 +308,12 @@ def main() -> int:
     )
     parser.add_argument(
         "--turn-seconds", type=float, default=20.0, help="of requests without a job"
+    )
+    parser.add_argument(
+        "--load",
+        type=float,
+        default=beside.LOAD,
+        help="the part of the capacity that requests take: at .05 they wait for nothing without the job",
     )
     parser.add_argument("--no-ray", action="store_true")
     parser.add_argument("--keep", action="store_true", help="write the figures and the page")

@@ -194,7 +194,11 @@ def submit(
         bool, typer.Option("--watch", "-w", help="Watch it to its end, as `capamesh jobs watch`.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say when it would end; nothing is submitted.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Run some rows, and only say when the job would end; nothing is submitted.",
+        ),
     ] = False,
     router: options.Routers = options.DEFAULT_ROUTER,
     key: Key = None,

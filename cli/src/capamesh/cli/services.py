@@ -14,6 +14,7 @@ from capamesh.protocol.descriptors import raise_descriptor_limit
 from capamesh.protocol.gc_tuning import freeze_loaded_objects
 from capamesh.protocol.logs import configure_logs
 from capamesh.protocol.quick_imports import quick_imports
+from capamesh.protocol.thread_turns import let_the_loop_in
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -45,6 +46,7 @@ def run_router(settings: RouterSettings, owner_fd: int | None = None) -> None:
         from capamesh.router.rules.model_rules import ModelRules  # noqa: PLC0415 - likewise
     load_rules(settings.rules_file, ModelRules(policy=settings.policy))
     run = _alone() if settings.workers == 1 else _with_workers()
+    let_the_loop_in()
     configure_logs()
     raise_descriptor_limit(structlog.get_logger())
     freeze_loaded_objects()

@@ -18,6 +18,7 @@ with quick_imports():
     from capamesh.protocol.gc_tuning import freeze_loaded_objects
     from capamesh.protocol.logs import configure_logs
     from capamesh.protocol.system import System
+    from capamesh.protocol.thread_turns import let_the_loop_in
     from capamesh.router.process.workers.worker import serve_worker
 
 
@@ -49,6 +50,7 @@ def main() -> int:
     parser.add_argument("--http-fds", type=int, nargs="+", required=True)
     parser.add_argument("--metrics-fds", type=int, nargs="*", default=[])
     arguments = parser.parse_args()
+    let_the_loop_in()
     configure_logs()
     raise_descriptor_limit(structlog.get_logger())
     # when to stop is the main process's to say, also where a service's manager signals all of its processes
