@@ -136,7 +136,10 @@ def test_dry_run_submits_nothing(router: JobServer, tmp_path: Path, jobs: Jobs) 
     file = tmp_path / "rows.npy"
     np.save(file, np.zeros((3, 64)))
     said = jobs("submit", file, "--model", "digits", "--dry-run")
-    assert said.out == "some 10 rows; it would end in 60 s, at 1970-01-01 00:17 UTC (none were run: by other jobs of late, or by what nodes say)\n"
+    assert (
+        said.out
+        == "some 10 rows; it would end in 60 s, at 1970-01-01 00:17 UTC (none were run: by other jobs of late, or by what nodes say)\n"
+    )
     assert (router.jobs, router.files) == ({}, {})
     said = jobs("submit", file, "-m", "digits", "--dry-run", "--json")
     assert json.loads(said.out)["left_s"] == 60.0

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from job_desk import PINNED
 from job_nodes import FakeNodes
 from job_runners import InlineStore, Rig, wall_s
 
+from capamesh.router.jobs.errors import InputChanged
 from capamesh.router.jobs.inputs.limits import shard_limits
+from capamesh.router.jobs.inputs.lines import read_range
+from capamesh.router.jobs.inputs.source import LocalFile
 from capamesh.router.jobs.spec import JobSpec
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store.job_store import JobStore
@@ -55,6 +60,12 @@ class Work:
         return counts.rows
 
 
+def change(path: Path) -> None:
+    """Change the last line of a file."""
+    path.write_bytes(path.read_bytes().replace(b"99", b"98"))
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(4))
 async def test_kills_of_each_process_cost_a_tenth_of_the_rows_at_most(rig: Rig, seed: int) -> None:
     work = Work(rig, seed)
@@ -76,6 +87,7 @@ async def test_kills_of_each_process_cost_a_tenth_of_the_rows_at_most(rig: Rig, 
     assert sum(rig.nodes.ran.values()) <= 1.1 * rows
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("seed", "rows"), [(0, 6_000), (1, 6_000), (2, 30_000)])
 async def test_estimates_are_true_from_a_tenth_of_the_work_on(
     rig: Rig, seed: int, rows: int
@@ -104,6 +116,7 @@ async def test_estimates_are_true_from_a_tenth_of_the_work_on(
     assert took_s / 1.5 <= promised_s <= 1.5 * took_s
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(4))
 async def test_dry_run_measures_before_it_promises(rig: Rig, seed: int) -> None:
     work = Work(rig, seed)
@@ -175,6 +188,14 @@ async def test_joined_shards_are_read_as_they_were_planned_and_found_by_their_ro
     ]
     counts = await rig.store.counts(job.id)
     assert (counts.shards, counts.leased_shards) == (3, 3)
+    path = Path(job.spec.input.url)
+    source = LocalFile(path)
+    data, sha256, _ = read_range(source, third.range)
+    assert sha256 == hashlib.sha256(data).hexdigest()
+    change(path)
+    with pytest.raises(InputChanged):
+        read_range(source, third.range)
+    assert read_range(source, second.range)
 
 
 def test_planned_shards_are_whole_batches_of_little_work() -> None:
