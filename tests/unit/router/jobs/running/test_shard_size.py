@@ -198,6 +198,15 @@ async def test_joined_shards_are_read_as_they_were_planned_and_found_by_their_ro
     assert read_range(source, second.range)
 
 
+async def test_slow_batches_keep_many_nodes_busy(rig: Rig) -> None:
+    rig.nodes = FakeNodes(*map(str, range(100)), best_rows=8, row_s=0.5)
+    job = await rig.planned(4_000, 8)
+    rig.runner()
+    done = await rig.ended(job)
+    assert done.state is JobState.COMPLETED
+    assert rig.nodes.most_under_way >= 190
+
+
 def test_planned_shards_are_whole_batches_of_little_work() -> None:
     assert shard_limits(20_000.0, 64, 4).rows == 1024
     assert shard_limits(1.0, 8, 0).rows == 8

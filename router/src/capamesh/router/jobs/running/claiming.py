@@ -70,11 +70,12 @@ class Claiming:
         return None if turn is None else found[turn[1]]
 
     def shard_rows(self, job: Job, works: Works) -> int:
-        """Return the most rows of the next shard of a job; 0: as planned."""
+        """Return the most rows of the next shard of a job: half of the shards that may be at work keep all nodes busy. 0: as planned."""
         work = works.get((job.spec.model, job.pinned))
         if work is None or work.hosted is None:
             return 0
-        return self.sizes.rows(job, out_row_bytes(work.hosted))
+        ahead = BATCHES_AHEAD * work.call_rows * work.lane.pace.most_in_flight
+        return self.sizes.rows(job, ahead // (MOST_SHARDS // 2), out_row_bytes(work.hosted))
 
     def is_short(self, works: Works, runs: Collection[ShardRun]) -> bool:
         """Return whether nodes may soon have nothing to do for want of shards that are leased."""
@@ -158,4 +159,4 @@ class Claiming:
         hosted = work.hosted
         row_s = (hosted.row_s if hosted is not None else 0.0) or UNKNOWN_ROW_S
         planned = max(1, job.rows // max(1, job.shards))
-        return max(planned, self.sizes.rows(job, 0)) * row_s
+        return max(planned, self.sizes.rows(job, 0, 0)) * row_s

@@ -39,16 +39,16 @@ class ShardSizes:
         kept = math.exp(-took_s / MEMORY_S)
         self._taken[job] = before_rows * kept + rows, before_s * kept + took_s, now_s
 
-    def rows(self, job: Job, out_row_bytes: int) -> int:
-        """Return the rows of the next shard; 0: as planned, for nobody knows what they take."""
+    def rows(self, job: Job, least: int, out_row_bytes: int) -> int:
+        """Return the rows of the next shard, of which `least` keep nodes busy; no more than that while nobody knows what rows take."""
         rows, took_s, _ = self._taken.get(job.id, (0.0, 0.0, 0.0))
-        if not took_s:
-            return 0
-        rate = rows / took_s
-        wanted = min(max(job.rows / PARTS, LEAST_S * rate), MOST_S * rate)
+        wanted = float(least)
+        if took_s:
+            rate = rows / took_s
+            wanted = max(least, min(max(job.rows / PARTS, LEAST_S * rate), MOST_S * rate))
         if out_row_bytes:
             wanted = min(wanted, MAX_SHARD_BYTES / out_row_bytes)
-        return max(1, int(wanted))
+        return int(wanted)
 
     def keep(self, jobs: Container[JobId]) -> None:
         """Forget all jobs but these."""
