@@ -342,7 +342,7 @@ class Story:
             wanted = model.answer_to(FIRST_OF_JOB + each["row"])
             if each["outputs"]["y"][0] != wanted:
                 raise Violation(f"row {each['row']} of the job has {each['outputs']}, not {wanted}")
-        path = f"/v1/jobs/{self.job}/parts"
+        path = f"/v1/jobs/{self.job}/parts?limit=100"
         answer = await self._call(router, "GET", path)
         parts = answer.json()["data"]
         if sum(part["rows"] + part["bad_rows"] for part in parts) != self.rows:
