@@ -342,9 +342,15 @@ class Story:
             wanted = model.answer_to(FIRST_OF_JOB + each["row"])
             if each["outputs"]["y"][0] != wanted:
                 raise Violation(f"row {each['row']} of the job has {each['outputs']}, not {wanted}")
-        path = f"/v1/jobs/{self.job}/parts?limit=100"
-        answer = await self._call(router, "GET", path)
-        parts = answer.json()["data"]
+        parts: list[dict[str, Any]] = []
+        has_more = True
+        while has_more:
+            path = f"/v1/jobs/{self.job}/parts?limit=100"
+            if parts:
+                path += f"&after={parts[-1]['seq']}"
+            page = (await self._call(router, "GET", path)).json()
+            parts += page["data"]
+            has_more = page["has_more"]
         if sum(part["rows"] + part["bad_rows"] for part in parts) != self.rows:
             raise Violation(f"the parts of the job of {self.rows} rows are not whole: {parts}")
         self.world.say(f"the job has {done['rows']} results in {len(parts)} parts")

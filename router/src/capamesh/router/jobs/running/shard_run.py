@@ -94,6 +94,12 @@ class ShardRun:
         """Return the rows that were not sent yet; of requests with several rows each, fewer."""
         return max(0, self._unsent_rows)
 
+    @property
+    def _nodes_now(self) -> frozenset[str]:
+        """The nodes that host the model now: a shard is at work for seconds, and they come and go."""
+        hosted = self.work.hosted
+        return frozenset() if hosted is None else hosted.nodes
+
     async def run(self, reading: InputReading, sink: Sink) -> tuple[Manifest, list[BadRow]]:
         """Do the work, and return the manifest and the bad rows, which are to be committed.
 
@@ -200,14 +206,14 @@ class ShardRun:
                 words = f"rows {batch.numbers[0]} to {batch.numbers[-1]}: {told(ended)}"
                 raise ShardGivenBack(words) if verdict is Verdict.UNSENT else ShardFailed(words)
             # elsewhere, if there is another node: the one that failed may be wedged
-            others = self._hosting.nodes - {ended.node}
+            others = self._nodes_now - {ended.node}
             not_at = frozenset((ended.node,)) if ended.node and others else frozenset()
             await asyncio.sleep(rest_s(failures))
             ticket = await self._room(batch.rows, is_again=True)
 
     async def _find_wrong(self, batch: RowBatch, ended: Ended) -> None:
         """Find the rows that nodes refuse, or on which the model fails."""
-        bisection = Bisection(batch.rows, has_other_node=len(self._hosting.nodes) > 1)
+        bisection = Bisection(batch.rows, has_other_node=len(self._nodes_now) > 1)
         code = "peer_error" if ended.error is None else ended.error.code
         bisection.begin_refused(code, told(ended), ended.node)
         await self._search(batch, bisection, "")
@@ -223,7 +229,7 @@ class ShardRun:
                 part = part_of(batch, first, first + rows)
                 await self._run_batch(part, await self._room(part.rows, is_again=True))
             return
-        bisection = Bisection(batch.rows, has_other_node=len(self._hosting.nodes) > 1)
+        bisection = Bisection(batch.rows, has_other_node=len(self._nodes_now) > 1)
         bisection.begin_died()
         await self._search(batch, bisection, node)
 
