@@ -88,8 +88,8 @@ def changes(where: str) -> list[Change]:
 
 
 def begun(where: str, job: str) -> int:
-    """Return how many shards of a job have been leased."""
-    rows = _with(where, ("SELECT job, count(*) FROM shard WHERE token > 0 GROUP BY job",))
+    """Return how many rows of a job are in shards that have been leased."""
+    rows = _with(where, ("SELECT job, sum(rows) FROM shard WHERE token > 0 GROUP BY job",))
     return dict(rows).get(job, 0)
 
 

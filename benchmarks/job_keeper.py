@@ -32,8 +32,8 @@ ROUTER, NODE = "router", "node"
 class Fault:
     """Something that happens to a member in the middle of a job."""
 
-    shards: int
-    """It happens when so many shards of the job have been begun; nothing else tells the middle of a job on a busy machine."""
+    rows: int
+    """It happens when shards of so many rows of the job have been begun; nothing else tells the middle of a job on a busy machine."""
     after_s: float
     """And so many seconds later."""
     role: str

@@ -1,7 +1,6 @@
 """A model for batch jobs whose answer is a function of the row, to the last bit, and a data set of any rows for it. Writes files.
 
-Rows are wide, so that the bytes that a shard may have cut a data set into several, however quick the model is; and a run takes some
-time, so that there is a middle of a job in which something can die.
+A run takes some time, so that there is a middle of a job in which something can die.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ import onnx
 from engine_models import LOOP, LOOP_CONSTANTS, model_of, save
 
 NAME = "row_sums"
-WIDTH = 8192
-"""The columns of a row: 32 KiB of float32, so that 2,048 rows are the 64 MiB of a shard."""
+WIDTH = 64
+"""The columns of a row."""
 PLACES = 100
 """The number of a row stands in its first two columns, as digits to this base: small numbers, whose sums are exact in any order."""
 BATCH_ROWS = 128

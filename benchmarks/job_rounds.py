@@ -25,17 +25,18 @@ from job_keeper import NODE, ROUTER, Fault, Keeper
 
 from capamesh.router.jobs.values import LEASE_S
 
-ROWS = 10_000
-TURNS = 1000
-"""4 ms a run, and more on a busy machine."""
+TURNS = 10_000
+"""40 ms a run, and more on a busy machine."""
 MAX_TAKE_OVER_S = 16.0
 JOB_LIMIT_S = 300.0
 """How long a job may take: it only ends a round that hangs."""
-SHARDS = 5
-"""The shards of a job: 64 MiB of its rows each."""
+BEGUN = 0.8
+"""The part of its rows until which a job is in its middle."""
 MOST_AFTER_S = 1.0
-"""A fault comes within it after a shard was begun (guess: as long as a shard takes)."""
+"""A fault comes within it after so many rows were begun (guess: as long as a shard takes)."""
 MOST_FAULTS = 3
+MEMBERS = 2
+"""The routers, and the nodes."""
 POLL_S = 0.1
 KINDS: tuple[tuple[int, str, bool, tuple[float, float]], ...] = (
     # weight, role, is it the whole member, seconds that it stands still: 0 is killed
@@ -60,6 +61,9 @@ class RoundSeen:
     state: str = "not ended"
     reason: str = ""
     took_s: float = 0.0
+    rows: int = 0
+    paid_rows: int = 0
+    """Those that nodes ran, for which the job is billed: more than there are where some were run twice."""
     lost: int = 0
     """The rows that have neither a result nor a reason why there is none."""
     doubled: int = 0
@@ -127,6 +131,11 @@ class Seen:
             found.append(f"{self.late_commits} commits by leases that did not hold any more")
         return found
 
+    @property
+    def paid_part(self) -> float:
+        """The rows that nodes ran, of those of the jobs."""
+        return sum(each.paid_rows for each in self.rounds) / sum(each.rows for each in self.rounds)
+
     def figures(self) -> dict[str, Any]:
         """Return what is kept of it."""
         kinds = Counter(fault.kind for each in self.rounds for fault in each.faults)
@@ -136,7 +145,8 @@ class Seen:
             "rounds": len(self.rounds),
             "completed": sum(each.state == "completed" for each in self.rounds),
             "equal": sum(each.is_equal for each in self.rounds),
-            "rows": ROWS * len(self.rounds),
+            "rows": sum(each.rows for each in self.rounds),
+            "rows_paid_of_them": round(self.paid_part, 3),
             "rows_lost": sum(each.lost for each in self.rounds),
             "rows_twice": sum(each.doubled for each in self.rounds),
             "rows_with_a_reason": sum(len(each.bad) for each in self.rounds),
@@ -154,15 +164,27 @@ class Seen:
         }
 
 
-def faults_of(seed: int, number: int) -> list[Fault]:
+def kills_of_each(seed: int, rows: int) -> list[Fault]:
+    """Return a kill of each router and each node in the course of a job, in a seeded order."""
+    rng = random.Random(seed)  # noqa: S311 - rounds are repeated by it
+    members = [(role, which) for role in (ROUTER, NODE) for which in range(MEMBERS)]
+    rng.shuffle(members)
+    step = BEGUN * rows / len(members)
+    return [
+        Fault(int(step * (at + rng.random())), 0.0, role, is_whole=True, frozen_s=0.0, draw=which)
+        for at, (role, which) in enumerate(members)
+    ]
+
+
+def faults_of(seed: int, number: int, rows: int) -> list[Fault]:
     """Return what befalls the members in a round: the same for the same seed."""
     rng = random.Random(f"{seed} {number}")  # noqa: S311 - rounds are repeated by it
     found: list[Fault] = []
     for _ in range(rng.randint(1, MOST_FAULTS)):
         _, role, is_whole, (least_s, most_s) = rng.choices(KINDS, [each[0] for each in KINDS])[0]
-        shards, after_s = rng.randint(1, SHARDS), rng.uniform(0, MOST_AFTER_S)
+        begun, after_s = int(rng.uniform(0, BEGUN) * rows), rng.uniform(0, MOST_AFTER_S)
         frozen_s = rng.uniform(least_s, most_s)
-        found.append(Fault(shards, after_s, role, is_whole, frozen_s, rng.getrandbits(16)))
+        found.append(Fault(begun, after_s, role, is_whole, frozen_s, rng.getrandbits(16)))
     return found
 
 
@@ -174,19 +196,21 @@ async def run_rounds(
     rounds: int,
     at_once: int,
     seed: int,
+    rows: int,
+    kills_each: bool = False,
     first: int = 0,
     told: Callable[[RoundSeen], None] = lambda _: None,
 ) -> Seen:
     """Run so many rounds from the number `first` on, some of them at once, with two routers and two nodes; `told` hears of each.
 
-    The number of a round decides, with the seed, what befalls members in it.
+    The number of a round decides, with the seed, what befalls members in it; with `kills_each` each is killed once.
     """
     models, data = folder / "models", folder / "data"
     data.mkdir(parents=True)
     file = job_model.write_model(models, TURNS)
-    rows = data / "rows.npy"
-    job_model.write_rows(rows, ROWS)
-    answers = job_model.answers(file, rows).tolist()
+    table = data / "rows.npy"
+    job_model.write_rows(table, rows)
+    answers = job_model.answers(file, table).tolist()
     options = ("--threads", "1", "--poll", "0")
     where = where or str(folder / "jobs.db")
     began_s = time.monotonic()
@@ -206,7 +230,7 @@ async def run_rounds(
         job_audit.install(where)
         turn = asyncio.Semaphore(at_once)
         parts = cluster.folder / "jobs" / "results"
-        bench = _Bench(http, keeper, rows, answers, where, parts, seed)
+        bench = _Bench(http, keeper, table, answers, where, parts, seed, kills_each)
 
         async def one(number: int) -> RoundSeen:
             async with turn:
@@ -228,22 +252,29 @@ class _Bench:
 
     http: JobHttp
     keeper: Keeper
-    rows: Path
+    table: Path
     answers: list[list[float]]
     """What ONNX Runtime itself answers to each row."""
     where: str
     parts: Path
     seed: int
+    kills_each: bool
 
 
 async def _round(bench: _Bench, number: int) -> RoundSeen:
     http, keeper = bench.http, bench.keeper
-    seen = RoundSeen(number, faults_of(bench.seed, number))
+    rows = len(bench.answers)
+    faults = (
+        kills_of_each(bench.seed + number, rows)
+        if bench.kills_each
+        else faults_of(bench.seed, number, rows)
+    )
+    seen = RoundSeen(number, faults, rows=rows)
     began_s = time.monotonic()
     job = await http.submit(
         {
             "model": job_model.NAME,
-            "input": {"url": bench.rows.as_uri(), "columns": {"x": ["array"]}},
+            "input": {"url": bench.table.as_uri(), "columns": {"x": ["array"]}},
             "failure": {"most_failures": 100},  # far more befalls a shard here than elsewhere
             "client_key": f"round {number} of {bench.seed}",
         }
@@ -253,7 +284,7 @@ async def _round(bench: _Bench, number: int) -> RoundSeen:
     is_over = asyncio.Event()
 
     async def befall(fault: Fault) -> None:
-        while await asyncio.to_thread(job_audit.begun, bench.where, seen.job) < fault.shards:
+        while await asyncio.to_thread(job_audit.begun, bench.where, seen.job) < fault.rows:
             if is_over.is_set():  # it has failed before
                 return
             await asyncio.sleep(POLL_S)
@@ -270,11 +301,12 @@ async def _round(bench: _Bench, number: int) -> RoundSeen:
         is_over.set()
         seen.took_s = time.monotonic() - began_s
     seen.state, seen.reason = job["state"], job["reason"]
+    seen.paid_rows = job["paid_rows"]
     results, seen.bad = await asyncio.to_thread(
         job_audit.results, bench.where, bench.parts, seen.job
     )
     counted = Counter(each["row"] for each in [*results, *seen.bad])
-    seen.lost = sum(not counted[row] for row in range(ROWS))
+    seen.lost = sum(not counted[row] for row in range(rows))
     seen.doubled = sum(counted.values()) - len(counted)
     without = {each["row"] for each in seen.bad}
     right = ((row, each) for row, each in enumerate(bench.answers) if row not in without)

@@ -1,12 +1,16 @@
 """Asks whether all rows of a job are answered exactly once, whatever dies: real processes, seeded rounds, SQLite and PostgreSQL.
 
-`python benchmarks/jobs_chaos.py [--rounds 200] [--stores SQLite,PostgreSQL] [--at-once 4] [--seed N] [--folder DIR] [--keep] [--json]`. Two routers share a
+`python benchmarks/jobs_chaos.py [--rounds 200] [--stores SQLite,PostgreSQL] [--at-once 4] [--rows 10000] [--kill-each]
+[--seed N] [--folder DIR] [--keep] [--json]`. Two routers share a
 store and a folder, one of them of several processes; two nodes run a quick model whose answer is a function of the row, to the last
 bit. In each round a job of 10,000 rows is submitted, and at seeded times routers, nodes and their workers are killed, or stand still,
 some of them for longer than a lease; a supervisor starts again what has ended. Then each row must have one result, or one reason, and
 the results the digest of those of ONNX Runtime alone. The database itself writes down who has which shard, so that takeovers and
 commits are known without asking a router (`job_audit.py`). PostgreSQL's server is Debian's; without it that store is
 left out, with the reason.
+
+`--rounds 1 --rows 200000 --kill-each` kills each router and each node once in the course of a long job, and asks that nodes run at most 1.1
+times its rows.
 
 Rounds come in pieces of 20, each with members and a store of its own. What was seen of each piece stays in the folder, and a second
 run with the same folder does only what is missing: 200 rounds take an hour and more. `--keep` writes the figures and the page of them.
@@ -39,6 +43,9 @@ from job_rounds import MAX_TAKE_OVER_S, RoundSeen, Seen, run_rounds  # noqa: E40
 
 SEED = 20261127
 ROUNDS = 200
+ROWS = 10_000
+MOST_PAID = 1.1
+"""The rows of a long job that nodes run, of those that it has."""
 PIECE = 20
 AT_ONCE = 4
 """The rounds that are under way at once: most of a round is a wait for a lease to end."""
@@ -52,7 +59,8 @@ def measure(store: str, kept: Path, options: argparse.Namespace, console: Consol
     seen: list[Seen] = []
     for first in range(0, options.rounds, PIECE):
         count = min(PIECE, options.rounds - first)
-        file = kept / f"{store}-{options.seed}-{first:04}-{count}.json"
+        kind = "each" if options.kill_each else "some"
+        file = kept / f"{store}-{options.seed}-{options.rows}-{kind}-{first:04}-{count}.json"
         if not file.exists():
             piece = run_piece(store, first, count, options, console)
             if piece is None:
@@ -88,6 +96,8 @@ def run_piece(
             rounds=count,
             at_once=options.at_once,
             seed=options.seed,
+            rows=options.rows,
+            kills_each=options.kill_each,
             first=first,
             told=told,
         )
@@ -99,6 +109,7 @@ def page_table(figures: list[dict[str, Any]]) -> str:
     rows = (
         ("jobs", "rounds"),
         ("rows", "rows"),
+        ("rows that nodes ran, of these", "rows_paid_of_them"),
         ("rows without an answer, or with two", "rows_wrong"),
         ("jobs whose results have the digest of ONNX Runtime's", "equal"),
         ("members killed or frozen, or their workers", "faults"),
@@ -157,6 +168,12 @@ def main() -> int:
         "--stores", default=f"{SQLITE},{POSTGRES}", help="names with a comma between"
     )
     parser.add_argument("--at-once", type=int, default=AT_ONCE)
+    parser.add_argument("--rows", type=int, default=ROWS, help="of each job")
+    parser.add_argument(
+        "--kill-each",
+        action="store_true",
+        help="kill each member once in each round, and nothing else",
+    )
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument(
         "--folder", type=Path, help="where what was seen of each piece is left and found"
@@ -182,6 +199,9 @@ def main() -> int:
     console.print(
         f"bars: nothing lost, doubled or wrong, takeovers within {MAX_TAKE_OVER_S:g} s, no late commit"
     )
+    if options.kill_each and any(each["rows_paid_of_them"] > MOST_PAID for each in figures):
+        console.print(f"[red]nodes ran more than {MOST_PAID:g} times the rows[/red]")
+        return 1
     return 1 if any(each["failures"] for each in figures) else 0
 
 
