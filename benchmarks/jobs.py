@@ -1,13 +1,14 @@
 """Measures what part of the raw best-batch rate a job reaches, and how much longer online requests wait beside it. Starts processes.
 
     python benchmarks/jobs.py [--rounds 3] [--models tiny,encoder] [--rows 4000000,5000] [--text-rows 100000]
-        [--forms npz,parquet,csv,jsonl] [--beside encoder] [--keep]
+        [--forms npz,parquet,csv,jsonl] [--beside encoder] [--estimates 10,60,300] [--keep]
 
 One router and one node, all defaults but the node's threads. In each round run, one after the other: ONNX Runtime alone in a loop over
 the rows, in a process with the node's threads and at the node's best batch; a job over the same rows in each form of input, from its
 submission to its end; a loop of 64 requests of one row that are always under way, with the SDK; and Ray Data's `map_batches` with an actor of ONNX
 Runtime, from its first batch to its last, where Ray can be had (it goes into an environment of its own). Then requests come at half of
-what the cluster answers, in turns with a job beside them and without. `--keep` writes the figures and the page of them; data sets, and
+what the cluster answers, in turns with a job beside them and without. `--estimates` submits jobs of so many seconds of that model, each after its dry run, and
+tells how far both promises of the end were from it. `--keep` writes the figures and the page of them; data sets, and
 requests beside a job, of which a run measures nothing stay as they were kept, with the time when that was.
 """
 
@@ -19,11 +20,14 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import page_tables
 from machine import RESULTS, keep
 from report import Report
@@ -37,7 +41,7 @@ import job_contestants as contestants  # noqa: E402
 from environments import NotInstalled, versions_of  # noqa: E402
 from job_cluster import JobCluster  # noqa: E402
 from job_contestants import Case, Ran  # noqa: E402
-from job_http import JobHttp  # noqa: E402
+from job_http import ENDED, JobHttp  # noqa: E402
 
 from capamesh.client import AsyncClient  # noqa: E402
 
@@ -48,6 +52,9 @@ LEAST_RAY = 1.0
 MOST_P99 = 1.3
 LEAST_OF_LEFT = 0.8
 MOST_REFUSED = 0.01
+MOST_OFF = 1.5
+"""The times by which a promised end may be off, either way."""
+LOOK_S = 0.25
 RAW, JOB, LOOP, RAY = "raw", "job", "loop", "ray"
 TEXTS = frozenset({"csv", "jsonl"})
 MADE_BY = "python benchmarks/jobs.py --keep"
@@ -139,14 +146,15 @@ async def beside_requests(
 ) -> dict[str, Any]:
     """Let requests come beside a job and without, and return the figures."""
     most = await beside.capacity(case, cluster.http_url, options.seconds)
-    rows = max(64, int(alone_per_s * (1 - options.load) * options.turn_seconds))
+    rows = min(case.count, max(64, int(alone_per_s * (1 - options.load) * options.turn_seconds)))
+    case.spec(rows)  # its file: to write it meanwhile would have requests wait in this process
     turns = [
         await beside.turn(
             case,
             cluster,
             http,
             rate=most * options.load,
-            rows=min(rows, case.count),
+            rows=rows,
             seconds=options.turn_seconds,
             seed=contestants.SEED + 2 * number,
         )
@@ -154,6 +162,36 @@ async def beside_requests(
     ]
     found = beside.figures(turns, alone_per_s, options.load)
     return {"model": case.name, "requests_per_second": most, "rows": rows, **found}
+
+
+async def estimate(case: Case, http: JobHttp, per_s: float, seconds: float) -> dict[str, float]:
+    """Let a job of so many seconds run after its dry run, and return how far off both promises of its end were.
+
+    Those of the job are taken from a tenth of its rows on; one that is not told then is infinitely far off.
+    """
+    rows = max(64, int(per_s * seconds))
+    data = {name: np.resize(array, (rows, *array.shape[1:])) for name, array in case.rows.items()}
+    spec = replace(case, name=f"{case.name}-{seconds:g}s", rows=data).spec()
+    promised_s = (await http.submit({**spec, "dry_run": True}))["left_s"]
+    job = await http.submit({**spec, "client_key": f"{seconds} s at {time.time()}"})
+    began_s, told = job["created_at"], list[float | None]()
+    while job["state"] not in ENDED:
+        await asyncio.sleep(LOOK_S)
+        job = await http.job(job["id"])
+        if rows / 10 <= job["done"]["rows"] < rows:
+            told.append(job["ends_at"])
+    took_s = job["ended_at"] - began_s
+
+    def off(seconds: float | None) -> float:
+        return max(seconds / took_s, took_s / seconds) if seconds else float("inf")
+
+    worst = max((off(None if at is None else at - began_s) for at in told), default=float("inf"))
+    return {
+        "seconds": took_s,
+        "dry_run_off": off(promised_s),
+        "ends_at_off": worst,
+        "looks": len(told),
+    }
 
 
 async def measure(options: argparse.Namespace, python: str, console: Console) -> dict[str, Any]:
@@ -188,6 +226,11 @@ async def measure(options: argparse.Namespace, python: str, console: Console) ->
                 if case.name == options.beside:
                     rate = found["cases"][case.name]["per_second"][JOB]
                     found["beside"] = await beside_requests(case, cluster, http, rate, options)
+                    found["estimates"] = [
+                        await estimate(case, http, rate, float(seconds))
+                        for seconds in options.estimates.split(",")
+                        if seconds
+                    ]
     return found
 
 
@@ -233,6 +276,10 @@ def judged(found: dict[str, Any]) -> Report:
         )
         report.bar("beside", "calls refused, of all", seen["refused_part"], MOST_REFUSED)
         report.bar("beside", "requests failed", seen["failed_requests"], 0)
+    for each in found.get("estimates", ()):
+        name = f"a job of {each['seconds']:.0f} s"
+        report.bar(name, "times that the dry run was off", each["dry_run_off"], MOST_OFF)
+        report.bar(name, "times that its end was off at worst", each["ends_at_off"], MOST_OFF)
     return report
 
 
@@ -314,6 +361,9 @@ def main() -> int:
         type=float,
         default=beside.LOAD,
         help="the part of the capacity that requests take: at .05 they wait for nothing without the job",
+    )
+    parser.add_argument(
+        "--estimates", default="", help="seconds of jobs whose promised ends are held against"
     )
     parser.add_argument("--no-ray", action="store_true")
     parser.add_argument("--keep", action="store_true", help="write the figures and the page")
