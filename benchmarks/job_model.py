@@ -18,7 +18,7 @@ WIDTH = 64
 """The columns of a row."""
 PLACES = 100
 """The number of a row stands in its first two columns, as digits to this base: small numbers, whose sums are exact in any order."""
-BATCH_ROWS = 128
+BATCH_ROWS = 8
 MANIFEST = f"[batching]\nmax_rows = {BATCH_ROWS}\n"
 
 
