@@ -44,6 +44,7 @@ class TimedSlots(Slots):
         self.count, self.length = SLOTS, LENGTH
         self.token_bytes, self.vocabulary = TOKEN_BYTES, 2**16
         self.scores_each = False
+        self.most_replayed = 0
         self._used = [0] * SLOTS
         self._logits = np.zeros((SLOTS, 2), np.float32)
         """Scores of two tokens: the first of all is drawn, and how many others there are costs nothing here."""
@@ -59,6 +60,10 @@ class TimedSlots(Slots):
     def extend(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
         self._used[slot] += len(tokens)
         return self._logits[0] if wants_logits else None
+
+    @override
+    def replay(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
+        raise AssertionError("nothing is replayed where `most_replayed` is 0")
 
     @override
     def score(self, slot: int, tokens: Sequence[int]) -> Logits:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from capamesh.node.generation import GenerationRequest
+from capamesh.node.runtime.text_generation import text_model
 from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.network import NetworkTrust
 from capamesh.router.access.key_store import KeyStore
@@ -103,6 +105,16 @@ def stream_resumes_one_token_late(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def stream_goes_on_behind_its_tokens_as_a_prompt(patch: pytest.MonkeyPatch) -> None:
+    def request(**given: Any) -> GenerationRequest:
+        had = given.pop("resumed", ())
+        given["prompt"] += had
+        given["max_tokens"] -= len(had)
+        return GenerationRequest(**given)
+
+    patch.setattr(text_model, "GenerationRequest", request)
+
+
 def revoked_key_is_taken(patch: pytest.MonkeyPatch) -> None:
     rows = KeyStore._rows
     patch.setattr(
@@ -125,6 +137,7 @@ def revoked_key_is_taken(patch: pytest.MonkeyPatch) -> None:
         (body_is_not_given_back, {}),
         (lost_lease_is_committed_all_the_same, {"faults": ["freeze_router"], "rows": 1200}),
         (stream_resumes_one_token_late, {"faults": ["kill_node"], "rows": 0}),
+        (stream_goes_on_behind_its_tokens_as_a_prompt, {"faults": ["kill_node"], "rows": 0}),
         (revoked_key_is_taken, {"faults": ["revoke_key"], "rows": 0, "has_keys": True}),
         (row_is_written_twice_by_who_takes_a_shard_over, {"faults": ["kill_router"], "rows": 1200}),
     ],

@@ -37,11 +37,13 @@ class FakeSlots(Slots):
         self.count, self.length = count, length
         self.token_bytes, self.vocabulary = 24, VOCABULARY
         self.scores_each = True
+        self.most_replayed = 0
         self._cache = np.zeros((count, length, 3), np.int64)
         self._used = [0] * count
         self.decoded_rows: list[int] = []
         self.extended: list[int] = []
         self.scored: list[int] = []
+        self.replayed: list[int] = []
         self.copied = 0
         self.fails: Exception | None = None
         self.habit = 0.0
@@ -67,6 +69,15 @@ class FakeSlots(Slots):
         for place, token in enumerate(tokens):
             is_alone = place % TILE == 0 and place == len(tokens) - 1
             self._append(slot, token, _ALONE if is_alone else _TOGETHER)
+        return self._logits(slot) if wants_logits else None
+
+    @override
+    def replay(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
+        self._fail()
+        assert 1 <= len(tokens) <= self.most_replayed
+        self.replayed.append(len(tokens))
+        for token in tokens:
+            self._append(slot, token, _ALONE)
         return self._logits(slot) if wants_logits else None
 
     @override
@@ -240,7 +251,7 @@ def run_schedule(
                 request.choices == 1 and rng.random() < 0.2
             ):  # its node was lost, it comes from there
                 had = whole[0][: rng.randrange(len(whole[0]))]
-                request = dataclasses.replace(request, resumed=tuple(had), is_replayed=True)
+                request = dataclasses.replace(request, resumed=tuple(had))
             with contextlib.suppress(CapameshError):
                 made = desk.submit(request)
                 asked += [(request, *each) for each in zip(whole, made, strict=True)]

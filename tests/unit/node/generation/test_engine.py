@@ -183,16 +183,19 @@ def test_tenants_share_no_prefixes() -> None:
     assert slots.extended == [40, 40]
 
 
-@pytest.mark.parametrize("is_replayed", [False, True])
-def test_resumed_answer_says_only_what_is_new(is_replayed: bool) -> None:
+@pytest.mark.parametrize("most_replayed", [0, 3, 32])
+def test_resumed_answer_says_only_what_is_new(most_replayed: int) -> None:
     asked = request(7, max_tokens=10, sampling=SamplingParameters(seed=3))
     ids = ids_alone(asked)
-    desk = Desk(FakeSlots())
-    resumed = dataclasses.replace(asked, resumed=tuple(ids[:4]), is_replayed=is_replayed)
+    slots = FakeSlots()
+    slots.most_replayed = most_replayed
+    desk = Desk(slots)
+    resumed = dataclasses.replace(asked, resumed=tuple(ids[:4]))
     (sequence,) = desk.submit(resumed)
     desk.run()
-    assert len(desk.ids(sequence)) == 6
-    assert desk.ids(sequence) == ids[4:] or not is_replayed
+    assert desk.ids(sequence) == ids[4:]
+    assert slots.replayed == {0: [], 3: [3, 1], 32: [4]}[most_replayed]
+    assert len(slots.decoded_rows) == {0: 9}.get(most_replayed, 5)
     assert desk.told[sequence][-1].usage.completion == 10
     with pytest.raises(InvalidRequest, match="nothing left"):
         desk.submit(request(resumed=(3, 4), stop_tokens=frozenset([4])))

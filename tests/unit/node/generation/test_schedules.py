@@ -55,6 +55,7 @@ def schedule(seed: int, lookup_tokens: int = 0, habit: float = 0.0) -> Seen:
     rng = random.Random(seed)
     slots = FakeSlots(rng.choice([2, 3, 5]))
     slots.habit = habit
+    slots.most_replayed = rng.choice([0, 1, 3, 32])
     desk = Desk(slots, dataclasses.replace(_settings(rng), lookup_tokens=lookup_tokens))
     stems = [tuple(rng.randrange(VOCABULARY) for _ in range(34)) for _ in range(2)]
     alone = functools.partial(ids_alone, lookup_tokens=lookup_tokens, habit=habit)

@@ -82,7 +82,6 @@ class Text:
             GREEDY,
             choices=fields.get("n", 1),
             resumed=tuple(fields.get("so_far", ())),
-            is_replayed="so_far" in fields,
             is_bulk=is_bulk,
         )
         return ReadCall((request,), LetterText, None, "", 7)

@@ -44,9 +44,13 @@ class Decoding:
     def __repr__(self) -> str:
         return f"Decoding({self.accepted} of {self.drafted} guessed tokens accepted)"
 
+    def may_guess(self, sequence: Sequence) -> bool:
+        """Return whether tokens of `sequence` are guessed while it generates; of one that follows a grammar none are."""
+        return self._most > 0 and sequence.constraint is None
+
     def begin(self, sequence: Sequence) -> None:
-        """Guess the tokens of `sequence`, which generates from now on, unless it follows a grammar."""
-        if self._most and sequence.constraint is None:
+        """Guess the tokens of `sequence`, which generates from now on, if they may be."""
+        if self.may_guess(sequence):
             sequence.lookup = Lookup(sequence.request.prompt, sequence.most_tokens)
 
     def plan(self, live: SequenceOf[Sequence]) -> StepPlan | None:

@@ -117,6 +117,7 @@ class GenerationEngine:
         )
         leader.siblings = siblings
         resume(leader)
+        self._replay(leader)
         expected = self._lengths.expected(len(leader.out), leader.most_tokens - leader.position)
         for each in made:
             each.expected_tokens = leader.position + math.ceil(expected)
@@ -178,8 +179,10 @@ class GenerationEngine:
             sequence = plan.sequences[0]
             self._shares.charge(sequence.request.client, took_s)
             self._residents.ran(sequence, took_s)
+            if plan.is_replay:
+                sequence.fed += len(plan.tokens)
             if not self._residents.left(sequence):
-                if logits is not None:
+                if logits is not None and not plan.is_replay:
                     self._reuse.hold(sequence, logits)
                 self._join(sequence, logits)
             return
@@ -249,7 +252,7 @@ class GenerationEngine:
     # what a plan is made of
 
     def _plan_fill(self) -> StepPlan | None:
-        """Return the run of the next chunk of a prompt; None: there is none, those who generate would wait too long, or it gave way for want of room."""
+        """Return the run of the next chunk of a prompt, or of an answer that goes on; None: there is none, those who generate would wait too long, or it gave way for want of room."""
         residents = self._residents
         sequence = residents.turn()
         if sequence is None:
@@ -257,6 +260,9 @@ class GenerationEngine:
         is_bulk = sequence.request.is_bulk
         at = self._slots.used(sequence.slot)
         left = len(sequence.prefill) - at
+        is_replay = left <= 0
+        if is_replay:
+            left = min(residents.left(sequence), self._slots.most_replayed)
         # bulk waits for people's prompts, and runs its own in chunks that people can wait for
         is_hurried = bool(residents.live) if is_bulk else residents.serves_people
         count = self._pace.chunk(left, is_alone=not (is_hurried or is_bulk))
@@ -265,12 +271,18 @@ class GenerationEngine:
         while residents.used_tokens + count > self.pool_tokens:
             if self._give_way() is sequence:
                 return None
-        is_last = count == left
+        if is_replay:
+            tokens = sequence.out[sequence.fed : sequence.fed + count]
+            wants_logits = sequence.fed + count == len(sequence.out)
+        else:
+            tokens = sequence.prefill[at : at + count]
+            wants_logits = count == left and sequence.wants_token
         return StepPlan(
             (sequence, *sequence.siblings),
             sequence.slot,
-            sequence.prefill[at : at + count],
-            wants_logits=is_last and sequence.wants_token,
+            tokens,
+            wants_logits=wants_logits,
+            is_replay=is_replay,
         )
 
     def _plan_decode(self) -> StepPlan | None:
@@ -318,7 +330,7 @@ class GenerationEngine:
             residents.begin(sequence)
             self._may_begin = True
             scores = self._reuse.restore(sequence, residents)
-            if scores is not None:
+            if not residents.left(sequence):
                 self._join(sequence, scores)
             return True
         return False
@@ -373,7 +385,16 @@ class GenerationEngine:
         self._may_begin = True
         self._residents.leave(sequence)
         sequence.rewind()
+        self._replay(sequence)
         self._waiting.put(sequence)
+
+    def _replay(self, sequence: Sequence) -> None:
+        """Have the known tokens of the answer of `sequence` run in steps of many, where that gives the bits that they have had.
+
+        Where tokens are guessed, the steps of an answer depend on what came before: it takes them again, one after the other.
+        """
+        if self._slots.most_replayed and not self._decoding.may_guess(sequence):
+            sequence.replayed = len(sequence.out)
 
     # ends of sequences
 

@@ -112,9 +112,8 @@ class GenerationRequest:
     first_choice: int = 0
     """The number of the first answer: one that is resumed keeps its own, for its random numbers depend on it."""
     resumed: tuple[int, ...] = ()
-    """The tokens that the answer already has, from another node; they are not given out again."""
-    is_replayed: bool = False
-    """True to feed `resumed` token by token, as they were made: slower, but each bit is as if nothing had happened."""
+    """The tokens that the answer already has, from another node; they are not given out again. They are run as they were made, so that
+    what follows is to the bit what it would have been."""
     priority: int = 0
     """A smaller number goes first, among those that are bulk and among those that are not."""
     is_bulk: bool = False

@@ -87,11 +87,11 @@ class Residents:
         """Return the tokens that `sequence` and its siblings hold once the prompt has run, with the next of each."""
         if self.is_live(sequence):
             return self._slots.used(sequence.slot) + 1
-        return (len(sequence.prefill) + len(sequence.out) - sequence.base + 1) * sequence.width
+        return (len(sequence.prefill) + len(sequence.out) + 1) * sequence.width
 
     def left(self, sequence: Sequence) -> int:
-        """Return the tokens of the prompt of `sequence`, which is being filled, that are still to be run."""
-        return len(sequence.prefill) - self._slots.used(sequence.slot)
+        """Return the tokens that `sequence`, which is being filled, still gets before it generates."""
+        return sequence.fill_tokens - self._slots.used(sequence.slot)
 
     def begin(self, sequence: Sequence) -> None:
         """Give an empty slot to `sequence`, whose prompt is filled from now on."""

@@ -97,5 +97,5 @@ class Reuse:
     def save(self, sequence: Sequence, count: int, scores: Logits | None = None) -> None:
         """Keep the first `count` tokens of what `sequence` has in its slot, with the `scores` behind them in the shape [vocabulary]."""
         if len(sequence.prefill) > 1:  # a prompt of one token was run as nothing longer is
-            tokens = [*sequence.prefill, *sequence.out[sequence.base :]][:count]
+            tokens = [*sequence.prefill, *sequence.out][:count]
             self._prefixes.save(sequence.request.tenant, tokens, self._slots, sequence.slot, scores)

@@ -63,7 +63,6 @@ class Sequence:
     """One choice of a request. The engine alone changes it."""
 
     __slots__ = (
-        "base",
         "cached",
         "choice",
         "constraint",
@@ -78,6 +77,7 @@ class Sequence:
         "order",
         "out",
         "prefill",
+        "replayed",
         "request",
         "scores",
         "shared",
@@ -106,12 +106,12 @@ class Sequence:
         self.stops = StopStrings(request.stop_strings)
         self.out = list(request.resumed)
         """The answer's tokens."""
-        self.base = 0 if request.is_replayed else len(self.out)
-        """The number of the answer's tokens that are run together with the prompt."""
-        self.fed = self.base
-        """The number of the answer's tokens that the slot holds, or will once the prompt has run."""
-        self.prefill = [*request.prompt, *self.out[: self.base]]
+        self.fed = 0
+        """The number of the answer's tokens that the slot holds."""
+        self.prefill = list(request.prompt)
         """The tokens that are run in chunks."""
+        self.replayed = 0
+        """The number of the answer's tokens that are run in steps of many before it generates; others that are known are run one in a step."""
         self.most_tokens = min(len(request.prompt) + request.max_tokens, length)
         """The most tokens that prompt and answer can come to."""
         self.expected_tokens = self.most_tokens
@@ -147,6 +147,11 @@ class Sequence:
         return 1 + len(self.siblings)
 
     @property
+    def fill_tokens(self) -> int:
+        """The number of tokens that the slot gets before it generates."""
+        return len(self.prefill) + self.replayed
+
+    @property
     def wants_token(self) -> bool:
         """Return whether the token behind all that the slot holds is yet to be drawn; else it is known, and fed next."""
         return self.fed == len(self.out)
@@ -170,7 +175,7 @@ class Sequence:
         """Forget the slot, which another gets: all tokens are to be computed again, in the same manner."""
         self.slot = NO_SLOT
         self.leader = self.lookup = None
-        self.fed = self.base
+        self.fed = 0
         self.times_put_back += 1
 
     def usage(self) -> Usage:

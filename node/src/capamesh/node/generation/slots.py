@@ -32,6 +32,8 @@ class Slots(Protocol):
     """The number of tokens that logits score."""
     scores_each: bool
     """True if the model gives the scores behind each token of a run, not behind the last alone."""
+    most_replayed: int
+    """The most tokens that `replay` takes at once; 0: it takes none."""
 
     @abstractmethod
     def decode(self, tokens: Sequence[int]) -> Logits:
@@ -43,6 +45,13 @@ class Slots(Protocol):
     @abstractmethod
     def extend(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
         """Feed several tokens to `slot`; return the logits behind the last in the shape [vocabulary] if they are wanted.
+
+        Raises `RunFailed`: the model did not run; the slot's contents are then unknown.
+        """
+
+    @abstractmethod
+    def replay(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
+        """Feed known tokens of an answer to `slot`; each gets the bits that a decode step gives. Return logits as `extend` does.
 
         Raises `RunFailed`: the model did not run; the slot's contents are then unknown.
         """

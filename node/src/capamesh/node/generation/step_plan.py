@@ -19,12 +19,12 @@ class Draft:
 
 
 class StepPlan:
-    """One run of the model: a token for each sequence that generates, or a chunk of one prompt.
+    """One run of the model: a token for each sequence that generates, or several of one that is filled.
 
     Those who generate may have drafts instead, each of which is a run of its own in the same step.
     """
 
-    __slots__ = ("aside", "drafts", "sequences", "slot", "tokens", "wants_logits")
+    __slots__ = ("aside", "drafts", "is_replay", "sequences", "slot", "tokens", "wants_logits")
 
     def __init__(
         self,
@@ -33,6 +33,7 @@ class StepPlan:
         tokens: list[int],
         *,
         wants_logits: bool,
+        is_replay: bool = False,
         drafts: tuple[Draft, ...] = (),
         aside: frozenset[int] = frozenset(),
     ) -> None:
@@ -44,6 +45,8 @@ class StepPlan:
         """The tokens to run: one of each sequence, or those of the chunk. Sequences behind the last of which a token is run have none."""
         self.wants_logits = wants_logits
         """True if a token is drawn from the scores."""
+        self.is_replay = is_replay
+        """True if the slot is filled with known tokens of an answer, not of a prompt."""
         self.drafts = drafts
         """The drafts that are run behind the tokens."""
         self.aside = aside
@@ -68,6 +71,8 @@ class StepPlan:
 
         Raises `RunFailed`: the model did not run.
         """
+        if self.is_replay:
+            return slots.replay(self.slot, self.tokens, wants_logits=self.wants_logits)
         if not self.is_decode:
             return slots.extend(self.slot, self.tokens, wants_logits=self.wants_logits)
         logits = slots.decode(self.tokens) if self.tokens else None
@@ -81,7 +86,9 @@ class StepPlan:
         """Return the grammars of which the mask is needed after the run, and can be made during it."""
         if not self.wants_logits:
             return []
-        ahead = 1 if self.is_decode else 0
+        ahead = 1
+        if not self.is_decode:
+            ahead = len(self.tokens) if self.is_replay else 0
         return [
             each.constraint
             for each in self.sequences

@@ -25,7 +25,7 @@ class WaitingQueue:
         self.tokens = 0
         """Tokens that they are expected to take, prompts and answers together."""
         self.fill_tokens = 0
-        """Tokens of their prompts."""
+        """Tokens that they get before they generate."""
         self.bulk_count = self.bulk_tokens = self.bulk_fill_tokens = 0
         """The same of those of them that are bulk."""
 
@@ -127,11 +127,11 @@ class WaitingQueue:
     def _count(self, sequence: Sequence, sign: int) -> None:
         self.count += sign * sequence.width
         self.tokens += sign * cost(sequence)
-        self.fill_tokens += sign * len(sequence.prefill)
+        self.fill_tokens += sign * sequence.fill_tokens
         if sequence.request.is_bulk:
             self.bulk_count += sign * sequence.width
             self.bulk_tokens += sign * cost(sequence)
-            self.bulk_fill_tokens += sign * len(sequence.prefill)
+            self.bulk_fill_tokens += sign * sequence.fill_tokens
 
 
 def need(sequence: Sequence) -> int:

@@ -32,6 +32,7 @@ class WatchedSlots(Slots):
         self.token_bytes = slots.token_bytes
         self.vocabulary = slots.vocabulary
         self.scores_each = slots.scores_each
+        self.most_replayed = slots.most_replayed
         self._slots = slots
         self._meter = meter
         self._marks = marks
@@ -54,6 +55,16 @@ class WatchedSlots(Slots):
         mark = self._marks.begin(self._number, Phase.RUNNING)
         try:
             return self._slots.extend(slot, tokens, wants_logits=wants_logits)
+        finally:
+            self._marks.end(mark)
+            self._meter.ran(len(tokens), self._clock() - began_s)
+
+    @override
+    def replay(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
+        began_s = self._clock()
+        mark = self._marks.begin(self._number, Phase.RUNNING)
+        try:
+            return self._slots.replay(slot, tokens, wants_logits=wants_logits)
         finally:
             self._marks.end(mark)
             self._meter.ran(len(tokens), self._clock() - began_s)

@@ -250,7 +250,7 @@ class Story:
         prompt = rng.randint(1, talker.VOCABULARY - talker.MOST_TOKENS - 2)
         most = rng.randint(1, talker.MOST_TOKENS)
         body = {"model": talker.NAME, "prompt": [prompt], "max_tokens": most, "temperature": 0}
-        body |= {"stream": True, "seed": 1}
+        body |= {"stream": True, "seed": 1} if prompt % 2 else {"stream": True}
         key = self._drawn_key()
         asked = self.open[number] = Asked(router, router.starts, -float(prompt), loop.time(), key)
         try:

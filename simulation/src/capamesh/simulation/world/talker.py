@@ -25,6 +25,8 @@ MOST_SLOWNESS = 5.0
 """The most times that a step takes longer: answers stay within their deadlines where other models' do not."""
 MOST_TOKENS = 60
 """The most tokens that are asked of it."""
+MOST_REPLAYED = 4
+"""The most tokens that are replayed at once."""
 LENGTH = 128
 VOCABULARY = 1024
 
@@ -35,26 +37,39 @@ def words_after(prompt: int, count: int) -> list[str]:
 
 
 class CountingSlots(Slots):
-    """Slots whose every token is followed by the next number."""
+    """Slots whose every token is followed by the next number, as long as an answer's tokens are run as such.
+
+    Prompts have one token. What is run together behind it rounds otherwise than a step would have, and from then on it counts from one too many.
+    """
 
     def __init__(self, slowness: Callable[[], float]) -> None:
         """`slowness` says how many times longer than usual a step takes."""
         self.count, self.length = 4, LENGTH
         self.token_bytes, self.vocabulary = 8, VOCABULARY
         self.scores_each = True
+        self.most_replayed = MOST_REPLAYED
         self._slowness = slowness
-        self._held: list[list[int]] = [[] for _ in range(self.count)]
+        self._held: list[list[tuple[int, int]]] = [[] for _ in range(self.count)]
+        """Tokens, each with what its successor is too large by."""
 
     @override
     def decode(self, tokens: Sequence[int]) -> Logits:
         for slot, token in enumerate(tokens):
-            self._held[slot].append(token)
+            self._append(slot, token)
         self._pass_time()
         return np.stack([self._logits(slot) for slot in range(len(tokens))])
 
     @override
     def extend(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
-        self._held[slot] += tokens
+        for token in tokens:
+            self._append(slot, token, 1 if self._held[slot] else 0)
+        self._pass_time()
+        return self._logits(slot) if wants_logits else None
+
+    @override
+    def replay(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
+        for token in tokens:
+            self._append(slot, token)
         self._pass_time()
         return self._logits(slot) if wants_logits else None
 
@@ -62,7 +77,7 @@ class CountingSlots(Slots):
     def score(self, slot: int, tokens: Sequence[int]) -> Logits:
         found: list[Logits] = []
         for token in tokens:
-            self._held[slot].append(token)
+            self._append(slot, token, 1)
             found.append(self._logits(slot))
         self._pass_time()
         return np.stack(found)
@@ -81,22 +96,26 @@ class CountingSlots(Slots):
 
     @override
     def save(self, slot: int, start: int, stop: int) -> CacheBlock:
-        return np.array(self._held[slot][start:stop]).reshape(-1, 1)
+        return np.array(self._held[slot][start:stop]).reshape(-1, 2)
 
     @override
     def load(self, slot: int, block: CacheBlock, count: int) -> None:
-        self._held[slot] += block[:count, 0].tolist()
+        self._held[slot] += [(token, error) for token, error in block[:count].tolist()]
 
     @override
     def close(self) -> None:
         """Do nothing: there is nothing to let go of."""
+
+    def _append(self, slot: int, token: int, error: int = 0) -> None:
+        held = self._held[slot]
+        held.append((token, max(error, held[-1][1] if held else 0)))
 
     def _pass_time(self) -> None:
         RUNNING.get().sleep(STEP_S * min(self._slowness(), MOST_SLOWNESS))
 
     def _logits(self, slot: int) -> Logits:
         logits = np.zeros(VOCABULARY, np.float32)
-        logits[self._held[slot][-1] + 1] = 1.0
+        logits[sum(self._held[slot][-1]) + 1] = 1.0
         return logits
 
 

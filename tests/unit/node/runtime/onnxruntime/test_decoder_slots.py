@@ -100,6 +100,52 @@ def test_runs_of_all_lengths_give_equal_bits(folders: Folders, kind: str) -> Non
             assert slots.save(1, 0, count).tobytes() == cache[:, :, :count].tobytes(), count
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no slot lies several times elsewhere")
+@pytest.mark.parametrize("kind", ["fp32", "q8", "w8a8", "q4", "mask", "positions"])
+def test_tokens_replayed_together_have_the_bits_of_steps(folders: Folders, kind: str) -> None:
+    slots = DecoderSlots(folders[kind], count=4, length=96, threads=2)
+    for slot in range(3):
+        fill(slots, slot, TOKENS[slot:])
+    slots.copy(1, 3, 23)
+    steps = [slots.decode([TOKENS[0], token, TOKENS[1]])[1].copy() for token in LONG[:37]]
+    for first, end in ((0, 32), (32, 33), (33, 37)):
+        scores = slots.replay(3, LONG[first:end], wants_logits=end > 32)
+        assert scores is None or scores.tobytes() == steps[end - 1].tobytes()
+    assert slots.used(3) == slots.used(1) == 60
+    assert slots.save(3, 0, 60).tobytes() == slots.save(1, 0, 60).tobytes()
+    with pytest.raises(RunFailed, match="room for 96"):
+        slots.replay(2, LONG[:37], wants_logits=False)
+        slots.replay(2, LONG[:37], wants_logits=False)
+
+
+def test_attention_that_reads_row_by_row_replays_step_by_step(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert slots_of(folders["fp16"], length=128).most_replayed == 0
+    assert slots_of(folders["fp32"], device=APART).most_replayed == 0
+    monkeypatch.setenv("ORT_GQA_DISABLE_FLASH_ATTENTION", "1")
+    assert slots_of(folders["fp32"]).most_replayed == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no slot lies several times elsewhere")
+def test_slot_lies_in_one_place_again_once_it_decodes_or_is_emptied(folders: Folders) -> None:
+    slots = slots_of(folders["q8"])
+    assert slots._repeated is not None
+    for slot in (0, 2):
+        fill(slots, slot, TOKENS)
+    slots.replay(2, [5, 6], wants_logits=False)
+    slots.decode([1])
+    assert slots._repeated.slot == 2
+    slots.truncate(2, 0)
+    assert slots._repeated.slot is None
+    slots.replay(0, [5, 6], wants_logits=False)
+    slots.decode([1])
+    assert slots._repeated.slot is None
+    repeated = weakref.ref(slots._repeated)
+    slots.close()
+    assert repeated() is None
+
+
 @pytest.mark.parametrize("kind", [*KINDS, "mask", "positions"])
 def test_scores_behind_each_token_are_exact(folders: Folders, kind: str) -> None:
     slots = slots_of(folders[kind])
@@ -230,6 +276,7 @@ def test_answers_of_random_schedules_are_those_of_requests_alone(
     folders: Folders, kind: str, schedules: int, device: DecoderDevice
 ) -> None:
     slots, alone = slots_of(folders[kind], device=device), slots_of(folders[kind], 1)
+    assert bool(slots.most_replayed) == (device is THE_CPU and sys.platform == "linux")
     runs = [schedule(slots, alone, seed) for seed in range(schedules)]
     assert sum(each.compared for each in runs) > 4 * schedules
     assert sum(each.bulk_gave_way for each in runs) > schedules // 10

@@ -121,9 +121,6 @@ def test_choices_go_on_behind_their_own_tokens(model: TextModel) -> None:
     resumed = [(each.first_choice, each.resumed) for each in call.requests]
     assert resumed == [(0, (8, 9)), (1, ()), (3, (7,))]
     assert call.choices == (0, 1, 3)
-    assert not any(each.is_replayed for each in call.requests)
-    exact = read(model, prompt=[5], so_far={"0": [8, 9]}, seed=1, replay=True)
-    assert [each.is_replayed for each in exact.requests] == [True]
 
 
 def test_prompt_over_the_context_is_told_with_both_numbers(model: TextModel) -> None:

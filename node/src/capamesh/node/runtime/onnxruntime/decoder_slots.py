@@ -31,6 +31,7 @@ from capamesh.node.runtime.onnxruntime.slot_memory import (
     DeviceMemory,
     HostMemory,
     Place,
+    RepeatedSlot,
     SlotMemory,
 )
 from capamesh.protocol.errors import ModelInvalid, RunFailed
@@ -39,6 +40,10 @@ _DYNAMIC_BLOCK_BASE: Final = "4"
 """The shares in which threads take work are the smaller the less of it is left. A step is hundreds of operators, each as long as its last thread: where the
 router or a client takes a core for a moment, the others go on with what is left (measured: a step takes 0.9 times as long alone, and half
 as long where much else runs; the bits are the same)."""
+MOST_REPLAYED: Final = 32
+"""The most rows of a run that replays (guess: more gain little, and each is a mapping of memory for each layer)."""
+_PROBED: Final = 8
+"""The rows by which it is found out whether rows of one slot see each other (guess: all of more heads and layers than threads must be lucky to hide it)."""
 ATTENTION: Final = "GroupQueryAttention"
 """The operator by which decoders keep the sequences of a batch apart."""
 _TYPES: Final[dict[str, type[np.floating[Any]]]] = {
@@ -123,10 +128,17 @@ class DecoderSlots(Slots):
         """The bindings of decoding steps, by how many slots they run."""
         self._extends: dict[int, _Run] = {}
         """The bindings that fill a slot, by its number."""
+        self._replays: dict[int, _Run] = {}
+        """The bindings of replays, by how many tokens they run."""
+        self._repeated: RepeatedSlot | None = None
+        if isinstance(self._memory, HostMemory):
+            self._repeated = self._memory.repeated(MOST_REPLAYED)
+        self.most_replayed = MOST_REPLAYED if self._rows_see_each_other() else 0
 
     @override
     def decode(self, tokens: Sequence[int]) -> Logits:
         rows = len(tokens)
+        self._let_go(rows)
         run = self._decodes.get(rows)
         if run is None:
             run = self._decodes[rows] = _Run(
@@ -141,6 +153,15 @@ class DecoderSlots(Slots):
         return logits[0] if wants_logits else None
 
     @override
+    def replay(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
+        # a decode step in which each row is this slot, one token further than the row before
+        used = int(self._used[slot])
+        self._check_room(used, len(tokens))
+        logits = self._replay(slot, tokens, range(used, used + len(tokens)), int(wants_logits))
+        self._used[slot] = used + len(tokens)
+        return logits[-1] if wants_logits else None
+
+    @override
     def score(self, slot: int, tokens: Sequence[int]) -> Logits:
         return self._extend(slot, tokens, len(tokens))
 
@@ -152,6 +173,8 @@ class DecoderSlots(Slots):
     @override
     def truncate(self, slot: int, count: int) -> None:
         self._used[slot] = min(count, int(self._used[slot]))
+        if not count and self._repeated is not None and self._repeated.slot == slot:
+            self._repeated.clear()
 
     @override
     def used(self, slot: int) -> int:
@@ -171,6 +194,8 @@ class DecoderSlots(Slots):
     def close(self) -> None:
         self._decodes.clear()
         self._extends.clear()
+        self._replays.clear()
+        self._repeated = None
         self._memory.free()
         self._session = None
         trim()
@@ -189,13 +214,66 @@ class DecoderSlots(Slots):
         """Run `ids`, in the shape [slots, tokens], from the slot `first` on; return logits in the shape that `_Run.run` tells."""
         rows, tokens = ids.shape
         used = self._used[first : first + rows]
-        if int(used.max()) + tokens > self.length:  # it would be written into the next slot
-            raise RunFailed(
-                f"a slot has {int(used.max())} tokens and should get {tokens} more; it has room for {self.length}"
-            )
+        self._check_room(int(used.max()), tokens)
         logits = run.run(ids, used)
         used += tokens
         return logits
+
+    def _replay(
+        self, slot: int, tokens: Sequence[int], places: Sequence[int], scored: int
+    ) -> Logits:
+        """Run `tokens` at `places` of a slot, a row for each; return logits, of which the last row is that of the last token, if any is `scored`."""
+        repeated, rows = self._repeated, len(tokens)
+        if repeated is None:
+            raise RunFailed("a slot of this decoder cannot be several rows of a run")
+        try:
+            repeated.point(slot)
+            run = self._replays.get(rows)
+            if run is None:
+                run = self._replays[rows] = _Run(
+                    self._session, self._config, repeated, self._device, 0, rows, is_one=True
+                )
+        except OSError as exc:
+            raise RunFailed(f"there is no room to replay tokens: {exc}") from exc
+        run.resize(1, scored=scored)
+        ids = np.array(tokens, np.int64).reshape(rows, 1)
+        return run.run(ids, np.array(places, np.int64))
+
+    def _rows_see_each_other(self) -> bool:
+        """Return whether each row of a decode step reads what all rows of the step wrote, as attention that writes before it reads has it.
+
+        If so, the rows' order does not matter. Attention that writes and reads row by row gives other bits if the first row is the last token.
+        """
+        if self._repeated is None or self.length <= _PROBED or self.count == 0:
+            return False
+        places = range(1, _PROBED + 1)
+        tokens = [at % self.vocabulary for at in places]
+        found: list[bytes] = []
+        try:
+            self.decode([0])
+            for order in (1, -1):
+                self._replay(0, tokens[::order], places[::order], 0)
+                block = self.save(0, 0, _PROBED + 1)
+                found.append(block.tobytes())
+                self.load(0, np.zeros_like(block[..., 1:, :]), _PROBED)
+                self.truncate(0, 1)
+        except RunFailed:  # who loads the decoder runs it, and says why it fails
+            return False
+        finally:
+            self.truncate(0, 0)
+        return found[0] == found[1]
+
+    def _let_go(self, rows: int) -> None:
+        """Let the slot that was replayed lie in one place again once it is one of the `rows` that decode."""
+        repeated = self._repeated
+        if repeated is not None and repeated.slot is not None and repeated.slot < rows:
+            repeated.clear()
+
+    def _check_room(self, used: int, tokens: int) -> None:
+        if used + tokens > self.length:  # it would be written into the next slot
+            raise RunFailed(
+                f"a slot has {used} tokens and should get {tokens} more; it has room for {self.length}"
+            )
 
 
 class _Run:
@@ -208,15 +286,19 @@ class _Run:
         self,
         session: Untyped,
         config: GenaiConfig,
-        memory: SlotMemory,
+        memory: SlotMemory | RepeatedSlot,
         device: DecoderDevice,
         first: int,
         rows: int,
+        *,
+        is_one: bool = False,
     ) -> None:
+        """With `is_one` all rows are of one slot, and logits are those behind the last."""
         self._session = session
         self._config = config
         self._device = device
         self._rows = rows
+        self._is_one = is_one
         self._length = memory.shape[3]
         self._places = np.arange(self._length, dtype=np.int64)
         self._binding = session.io_binding()
@@ -247,7 +329,7 @@ class _Run:
         if names.position_ids:
             inputs[names.position_ids] = np.zeros((rows, tokens), np.int64)
         if names.rows:
-            ends = np.arange(1, rows + 1, dtype=np.int64) * tokens
+            ends = np.arange(rows if self._is_one else 1, rows + 1, dtype=np.int64) * tokens
             inputs[names.rows] = (ends[:, None] - np.arange(scored, 0, -1)).reshape(-1)
         self._inputs = inputs
         self._bind_inputs()

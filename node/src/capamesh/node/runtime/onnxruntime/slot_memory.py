@@ -5,8 +5,10 @@ It is the same array in both: keys and values of a layer are one part, in the sh
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -69,7 +71,23 @@ class HostMemory(SlotMemory):
     def __init__(self, shape: tuple[int, int, int, int, int], kind: Kind) -> None:
         """Raises `OSError` or `MemoryError`: there is no room."""
         self.place, self.kind, self.shape = HOST, kind, shape
-        self._array = _zeros(shape, kind)
+        self._file = -1
+        """The file in memory that has the pages; -1: they are of none."""
+        if sys.platform == "linux":
+            self._file = os.memfd_create("capamesh-slots")
+        self._array = _zeros(shape, kind, self._file)
+
+    def __del__(self) -> None:
+        """Let go of the file; its pages live as long as the array."""
+        if self._file >= 0:
+            os.close(self._file)
+
+    def repeated(self, rows: int) -> RepeatedSlot | None:
+        """Return addresses at which one slot lies `rows` times; None: the system cannot do that, or slots do not end where pages do."""
+        repeated = RepeatedSlot(self.shape, self.kind, self._file, rows)
+        if self._file < 0 or repeated.part_bytes % mmap.PAGESIZE:
+            return None
+        return repeated
 
     @override
     def address(self, part: int, slot: int) -> int:
@@ -95,15 +113,90 @@ class HostMemory(SlotMemory):
         self._array = self._array[:, :0].copy()
 
 
-def _zeros(shape: tuple[int, ...], kind: Kind) -> npt.NDArray[Any]:
-    """Return an array of zeros in pages of 4 KB.
+class RepeatedSlot:
+    """One slot as often as a run has rows, row behind row: all are the same pages of memory, so that each row reads what others wrote.
+
+    Addresses are kept for as long as it lives; pages are there between `point` and `clear`.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int, int, int], kind: Kind, file: int, rows: int
+    ) -> None:
+        """`file` has the pages of all slots, whose shape is that of `SlotMemory`."""
+        parts, slots, *of_slot = shape
+        self.place, self.kind, self.shape = HOST, kind, (parts, rows, *of_slot)
+        self.part_bytes = math.prod(of_slot) * np.dtype(kind).itemsize
+        """The bytes of a slot's keys or values of one layer."""
+        self.slot: int | None = None
+        """The slot that lies here; None: none does."""
+        self._slots = slots
+        self._file = file
+        self._size_bytes = parts * rows * self.part_bytes
+        self._begin = 0
+
+    def address(self, part: int, _: int) -> int:
+        """Return where the rows of the slot's keys or values of one layer begin. Raises `OSError`: there is no room for addresses."""
+        if not self._begin:
+            self._begin = _mapped(0, self._size_bytes, -1, 0)
+        return self._begin + part * self.shape[1] * self.part_bytes
+
+    def point(self, slot: int) -> None:
+        """Let `slot` lie here. Raises `OSError`: the process has too many mappings."""
+        if slot == self.slot:
+            return
+        self.slot = slot
+        for part in range(self.shape[0]):
+            at = self.address(part, 0)
+            for row in range(self.shape[1]):
+                offset = (part * self._slots + slot) * self.part_bytes
+                _mapped(at + row * self.part_bytes, self.part_bytes, self._file, offset)
+
+    def clear(self) -> None:
+        """Let no slot lie here: pages that are mapped often would count often as memory of the process."""
+        if self.slot is not None:
+            self.slot = None
+            _mapped(self._begin, self._size_bytes, -1, 0)
+
+    def __del__(self) -> None:
+        """Give the addresses back."""
+        if self._begin:
+            _c.munmap(ctypes.c_void_p(self._begin), ctypes.c_size_t(self._size_bytes))
+
+
+_c: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+_FIXED: Final = 0x10
+"""Linux's MAP_FIXED, which Python's `mmap` lacks."""
+_NO_ACCESS: Final = 0
+
+
+def _mapped(address: int, size_bytes: int, file: int, offset: int) -> int:
+    """Map a file's bytes to an address, or nothing where `file` is -1; return the address, which Linux chooses where it is 0. Raises `OSError`."""
+    flags = mmap.MAP_SHARED if file >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    access = mmap.PROT_READ | mmap.PROT_WRITE if file >= 0 else _NO_ACCESS
+    _c.mmap.restype = ctypes.c_void_p
+    found: int | None = _c.mmap(
+        ctypes.c_void_p(address),
+        ctypes.c_size_t(size_bytes),
+        access,
+        flags | (_FIXED if address else 0),
+        file,
+        ctypes.c_long(offset),
+    )
+    if found is None or found == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), "memory cannot be mapped")
+    return found
+
+
+def _zeros(shape: tuple[int, ...], kind: Kind, file: int) -> npt.NDArray[Any]:
+    """Return an array of zeros in pages of 4 KB of a file in memory, where there is one.
 
     numpy asks for such of 2 MB: then the first token of a slot costs the memory of all that the slot may hold, and the time to clear it.
     """
-    if sys.platform != "linux":
+    if file < 0:
         return np.zeros(shape, kind)
     size_bytes = math.prod(shape) * np.dtype(kind).itemsize
-    pages = mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    os.ftruncate(file, size_bytes)
+    pages = mmap.mmap(file, size_bytes, mmap.MAP_SHARED)
     with suppress(OSError):  # a kernel without large pages
         pages.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(pages, kind).reshape(shape)

@@ -70,8 +70,6 @@ class Asked(Struct, frozen=True):
     """The one on whose behalf it is: no other is answered sooner for what was kept of his prompts."""
     share: Annotated[str, Meta(max_length=MAX_TENANT_CHARACTERS)] = ""
     """The one whose share of the model it uses, where that is not the one of `cache_salt`."""
-    replay: bool = False
-    """True to run the tokens of `so_far` one by one, as they came: what follows is then to the bit what it would have been."""
 
     @property
     def is_resumed(self) -> bool:

@@ -130,7 +130,6 @@ class TextModel:
                     **common,
                     first_choice=choice,
                     resumed=asked.so_far.get(str(choice), ()),
-                    is_replayed=asked.replay,
                 )
                 for choice in range(asked.n)
                 if choice not in asked.ended

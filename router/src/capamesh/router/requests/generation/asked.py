@@ -83,18 +83,15 @@ class Asked:
         """Return the call for one of the prompts. Raises `InvalidParameter`: JSON cannot hold it.
 
         `so_far` has the tokens that choices have already, by which a node goes on behind them, `ended` the choices that
-        need no more, `seed` the one that another node has drawn. Whoever has given a seed gets the answer that it stands for: the
-        node runs the tokens as they came, which takes longer.
+        need no more, `seed` the one by which another node has drawn.
         """
         fields = {**prompt, **self.settings}
         if so_far is not None:
             fields.pop("echo", None)
             fields["so_far"] = {str(choice): list(ids) for choice, ids in so_far.items()}
             fields["ended"] = list(ended)
-            if "seed" in self.settings:
-                fields["replay"] = True
-            elif seed is not None:
-                fields["seed"] = seed
+            if seed is not None:
+                fields.setdefault("seed", seed)
         data = join_elements([json_bytes(fields, next(iter(prompt)))])
         given = Tensor(GENERATION, Datatype.BYTES, (1,), data)
         return InferRequest(self.model, "", "", (given,), (RequestedOutput(PARTS),))
