@@ -422,7 +422,7 @@ async def test_closing_ends_all_requests_with_the_reason(desk: Desk) -> None:
 
 def answer_of(readers: dict[int, ToolCallReader], echo: str = "", n: int = 1) -> GenerationAnswer:
     request = GenerationRequest((1, 2), 9, choices=n)
-    call = ReadCall((request,), LetterText, None, echo, 7, readers)
+    call = ReadCall((request,), LetterText, None, echo, 7, "", readers)
     return GenerationAnswer(call, lambda token: f"<{token}>")
 
 

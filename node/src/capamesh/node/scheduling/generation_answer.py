@@ -25,6 +25,7 @@ class GenerationAnswer:
     """The pieces of one call that have come and were not sent yet."""
 
     __slots__ = (
+        "_arithmetic",
         "_cached",
         "_completion",
         "_echoed",
@@ -42,6 +43,7 @@ class GenerationAnswer:
         self._left = set(call.choices)
         self._seed: int | None = call.seed
         """The seed, until it is sent; None: it was."""
+        self._arithmetic = call.arithmetic
         self._token_text = token_text
         self._tool_readers = call.tool_readers
         self._prompt = self._cached = self._completion = 0
@@ -105,6 +107,8 @@ class GenerationAnswer:
         self._unsent, self._echoed = {}, []
         if pieces and self._seed is not None:
             pieces[0]["s"], self._seed = self._seed, None
+            if self._arithmetic:
+                pieces[0]["a"] = self._arithmetic
         if self.is_over and pieces:
             pieces[-1]["u"] = [self._prompt, self._cached, self._completion]
         return Tensor(PARTS, BYTES, (1,), join_elements([encode_json(pieces)]))

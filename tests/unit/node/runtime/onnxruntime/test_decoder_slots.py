@@ -114,8 +114,7 @@ def test_tokens_replayed_together_have_the_bits_of_steps(folders: Folders, kind:
     assert slots.used(3) == slots.used(1) == 60
     assert slots.save(3, 0, 60).tobytes() == slots.save(1, 0, 60).tobytes()
     with pytest.raises(RunFailed, match="room for 96"):
-        slots.replay(2, LONG[:37], wants_logits=False)
-        slots.replay(2, LONG[:37], wants_logits=False)
+        slots.replay(3, LONG[:37], wants_logits=False)
 
 
 def test_attention_that_reads_row_by_row_replays_step_by_step(

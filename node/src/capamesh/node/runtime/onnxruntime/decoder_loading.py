@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import platform
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from capamesh.node.runtime.decoders.decoder_folder import TOKENIZER_FILE, decoder_of
+from capamesh.node.runtime.onnxruntime.binding import ort
 from capamesh.node.runtime.onnxruntime.decoder_slots import THE_CPU, DecoderDevice, DecoderSlots
 from capamesh.node.runtime.text_generation.loaded_decoder import LoadedDecoder
 from capamesh.node.runtime.text_generation.text_model import TextModel
@@ -45,6 +50,7 @@ def load_decoder(
             source.content.read(TOKENIZER_FILE),
             length=length,
             control_tokens_in_text=source.manifest.task.generation.control_tokens_in_text,
+            arithmetic=arithmetic_of(device.provider),
         )
         with source.content.reading() as path:
             slots = DecoderSlots(
@@ -75,6 +81,16 @@ def load_decoder(
         precision="",
         keeps_prefixes=not device.is_apart,
     )
+
+
+def arithmetic_of(provider: str) -> str:
+    """Return a name of the way in which runs round here: kernels are chosen by ONNX Runtime's version, the provider and the processor."""
+    told = [ort.__version__, provider, platform.machine(), platform.processor()]
+    with suppress(OSError):  # elsewhere than on Linux
+        processor, _, _ = Path("/proc/cpuinfo").read_text("utf-8").partition("\n\n")
+        kinds = ("model name", "flags", "Features", "CPU part", "cache size")
+        told += [line for line in processor.splitlines() if line.startswith(kinds)]
+    return blake2b("\n".join(told).encode(), digest_size=6).hexdigest()
 
 
 def pool_of(config: GenaiConfig, free_bytes: int, most_slots: int = MOST_SLOTS) -> tuple[int, int]:

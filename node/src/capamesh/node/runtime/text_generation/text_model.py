@@ -41,6 +41,8 @@ class ReadCall:
     echo: str
     """The text that each answer begins with."""
     seed: int
+    arithmetic: str = ""
+    """The name of the way in which numbers are rounded here: where it is another, a text may go on in other words."""
     tool_readers: Mapping[int, ToolCallReader] = field(default_factory=dict[int, ToolCallReader])
     """The readers of calls of tools in the text, by choices; none where there are no tools."""
 
@@ -64,6 +66,7 @@ class TextModel:
         *,
         length: int,
         control_tokens_in_text: bool = False,
+        arithmetic: str = "",
     ) -> None:
         """`raw_tokenizer` is the tokenizer's file; `length` is the most tokens of a prompt with its answer.
 
@@ -73,6 +76,7 @@ class TextModel:
         """
         config = folder.config
         self._config = config
+        self._arithmetic = arithmetic
         self._length = length
         self._tokenizer = GenerationTokenizer(raw_tokenizer, config.end_ids)
         self._control_tokens_in_text = control_tokens_in_text
@@ -142,6 +146,7 @@ class TextModel:
             self._constraint(asked, tools, sum(each.choices for each in requests)),
             self._echo(asked),
             seed,
+            self._arithmetic,
             {} if tools is None else self._readers(requests, tools),
         )
 

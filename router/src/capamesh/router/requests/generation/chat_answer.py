@@ -17,6 +17,7 @@ from capamesh.router.requests.generation.written import (
     TextEvent,
     Writer,
     chat_logprobs,
+    differs,
     event,
     finish_of,
     json_of,
@@ -74,9 +75,10 @@ class ChatStream(Writer):
 
     @override
     def end(self, usage: Usage) -> bytes:
-        if not self._asked.has_usage:
-            return DONE
-        return event({**self._head, "choices": [], "usage": usage_of(usage)}) + DONE
+        told = differs(usage)
+        if self._asked.has_usage:
+            told["usage"] = usage_of(usage)
+        return (event({**self._head, "choices": [], **told}) if told else b"") + DONE
 
     def _text_event(self, choice: int) -> TextEvent:
         found = self._texts.get(choice)
@@ -148,6 +150,7 @@ class ChatWhole(Writer):
                 "model": self._asked.model,
                 "choices": [self._told(at, found) for at, found in self._choices.items()],
                 "usage": usage_of(usage),
+                **differs(usage),
             }
         )
 

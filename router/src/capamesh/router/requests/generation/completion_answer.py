@@ -14,6 +14,7 @@ from capamesh.router.requests.generation.written import (
     Held,
     TextEvent,
     Writer,
+    differs,
     event,
     json_of,
     usage_of,
@@ -63,9 +64,10 @@ class CompletionStream(Writer):
 
     @override
     def end(self, usage: Usage) -> bytes:
-        if not self._asked.has_usage:
-            return DONE
-        return event({**self._head, "choices": [], "usage": usage_of(usage)}) + DONE
+        told = differs(usage)
+        if self._asked.has_usage:
+            told["usage"] = usage_of(usage)
+        return (event({**self._head, "choices": [], **told}) if told else b"") + DONE
 
     def _chunk(
         self, choice: int, text: str, logprobs: dict[str, Any] | None, finish: str | None
@@ -120,6 +122,7 @@ class CompletionWhole(Writer):
                 "model": self._asked.model,
                 "choices": choices,
                 "usage": usage_of(usage),
+                **differs(usage),
             }
         )
 

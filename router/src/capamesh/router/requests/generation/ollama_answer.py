@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from capamesh.router.requests.generation.asked import Asked
 from capamesh.router.requests.generation.parts import Piece, Usage
-from capamesh.router.requests.generation.written import Calls, Held, Writer, json_of
+from capamesh.router.requests.generation.written import Calls, Held, Writer, differs, json_of
 
 
 class OllamaWriter(Writer):
@@ -64,6 +64,7 @@ class OllamaWriter(Writer):
             "prompt_eval_duration": _ns(first_s - self._began_s),
             "eval_count": usage.completion,
             "eval_duration": _ns(now_s - first_s),
+            **differs(usage),
         }
         return self._line("".join(self._texts), told)
 

@@ -52,6 +52,8 @@ class Piece(Struct, frozen=True):
     """The reason why the choice has ended; None: it has not."""
     s: Annotated[int, Meta(ge=0)] | None = None
     """The seed of the whole answer."""
+    a: Annotated[str, Meta(max_length=32)] = ""
+    """The name of the way in which the node rounds; empty: it tells none."""
     u: tuple[Count, Count, Count] | None = None
     """The tokens of the prompt, those of it that did not have to run, and those of all choices."""
 
@@ -63,6 +65,8 @@ class Usage(Struct, frozen=True):
     cached: int = 0
     """The tokens of the prompt that did not have to run, for their state was kept."""
     completion: int = 0
+    may_differ: bool = False
+    """True if another node went on, and the text may not be the one that the first would have made."""
 
     def plus(self, other: Usage) -> Usage:
         """Return the tokens of both."""
@@ -70,6 +74,7 @@ class Usage(Struct, frozen=True):
             self.prompt + other.prompt,
             self.cached + other.cached,
             self.completion + other.completion,
+            self.may_differ or other.may_differ,
         )
 
 
@@ -105,7 +110,18 @@ def _no_pieces(why: Exception) -> ProtocolViolation:
 class Progress:
     """The progress of the answer to one prompt: all that another node needs to go on with it."""
 
-    __slots__ = ("_choices", "_size_bytes", "_told", "count", "ended", "has_begun", "ids", "seed")
+    __slots__ = (
+        "_arithmetic",
+        "_choices",
+        "_size_bytes",
+        "_told",
+        "count",
+        "ended",
+        "has_begun",
+        "ids",
+        "may_differ",
+        "seed",
+    )
 
     def __init__(self, choices: int, size_bytes: int) -> None:
         """`size_bytes` is what its node was asked, which bounds how many tokens the prompt can have."""
@@ -119,6 +135,9 @@ class Progress:
         """The tokens of all choices."""
         self.ended: set[int] = set()
         self.seed: int | None = None
+        self._arithmetic = ""
+        self.may_differ = False
+        """True if the nodes that made it round in other ways."""
         self.has_begun = False
         """True once anything has come."""
 
@@ -137,6 +156,9 @@ class Progress:
             if piece.s >= SEEDS:
                 raise ProtocolViolation(f"the node's seed has {piece.s.bit_length()} bits, of 64")
             self.seed = piece.s
+        if piece.a:
+            self.may_differ |= piece.a != (self._arithmetic or piece.a)
+            self._arithmetic = piece.a
         if piece.u is not None:
             self._told = piece.u
         if choice in self.ended:
@@ -151,12 +173,15 @@ class Progress:
         """Return what it took: as its node says, within what can be, or reckoned where it has said nothing."""
         count = self.count
         if self._told is None:
-            return Usage(self._size_bytes // BYTES_A_TOKEN, 0, count)
+            return Usage(self._size_bytes // BYTES_A_TOKEN, 0, count, self.may_differ)
         prompt, cached, completion = self._told
         prompt = min(prompt, self._size_bytes + TEMPLATE_TOKENS)
         # a token that ends a choice has no text, and may not be told
         return Usage(
-            prompt, min(cached, prompt), min(max(completion, count), count + self._choices)
+            prompt,
+            min(cached, prompt),
+            min(max(completion, count), count + self._choices),
+            self.may_differ,
         )
 
     def left(self) -> dict[int, Sequence[int]]:

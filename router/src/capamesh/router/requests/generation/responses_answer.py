@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from capamesh.router.requests.generation.asked import Asked
 from capamesh.router.requests.generation.parts import Piece, ToolDelta, Usage
-from capamesh.router.requests.generation.written import RESUMED, Held, Writer, json_of
+from capamesh.router.requests.generation.written import RESUMED, Held, Writer, differs, json_of
 
 _NOTHING: Final[dict[str, Any]] = {
     "error": None,
@@ -94,6 +94,7 @@ class ResponseWriter(Writer):
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": usage.prompt + usage.completion,
         }
+        whole |= differs(usage)
         if not self._asked.is_streamed:
             return json_of(whole)
         return sent + self._event(f"response.{whole['status']}", response=whole)

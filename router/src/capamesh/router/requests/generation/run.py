@@ -177,6 +177,8 @@ class GenerationRun:
             self._request.complete(outcome)
             return True
         self.resumes += 1
+        if progress.seed is None:
+            progress.may_differ = True
         self._service.telemetry.resumed(self._target.model)
         self._listener.resumed(self)
         call = self._asked.call(

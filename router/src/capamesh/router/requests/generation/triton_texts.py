@@ -13,7 +13,15 @@ from capamesh.router.requests.generation.fields import Values, flag, table, text
 from capamesh.router.requests.generation.messages import MOST_ID
 from capamesh.router.requests.generation.parts import Piece, Usage
 from capamesh.router.requests.generation.sampling import most_tokens_of, sampling_of
-from capamesh.router.requests.generation.written import RESUMED, Held, TextEvent, Writer, json_of
+from capamesh.router.requests.generation.written import (
+    RESUMED,
+    Held,
+    TextEvent,
+    Writer,
+    differs,
+    event,
+    json_of,
+)
 from capamesh.router.requests.invalid_parameter import InvalidParameter
 
 INPUT: Final = "text_input"
@@ -74,6 +82,7 @@ class TextOutput(Writer):
 
     @override
     def end(self, usage: Usage) -> bytes:
+        told = differs(usage)
         if self._asked.is_streamed:
-            return b""
-        return json_of({**self._head, OUTPUT: "".join(self._texts)})
+            return event({**self._head, OUTPUT: "", **told}) if told else b""
+        return json_of({**self._head, OUTPUT: "".join(self._texts), **told})

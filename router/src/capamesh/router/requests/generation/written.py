@@ -76,6 +76,11 @@ def usage_of(usage: Usage) -> dict[str, Any]:
     }
 
 
+def differs(usage: Usage) -> dict[str, Any]:
+    """Return the field that says of an answer that its text may be another than without the loss of a node; none where it is the same."""
+    return {"text_may_differ": True} if usage.may_differ else {}
+
+
 class Held:
     """The bytes that a whole answer holds until its end, and the most that it may."""
 
