@@ -1,9 +1,10 @@
 """Asks whether generated answers survive their node: real processes, a node killed or frozen under 16 streams, again and again.
 
-`python benchmarks/generation_chaos.py [--rounds 60] [--had 24] [--seed N] [--folder DIR] [--keep]`. A router and two nodes serve two tiny language models. In each round
-one node makes 16 answers, each drawn with a seed of its own, when it is killed, or every third time frozen. The other node goes on with
+`python benchmarks/generation_chaos.py [--rounds 60] [--had 24] [--seed N] [--model DIR] [--streams 16] [--greedy] [--folder DIR] [--keep]`. A router and two nodes serve two tiny language models,
+or the one in the folder that `make language-model` or `capamesh model import` made. In each round
+one node makes 16 answers, each drawn with a seed of its own, or with `--greedy` the likeliest without any, when it is killed, frozen or told to end. The other node goes on with
 them, and each stream must end with the text of the same request undisturbed. The pause of a stream is the longest time without a token
-from then on; it is held against the time in which 16 answers that begin together get their first tokens. The node that was hurt comes back
+from then on; it is held against the time in which as many answers that begin together get their first tokens behind prompts that are longer by what was had. The node that was hurt comes back
 for the next round, in which the other is hurt. Pauses are times of the clock: they say something on a machine that does nothing else.
 
 What was seen of each round stays in the folder, and a second run with the same folder does only the rounds that are missing: 60 take nine minutes.
@@ -16,6 +17,7 @@ import argparse
 import asyncio
 import json
 import random
+import shutil
 import signal
 import statistics
 import sys
@@ -23,7 +25,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -54,14 +56,26 @@ TOKENS: Final = 1500
 CONTEXT: Final = 4096
 HAD: Final = 24
 """Each stream has so many tokens before the node is hurt. The other node runs them as they came, so that more of them make longer pauses."""
-FREEZE_EVERY: Final = 3
-KILLED, FROZEN = "killed", "frozen"
-SILENCE_S: Final = {KILLED: 0.0, FROZEN: 2.0}
+KILLED, FROZEN, DRAINED = "killed", "frozen", "drained"
+KINDS: Final = (KILLED, DRAINED, FROZEN)
+SIGNALS: Final = {KILLED: signal.SIGKILL, FROZEN: signal.SIGSTOP, DRAINED: signal.SIGTERM}
+SILENCE_S: Final = {KILLED: 0.0, DRAINED: 0.0, FROZEN: 2.0}
 """Seconds of silence after which a node that is there, and says nothing, is given up: part of a pause that is meant to be."""
 ADDED_S: Final = 1.0
-"""The most that a pause may take beyond that, and beyond the time until 16 answers that begin together have begun."""
+"""The most that a pause may take beyond that, and beyond the time until as many answers behind as many tokens have begun."""
 MADE_BY: Final = "generation_chaos.py"
 PAGE: Final = "generation.md"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked in all rounds."""
+
+    models: tuple[str, ...]
+    streams: int
+    tokens: int
+    is_greedy: bool
+    had: int
 
 
 @dataclass
@@ -70,6 +84,9 @@ class Stream:
 
     model: str
     number: int
+    asked: Asked
+    more: int = 0
+    """The words that its prompt is longer by."""
     text: str = ""
     times: list[float] = field(default_factory=list[float])
     """The times at which tokens came."""
@@ -82,12 +99,16 @@ class Stream:
     def body(self) -> dict[str, Any]:
         """Return what is asked."""
         words = f"What do people remember of the place with the number {self.number}?"
+        if self.more:
+            words = f"{self.number}: {'on ' * self.more}{words}"
+        manner = {"temperature": 1, "seed": 1000 + self.number}
+        if self.asked.is_greedy:
+            manner = {"temperature": 0}
         return {
             "model": self.model,
             "messages": [{"role": "user", "content": words}],
-            "max_tokens": TOKENS,
-            "temperature": 1,
-            "seed": 1000 + self.number,
+            "max_tokens": self.asked.tokens,
+            **manner,
             "ignore_eos": True,
             "stream": True,
         }
@@ -152,9 +173,14 @@ class Round:
     """The streams that the node had which was hurt."""
 
 
-async def all_of(url: str, *, until_tokens: int = 0) -> AsyncIterator[list[Stream]]:
+async def all_of(
+    url: str, asked: Asked, *, until_tokens: int = 0, more: int = 0
+) -> AsyncIterator[list[Stream]]:
     """Ask for all streams at once; yield them once each has that many tokens, or has ended, and again at their end."""
-    streams = [Stream(MODELS[number % 2], number) for number in range(STREAMS)]
+    streams = [
+        Stream(asked.models[number % len(asked.models)], number, asked, more)
+        for number in range(asked.streams)
+    ]
     no_limit = aiohttp.ClientTimeout(total=None, sock_read=120)
     async with aiohttp.ClientSession(timeout=no_limit) as client:
         running = [asyncio.create_task(each.run(client, url)) for each in streams]
@@ -179,14 +205,16 @@ async def hold(cluster: Cluster, peer: str, state: str) -> None:
             raise SystemExit(f"the circuit could not be set: {await answer.text()}")
 
 
-async def run_round(cluster: Cluster, victim: Member, other: Member, kind: str, had: int) -> Round:
-    """Hurt a node that makes all answers once each has `had` tokens, and see them to their ends."""
+async def run_round(
+    cluster: Cluster, victim: Member, other: Member, kind: str, asked: Asked
+) -> Round:
+    """Hurt a node that makes all answers once each has as many tokens as are asked for, and see them to their ends."""
     spare = peer_of(other)
     await hold(cluster, spare, "forced_open")
-    running = all_of(cluster.http_url, until_tokens=had)
+    running = all_of(cluster.http_url, asked, until_tokens=asked.had)
     await anext(running)
     await hold(cluster, spare, "automatic")
-    send_signal(own_pids(victim), signal.SIGKILL if kind == KILLED else signal.SIGSTOP)
+    send_signal(own_pids(victim)[: 1 if kind == DRAINED else None], SIGNALS[kind])
     hurt_s = time.monotonic()
     try:
         streams = await anext(running)
@@ -206,39 +234,46 @@ async def measure(options: argparse.Namespace, file: Path, console: Console) -> 
     at = random.Random(options.seed).randrange(2)  # noqa: S311 - a draw of this benchmark
     with tempfile.TemporaryDirectory(prefix="capamesh-chat-") as top:
         models = Path(top) / "models"
-        for name in MODELS:
+        asked = Asked(MODELS, options.streams, options.tokens, options.greedy, options.had)
+        if options.model:
+            asked = replace(asked, models=MODELS[:1])
+            shutil.copytree(options.model, models / MODELS[0])
+        for name in () if options.model else MODELS:
             folder = models / name
             write_decoder_folder(folder / "1", source=gguf(variant=Variant(context=CONTEXT)))
             (folder / "capamesh.toml").write_text("task = 'chat'\n")
         async with Cluster(Path(top) / "cluster", models) as cluster:
             nodes = [await cluster.add(), await cluster.add()]
-            await cluster.wait_routable(2, MODELS)
-            texts, begun_s = await undisturbed(cluster)
+            await cluster.wait_routable(2, asked.models)
+            texts, begun_s = await undisturbed(cluster, asked)
             for number in range(first, options.rounds):
-                kind = FROZEN if number % FREEZE_EVERY == FREEZE_EVERY - 1 else KILLED
+                kind = KINDS[number % len(KINDS)]
                 victim = (at + number) % 2
-                seen = await run_round(cluster, nodes[victim], nodes[1 - victim], kind, options.had)
+                seen = await run_round(cluster, nodes[victim], nodes[1 - victim], kind, asked)
                 show_round(number, seen, texts, console)
                 with file.open("a") as lines:
                     lines.write(json.dumps(told_of(seen, texts, begun_s)) + "\n")
-                if kind == KILLED:
+                if kind != FROZEN:
                     await nodes[victim].wait()
                     nodes[victim] = await cluster.start_again(nodes[victim])
-                await cluster.wait_routable(2, MODELS)
+                await cluster.wait_routable(2, asked.models)
 
 
-async def undisturbed(cluster: Cluster) -> tuple[dict[tuple[str, int], str], float]:
-    """Return the texts that nothing disturbs, and how long 16 answers that begin together take to begin."""
+async def undisturbed(cluster: Cluster, asked: Asked) -> tuple[dict[tuple[str, int], str], float]:
+    """Return the texts that nothing disturbs, and how long as many answers behind longer prompts take to begin."""
     began_s: list[float] = []
     expected: list[Stream] = []
     for _ in range(3):  # the first warms up
-        asked_s = time.monotonic()
-        calm = all_of(cluster.http_url)
+        calm = all_of(cluster.http_url, asked)
         await anext(calm)
         expected = await anext(calm)
         if broken := [each.error for each in expected if each.error or not each.is_done]:
             raise SystemExit(f"an undisturbed answer broke off: {broken[0]}")
-        began_s.append(max(each.times[0] for each in expected) - asked_s)
+        asked_s = time.monotonic()
+        longer = all_of(cluster.http_url, replace(asked, tokens=1), more=asked.had)
+        await anext(longer)
+        read = await anext(longer)
+        began_s.append(max(each.times[0] for each in read) - asked_s)
     texts = {(each.model, each.number): each.text for each in expected}
     return texts, statistics.median(began_s[1:])
 
@@ -310,7 +345,7 @@ def report_of(rounds: Sequence[dict[str, Any]]) -> Report:
     report.bar("all", "streams broken off", broken, 0)
     wrong = sum(each["wrong_or_broken"] for each in rounds) - broken
     report.bar("all", "streams with another text", wrong, 0)
-    for kind in (KILLED, FROZEN):
+    for kind in KINDS:
         of_kind = [each for each in rounds if each["kind"] == kind]
         if not of_kind:
             continue
@@ -338,12 +373,12 @@ def table_of(figures: dict[str, Any]) -> str:
         ("answers under way", "streams"),
         ("of these at the node that was hurt", "streams_gone_on_with"),
         ("answers that broke off, or have another text", "wrong_or_broken"),
-        ("seconds until 16 answers that begin together have begun", "begun_together_s"),
+        ("seconds until as many answers behind longer prompts have begun", "begun_together_s"),
         ("seconds until the router had noticed for all, median of the rounds", "noticed_s"),
         ("median pause, s", "median_pause_s"),
         ("longest pause, s", "longest_pause_s"),
     )
-    kinds = [kind for kind in (KILLED, FROZEN) if kind in figures]
+    kinds = [kind for kind in KINDS if kind in figures]
     return "\n".join(
         (
             f"| | {' | '.join(kinds)} |",
@@ -361,6 +396,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--had", type=int, default=HAD, help="tokens before the node is hurt")
+    parser.add_argument("--model", type=Path, help="a language model's folder, as imported")
+    parser.add_argument("--streams", type=int, default=STREAMS)
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="the tokens of an answer")
+    parser.add_argument("--greedy", action="store_true", help="temperature 0, and no seed")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument(
         "--folder", type=Path, help="where what was seen of each round is left and found"
@@ -371,7 +410,9 @@ def main() -> int:
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"rounds-{options.seed}-{options.had}.jsonl"
+        name = "" if options.model is None else f"-{options.model.name}"
+        manner = "-greedy" if options.greedy else ""
+        file = folder / f"rounds-{options.seed}-{options.had}-{options.streams}{name}{manner}.jsonl"
         asyncio.run(measure(options, file, console))
         report = report_of(rounds_in(file)[: options.rounds])
     report.show("answers whose node is hurt", console)

@@ -160,21 +160,26 @@ class RepeatedSlot:
     def __del__(self) -> None:
         """Give the addresses back."""
         if self._begin:
-            _c.munmap(ctypes.c_void_p(self._begin), ctypes.c_size_t(self._size_bytes))
+            _c().munmap(ctypes.c_void_p(self._begin), ctypes.c_size_t(self._size_bytes))
 
 
-_c: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 _FIXED: Final = 0x10
 """Linux's MAP_FIXED, which Python's `mmap` lacks."""
 _NO_ACCESS: Final = 0
+
+
+def _c() -> ctypes.CDLL:
+    """Return the C library of the process."""
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _mapped(address: int, size_bytes: int, file: int, offset: int) -> int:
     """Map a file's bytes to an address, or nothing where `file` is -1; return the address, which Linux chooses where it is 0. Raises `OSError`."""
     flags = mmap.MAP_SHARED if file >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     access = mmap.PROT_READ | mmap.PROT_WRITE if file >= 0 else _NO_ACCESS
-    _c.mmap.restype = ctypes.c_void_p
-    found: int | None = _c.mmap(
+    library = _c()
+    library.mmap.restype = ctypes.c_void_p
+    found: int | None = library.mmap(
         ctypes.c_void_p(address),
         ctypes.c_size_t(size_bytes),
         access,
