@@ -100,7 +100,7 @@ class Stream:
         """Return what is asked."""
         words = f"What do people remember of the place with the number {self.number}?"
         if self.more:
-            words = f"{self.number}: {'on ' * self.more}{words}"
+            words = f"{self.more}, {self.number}: {'on ' * self.more}{words}"
         manner = {"temperature": 1, "seed": 1000 + self.number}
         if self.asked.is_greedy:
             manner = {"temperature": 0}
@@ -263,14 +263,14 @@ async def undisturbed(cluster: Cluster, asked: Asked) -> tuple[dict[tuple[str, i
     """Return the texts that nothing disturbs, and how long as many answers behind longer prompts take to begin."""
     began_s: list[float] = []
     expected: list[Stream] = []
-    for _ in range(3):  # the first warms up
+    for turn in range(3):  # the first warms up
         calm = all_of(cluster.http_url, asked)
         await anext(calm)
         expected = await anext(calm)
         if broken := [each.error for each in expected if each.error or not each.is_done]:
             raise SystemExit(f"an undisturbed answer broke off: {broken[0]}")
         asked_s = time.monotonic()
-        longer = all_of(cluster.http_url, replace(asked, tokens=1), more=asked.had)
+        longer = all_of(cluster.http_url, replace(asked, tokens=1), more=asked.had + turn)
         await anext(longer)
         read = await anext(longer)
         began_s.append(max(each.times[0] for each in read) - asked_s)
