@@ -11,9 +11,11 @@ from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.tensors import split_elements
 from capamesh.router.requests.generation.asked import Asked
 from capamesh.router.requests.generation.beginnings import BLOCK_BYTES, MOST_BLOCKS, beginnings_of
+from capamesh.router.requests.generation.chat_answer import ChatStream, ChatWhole
 from capamesh.router.requests.generation.chat_request import read_chat
 from capamesh.router.requests.generation.completion_request import read_completion
 from capamesh.router.requests.generation.fields import object_of
+from capamesh.router.requests.generation.parts import Piece, Progress
 from capamesh.router.requests.invalid_parameter import InvalidParameter
 
 HI = {"role": "user", "content": "Hi"}
@@ -279,3 +281,16 @@ def test_names_are_bounded() -> None:
 def test_prompt_that_json_cannot_hold_is_refused() -> None:
     with pytest.raises(InvalidParameter):
         beginnings_of({"messages": [{"role": "user", "content": "\ud800"}]}, "")
+
+
+@pytest.mark.parametrize(("last", "may_differ"), [("x", False), ("y", True)])
+def test_answer_of_nodes_that_round_otherwise_says_so(last: str, may_differ: bool) -> None:
+    progress = Progress(1, 10)
+    for piece in (Piece(t=(1,), a="x"), Piece(t=(2,)), Piece(t=(3,), f="stop", a=last)):
+        progress.take(piece)
+    writers = (
+        ChatStream(chat(), "1", 0, lambda: ""),
+        ChatWhole(chat(), "1", 0, lambda: "", 99),
+    )
+    for writer in writers:
+        assert (b'"text_may_differ":true' in writer.end(progress.usage())) == may_differ
