@@ -32,7 +32,6 @@ from capamesh.node.runtime.text_generation.tool_reader import ToolCallReader
 from capamesh.node.scheduling import (
     PendingRequest,
     Result,
-    generation_runner,
 )
 from capamesh.node.scheduling.generation_answer import GenerationAnswer
 from capamesh.node.scheduling.generation_runner import GenerationRunner
@@ -367,9 +366,9 @@ async def test_steps_that_fail_again_and_again_are_said_of_the_model(desk: Desk)
 
 
 async def test_request_withdrawn_before_it_was_looked_at_never_begins_and_the_inbox_is_bounded(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: Desk,
 ) -> None:
-    monkeypatch.setattr(generation_runner, "MAX_INBOX", 3)
+    desk.generation._max_inbox = 3
     desk.slots.is_open = False
     first = desk.ask(prompt=[1, 2, 3, 4], max_tokens=6)
     await first.begun()

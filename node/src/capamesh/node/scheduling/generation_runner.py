@@ -77,6 +77,7 @@ class GenerationRunner:
         """`clock` is the one of requests' deadlines. `on_broken` is called in the loop, with the reason, if the thread ends of a bug."""
         self._slots = slots
         self._engine = GenerationEngine(slots, settings)
+        self._max_inbox = MAX_INBOX
         self._clock = clock
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
@@ -116,8 +117,8 @@ class GenerationRunner:
         """
         if self._closed:
             raise ModelUnavailable(self._closed)
-        if self._inbox.qsize() >= MAX_INBOX:
-            raise Overloaded(f"{MAX_INBOX} requests are not looked at yet; ask again later", 1.0)
+        if self._inbox.qsize() >= self._max_inbox:
+            raise Overloaded(f"{self._max_inbox} requests are not looked at yet; ask again later", 1.0)
         generation = Generation(request, receive, new_text, new_constraint)
         self._inbox.put((generation, False))
         return generation

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import gc
+import mmap
 import os
 import random
 import sys
@@ -19,6 +21,8 @@ from capamesh.node.generation import GenerationRequest, GenerationSettings, Samp
 from capamesh.node.generation.pace import TILE
 from capamesh.node.runtime.api import OutOfMemory
 from capamesh.node.runtime.decoders.decoder_folder import DecoderFolder, read_decoder_folder
+from capamesh.node.runtime.onnxruntime import slot_memory
+from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.node.runtime.onnxruntime.decoder_slots import (
     THE_CPU,
     DecoderDevice,
@@ -127,22 +131,47 @@ def test_attention_that_reads_row_by_row_replays_step_by_step(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no slot lies several times elsewhere")
-def test_slot_lies_in_one_place_again_once_it_decodes_or_is_emptied(folders: Folders) -> None:
+def test_slot_lies_in_one_place_again_once_it_is_replayed_or_emptied(folders: Folders) -> None:
     slots = slots_of(folders["q8"])
     assert slots._repeated is not None
-    for slot in (0, 2):
-        fill(slots, slot, TOKENS)
-    slots.replay(2, [5, 6], wants_logits=False)
-    slots.decode([1])
-    assert slots._repeated.slot == 2
-    slots.truncate(2, 0)
-    assert slots._repeated.slot is None
+    for wants_logits in (True, False):
+        fill(slots, 2, TOKENS)
+        slots.replay(2, [5, 6], wants_logits=False)
+        assert slot_memory.has_repeated_slots()
+        assert slots._repeated.slot == 2
+        if wants_logits:
+            slots.replay(2, [7], wants_logits=True)
+        else:
+            slots.truncate(2, 0)
+        assert slots._repeated.slot is None
+        assert not slot_memory.has_repeated_slots()
     slots.replay(0, [5, 6], wants_logits=False)
-    slots.decode([1])
-    assert slots._repeated.slot is None
     repeated = weakref.ref(slots._repeated)
     slots.close()
     assert repeated() is None
+    assert not slot_memory.has_repeated_slots()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no slot lies several times elsewhere")
+def test_tokens_are_replayed_one_by_one_where_there_is_no_room_for_mappings(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = slots_of(folders["q8"])
+    most = slot_memory._MOST_MAPPINGS
+    seen = []
+    for slot, limits in enumerate(((most, most), (99, most), (most, 99))):
+        fill(slots, slot, TOKENS)
+        for limit, first in zip(limits, (0, 20), strict=True):
+            monkeypatch.setattr(slot_memory, "_MOST_MAPPINGS", limit)
+            if limit == 99:  # another slot was replayed in between
+                slots._repeated.clear()
+            scores = slots.replay(slot, LONG[first : first + 20], wants_logits=first > 0)
+        assert scores is not None
+        seen.append((scores.tobytes(), slots.save(slot, 0, 64).tobytes(), slots.used(slot)))
+    assert seen[0] == seen[1] == seen[2]
+    monkeypatch.undo()
+    monkeypatch.setattr(slot_memory, "_MOST_MAPPINGS", 99)
+    assert slots_of(folders["q8"]).most_replayed == 0
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "mask", "positions"])
@@ -311,6 +340,24 @@ def test_slot_costs_what_is_in_it_whatever_its_length() -> None:
         memory.copy(0, slot, 1)
     assert resident_bytes() - before < 2**25
     assert memory.save(7, 0, 2).tolist() == [[[[1.0] * 64, [0.0] * 64]] * 4] * 8
+    memory.free()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no slot lies several times elsewhere")
+def test_pages_of_a_repeated_slot_count_once_in_the_memory_of_the_process() -> None:
+    memory = HostMemory((2, 2, 4, 4096, 64), np.float32)
+    repeated = memory.repeated(32)
+    assert repeated is not None
+    memory.load(1, 0, np.ones((2, 4, 4096, 64), np.float32), 4096)
+    before, used = resident_bytes(), OnnxBackend().used_bytes()
+    assert repeated.point(1)
+    for part in range(2):
+        rows = (ctypes.c_char * (32 * repeated.part_bytes)).from_address(repeated.address(part, 0))
+        assert set(rows[3 :: mmap.PAGESIZE]) == {0x3F}  # the first byte of 1.0
+    assert resident_bytes() - before > 2**27
+    assert abs(OnnxBackend().used_bytes() - used) < 2**24
+    repeated.clear()
+    assert resident_bytes() - before < 2**24
     memory.free()
 
 

@@ -40,6 +40,7 @@ from capamesh.node.runtime.onnxruntime.raw_texts import (
     RawTextSession,
 )
 from capamesh.node.runtime.onnxruntime.sessions import session_options
+from capamesh.node.runtime.onnxruntime.slot_memory import has_repeated_slots
 from capamesh.node.runtime.reshaping import reshaped
 from capamesh.node.runtime.text_generation.loaded_decoder import LoadedDecoder
 from capamesh.protocol.errors import ConfigError, ModelInvalid, RunFailed
@@ -124,7 +125,7 @@ class OnnxBackend(Backend):
     @override
     def used_bytes(self) -> int:
         if self._device == "cpu":
-            return resident_bytes()
+            return resident_bytes(counts_once=has_repeated_slots())
         gpu = self._gpu()
         return gpu.memory_total_bytes - gpu.memory_free_bytes if gpu is not None else 0
 

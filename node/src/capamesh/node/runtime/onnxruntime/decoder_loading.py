@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import platform
-from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -29,6 +29,8 @@ LEAST_LENGTH: Final = 256
 POOL_SHARE: Final = 0.5
 """The share of the memory left beside the model that its slots may take (guess: other models and runs need some)."""
 _WIDEST_BYTES: Final = 4
+_OF_KERNELS: Final = ("model name", "flags", "Features", "CPU part", "cache size")
+"""What /proc/cpuinfo tells of a processor that decides how it is used."""
 
 
 def load_decoder(
@@ -50,7 +52,7 @@ def load_decoder(
             source.content.read(TOKENIZER_FILE),
             length=length,
             control_tokens_in_text=source.manifest.task.generation.control_tokens_in_text,
-            arithmetic=arithmetic_of(device.provider),
+            arithmetic=arithmetic_of(device),
         )
         with source.content.reading() as path:
             slots = DecoderSlots(
@@ -83,14 +85,24 @@ def load_decoder(
     )
 
 
-def arithmetic_of(provider: str) -> str:
-    """Return a name of the way in which runs round here: kernels are chosen by ONNX Runtime's version, the provider and the processor."""
-    told = [ort.__version__, provider, platform.machine(), platform.processor()]
-    with suppress(OSError):  # elsewhere than on Linux
-        processor, _, _ = Path("/proc/cpuinfo").read_text("utf-8").partition("\n\n")
-        kinds = ("model name", "flags", "Features", "CPU part", "cache size")
-        told += [line for line in processor.splitlines() if line.startswith(kinds)]
+def arithmetic_of(device: DecoderDevice) -> str:
+    """Return a name of the way in which runs round here: kernels are chosen by ONNX Runtime's version, the provider and the processor.
+
+    On a GPU, and elsewhere than on Linux, it is not known what chooses them: nothing that was loaded has the name of another.
+    """
+    processor, _, _ = _read_processors().partition("\n\n")
+    told = [ort.__version__, device.provider, platform.machine()]
+    told += [line for line in processor.splitlines() if line.startswith(_OF_KERNELS)]
+    if device.is_apart or not processor:
+        told.append(os.urandom(8).hex())
     return blake2b("\n".join(told).encode(), digest_size=6).hexdigest()
+
+
+def _read_processors() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return ""
 
 
 def pool_of(config: GenaiConfig, free_bytes: int, most_slots: int = MOST_SLOTS) -> tuple[int, int]:

@@ -138,7 +138,6 @@ class DecoderSlots(Slots):
     @override
     def decode(self, tokens: Sequence[int]) -> Logits:
         rows = len(tokens)
-        self._let_go(rows)
         run = self._decodes.get(rows)
         if run is None:
             run = self._decodes[rows] = _Run(
@@ -154,11 +153,16 @@ class DecoderSlots(Slots):
 
     @override
     def replay(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
-        # a decode step in which each row is this slot, one token further than the row before
-        used = int(self._used[slot])
+        used, repeated = int(self._used[slot]), self._repeated
         self._check_room(used, len(tokens))
-        logits = self._replay(slot, tokens, range(used, used + len(tokens)), int(wants_logits))
-        self._used[slot] = used + len(tokens)
+        if repeated is not None and repeated.point(slot):
+            places = range(used, used + len(tokens))
+            logits = self._replay(repeated, tokens, places, is_scored=wants_logits)
+            self._used[slot] = used + len(tokens)
+            if wants_logits:
+                repeated.clear()
+        else:  # a run of one token has the bits of a step, too
+            logits = [self._extend(slot, [token], 1) for token in tokens][-1]
         return logits[-1] if wants_logits else None
 
     @override
@@ -220,22 +224,21 @@ class DecoderSlots(Slots):
         return logits
 
     def _replay(
-        self, slot: int, tokens: Sequence[int], places: Sequence[int], scored: int
+        self,
+        repeated: RepeatedSlot,
+        tokens: Sequence[int],
+        places: Sequence[int],
+        *,
+        is_scored: bool,
     ) -> Logits:
-        """Run `tokens` at `places` of a slot, a row for each; return logits, of which the last row is that of the last token, if any is `scored`."""
-        repeated, rows = self._repeated, len(tokens)
-        if repeated is None:
-            raise RunFailed("a slot of this decoder cannot be several rows of a run")
-        try:
-            repeated.point(slot)
-            run = self._replays.get(rows)
-            if run is None:
-                run = self._replays[rows] = _Run(
-                    self._session, self._config, repeated, self._device, 0, rows, is_one=True
-                )
-        except OSError as exc:
-            raise RunFailed(f"there is no room to replay tokens: {exc}") from exc
-        run.resize(1, scored=scored)
+        """Run `tokens` at `places` of the slot that lies in `repeated`, a row of a decode step for each; return logits, with `is_scored` those behind the last token last."""
+        rows = len(tokens)
+        run = self._replays.get(rows)
+        if run is None:
+            run = self._replays[rows] = _Run(
+                self._session, self._config, repeated, self._device, 0, rows, is_one=True
+            )
+        run.resize(1, scored=int(is_scored))
         ids = np.array(tokens, np.int64).reshape(rows, 1)
         return run.run(ids, np.array(places, np.int64))
 
@@ -244,7 +247,8 @@ class DecoderSlots(Slots):
 
         If so, the rows' order does not matter. Attention that writes and reads row by row gives other bits if the first row is the last token.
         """
-        if self._repeated is None or self.length <= _PROBED or self.count == 0:
+        repeated = self._repeated
+        if repeated is None or self.length <= _PROBED or not repeated.point(0):
             return False
         places = range(1, _PROBED + 1)
         tokens = [at % self.vocabulary for at in places]
@@ -252,7 +256,7 @@ class DecoderSlots(Slots):
         try:
             self.decode([0])
             for order in (1, -1):
-                self._replay(0, tokens[::order], places[::order], 0)
+                self._replay(repeated, tokens[::order], places[::order], is_scored=False)
                 block = self.save(0, 0, _PROBED + 1)
                 found.append(block.tobytes())
                 self.load(0, np.zeros_like(block[..., 1:, :]), _PROBED)
@@ -262,12 +266,6 @@ class DecoderSlots(Slots):
         finally:
             self.truncate(0, 0)
         return found[0] == found[1]
-
-    def _let_go(self, rows: int) -> None:
-        """Let the slot that was replayed lie in one place again once it is one of the `rows` that decode."""
-        repeated = self._repeated
-        if repeated is not None and repeated.slot is not None and repeated.slot < rows:
-            repeated.clear()
 
     def _check_room(self, used: int, tokens: int) -> None:
         if used + tokens > self.length:  # it would be written into the next slot

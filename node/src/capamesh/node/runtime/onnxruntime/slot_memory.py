@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import math
 import mmap
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -71,21 +70,12 @@ class HostMemory(SlotMemory):
     def __init__(self, shape: tuple[int, int, int, int, int], kind: Kind) -> None:
         """Raises `OSError` or `MemoryError`: there is no room."""
         self.place, self.kind, self.shape = HOST, kind, shape
-        self._file = -1
-        """The file in memory that has the pages; -1: they are of none."""
-        if sys.platform == "linux":
-            self._file = os.memfd_create("capamesh-slots")
-        self._array = _zeros(shape, kind, self._file)
-
-    def __del__(self) -> None:
-        """Let go of the file; its pages live as long as the array."""
-        if self._file >= 0:
-            os.close(self._file)
+        self._array = _zeros(shape, kind)
 
     def repeated(self, rows: int) -> RepeatedSlot | None:
         """Return addresses at which one slot lies `rows` times; None: the system cannot do that, or slots do not end where pages do."""
-        repeated = RepeatedSlot(self.shape, self.kind, self._file, rows)
-        if self._file < 0 or repeated.part_bytes % mmap.PAGESIZE:
+        repeated = RepeatedSlot(self, rows)
+        if sys.platform != "linux" or repeated.part_bytes % mmap.PAGESIZE:
             return None
         return repeated
 
@@ -119,89 +109,106 @@ class RepeatedSlot:
     Addresses are kept for as long as it lives; pages are there between `point` and `clear`.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int, int, int], kind: Kind, file: int, rows: int
-    ) -> None:
-        """`file` has the pages of all slots, whose shape is that of `SlotMemory`."""
-        parts, slots, *of_slot = shape
-        self.place, self.kind, self.shape = HOST, kind, (parts, rows, *of_slot)
-        self.part_bytes = math.prod(of_slot) * np.dtype(kind).itemsize
+    def __init__(self, memory: HostMemory, rows: int) -> None:
+        """`memory` has the slots."""
+        parts, _, *of_slot = memory.shape
+        self.place, self.kind, self.shape = HOST, memory.kind, (parts, rows, *of_slot)
+        self.part_bytes = math.prod(of_slot) * np.dtype(memory.kind).itemsize
         """The bytes of a slot's keys or values of one layer."""
         self.slot: int | None = None
         """The slot that lies here; None: none does."""
-        self._slots = slots
-        self._file = file
+        self._memory = memory
         self._size_bytes = parts * rows * self.part_bytes
         self._begin = 0
 
     def address(self, part: int, _: int) -> int:
-        """Return where the rows of the slot's keys or values of one layer begin. Raises `OSError`: there is no room for addresses."""
-        if not self._begin:
-            self._begin = _mapped(0, self._size_bytes, -1, 0)
+        """Return where the rows of the slot's keys or values of one layer begin, once a slot has been here."""
         return self._begin + part * self.shape[1] * self.part_bytes
 
-    def point(self, slot: int) -> None:
-        """Let `slot` lie here. Raises `OSError`: the process has too many mappings."""
+    def point(self, slot: int) -> bool:
+        """Let `slot` lie here; return False if the process has no room for so many mappings or addresses."""
         if slot == self.slot:
-            return
+            return True
+        self.slot = None
+        parts, rows, *_ = self.shape
+        _MAPPINGS[id(self)] = parts * rows
+        try:
+            if sum(list(_MAPPINGS.values())) > _MOST_MAPPINGS:
+                raise OSError("other slots have all mappings")
+            if not self._begin:
+                self._begin = _mapped_nothing(0, self._size_bytes)
+            for part in range(parts):
+                source, at = self._memory.address(part, slot), self.address(part, 0)
+                for row in range(rows):
+                    _mapped_again(source, self.part_bytes, at + row * self.part_bytes)
+        except OSError:
+            self.clear()
+            return False
         self.slot = slot
-        for part in range(self.shape[0]):
-            at = self.address(part, 0)
-            for row in range(self.shape[1]):
-                offset = (part * self._slots + slot) * self.part_bytes
-                _mapped(at + row * self.part_bytes, self.part_bytes, self._file, offset)
+        return True
 
     def clear(self) -> None:
-        """Let no slot lie here: pages that are mapped often would count often as memory of the process."""
-        if self.slot is not None:
-            self.slot = None
-            _mapped(self._begin, self._size_bytes, -1, 0)
+        """Let no slot lie here."""
+        self.slot = None
+        if self._begin:
+            with suppress(OSError):  # then its pages lie here, unread, until another's do
+                _mapped_nothing(self._begin, self._size_bytes)
+        _MAPPINGS.pop(id(self), None)
 
     def __del__(self) -> None:
         """Give the addresses back."""
         if self._begin:
-            _c().munmap(ctypes.c_void_p(self._begin), ctypes.c_size_t(self._size_bytes))
+            _C.munmap(ctypes.c_void_p(self._begin), ctypes.c_size_t(self._size_bytes))
+        _MAPPINGS.pop(id(self), None)
 
 
+_MOST_MAPPINGS: Final = 16_384
+"""The most mappings of repeated slots in this process (guess: Linux allows 65,530 in all, and whoever else gets none fails)."""
+_MAPPINGS: Final[dict[int, int]] = {}
+"""The mappings of each slot that is repeated now."""
+_NO_ACCESS: Final = 0
 _FIXED: Final = 0x10
 """Linux's MAP_FIXED, which Python's `mmap` lacks."""
-_NO_ACCESS: Final = 0
+_MOVED_TO: Final = 1 | 2
+"""Linux's MREMAP_MAYMOVE and MREMAP_FIXED."""
+_C: Final = ctypes.CDLL(None, use_errno=True)
+_C.mmap.restype = _C.mremap.restype = ctypes.c_void_p
 
 
-def _c() -> ctypes.CDLL:
-    """Return the C library of the process."""
-    return ctypes.CDLL(None, use_errno=True)
+def has_repeated_slots() -> bool:
+    """Return whether any slot is repeated now: its pages count as often in the resident memory of the process."""
+    return bool(_MAPPINGS)
 
 
-def _mapped(address: int, size_bytes: int, file: int, offset: int) -> int:
-    """Map a file's bytes to an address, or nothing where `file` is -1; return the address, which Linux chooses where it is 0. Raises `OSError`."""
-    flags = mmap.MAP_SHARED if file >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    access = mmap.PROT_READ | mmap.PROT_WRITE if file >= 0 else _NO_ACCESS
-    library = _c()
-    library.mmap.restype = ctypes.c_void_p
-    found: int | None = library.mmap(
-        ctypes.c_void_p(address),
-        ctypes.c_size_t(size_bytes),
-        access,
-        flags | (_FIXED if address else 0),
-        file,
-        ctypes.c_long(offset),
-    )
-    if found is None or found == ctypes.c_void_p(-1).value:
+def _mapped_nothing(address: int, size_bytes: int) -> int:
+    """Keep addresses, without memory; return where they begin, which Linux chooses where `address` is 0. Raises `OSError`."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (_FIXED if address else 0)
+    place, size = ctypes.c_void_p(address), ctypes.c_size_t(size_bytes)
+    return _checked(_C.mmap(place, size, _NO_ACCESS, flags, -1, ctypes.c_long(0)))
+
+
+def _mapped_again(source: int, size_bytes: int, address: int) -> None:
+    """Let the shared pages at `source` lie at `address` as well: so does Linux where the old size is 0. Raises `OSError`."""
+    old, size = ctypes.c_size_t(0), ctypes.c_size_t(size_bytes)
+    places = ctypes.c_void_p(source), ctypes.c_void_p(address)
+    _checked(_C.mremap(places[0], old, size, _MOVED_TO, places[1]))
+
+
+def _checked(address: int | None) -> int:
+    if address is None or address == ctypes.c_void_p(-1).value:
         raise OSError(ctypes.get_errno(), "memory cannot be mapped")
-    return found
+    return address
 
 
-def _zeros(shape: tuple[int, ...], kind: Kind, file: int) -> npt.NDArray[Any]:
-    """Return an array of zeros in pages of 4 KB of a file in memory, where there is one.
+def _zeros(shape: tuple[int, ...], kind: Kind) -> npt.NDArray[Any]:
+    """Return an array of zeros in pages of 4 KB, which may lie at several addresses.
 
     numpy asks for such of 2 MB: then the first token of a slot costs the memory of all that the slot may hold, and the time to clear it.
     """
-    if file < 0:
+    if sys.platform != "linux":
         return np.zeros(shape, kind)
     size_bytes = math.prod(shape) * np.dtype(kind).itemsize
-    os.ftruncate(file, size_bytes)
-    pages = mmap.mmap(file, size_bytes, mmap.MAP_SHARED)
+    pages = mmap.mmap(-1, size_bytes, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # a kernel without large pages
         pages.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(pages, kind).reshape(shape)
