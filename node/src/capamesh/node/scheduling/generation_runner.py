@@ -118,7 +118,9 @@ class GenerationRunner:
         if self._closed:
             raise ModelUnavailable(self._closed)
         if self._inbox.qsize() >= self._max_inbox:
-            raise Overloaded(f"{self._max_inbox} requests are not looked at yet; ask again later", 1.0)
+            raise Overloaded(
+                f"{self._max_inbox} requests are not looked at yet; ask again later", 1.0
+            )
         generation = Generation(request, receive, new_text, new_constraint)
         self._inbox.put((generation, False))
         return generation

@@ -132,9 +132,10 @@ class RepeatedSlot:
         self.slot = None
         parts, rows, *_ = self.shape
         _MAPPINGS[id(self)] = parts * rows
+        if sum(list(_MAPPINGS.values())) > _MOST_MAPPINGS:
+            self.clear()
+            return False
         try:
-            if sum(list(_MAPPINGS.values())) > _MOST_MAPPINGS:
-                raise OSError("other slots have all mappings")
             if not self._begin:
                 self._begin = _mapped_nothing(0, self._size_bytes)
             for part in range(parts):
