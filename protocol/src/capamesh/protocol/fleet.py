@@ -208,7 +208,7 @@ class FleetMembership:
 
         A member that was to be suspected and to expire between two ticks just leaves. One that answers on a link
         (`is_linked`) is alive, though its adverts are lost or not believed: its silence begins anew. One that is dialled
-        in vain (`is_in_vain`) leaves when it would be suspected: two signs are as good as a longer silence.
+        in vain, or has hung up (`is_in_vain`), leaves when it would be suspected: two signs are as good as a longer silence.
         """
         now_s = self._advance(now_s)
         changes: list[Change] = []

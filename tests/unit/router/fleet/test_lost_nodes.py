@@ -9,13 +9,17 @@ from fleet_fakes import offer
 from fleet_members import Members
 from signed_adverts import says, says_goodbye
 
+from capamesh.protocol.adverts import Device
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import Membership, RevocationList
+from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.last_fleet_file import LastFleetFile
 from capamesh.router.fleet.lost_nodes import KEPT_MS, MOST, MOST_OF_INVITE, LostNodes
 
 DAY_S = KEPT_MS / 1000
 M = (offer("m", "1"),)
+UNREACHED = (Device(0, "cpu", "cpu", "CPUExecutionProvider", 100, 50, ()),)
+"""The devices of a node that has no address and dials the routers."""
 
 
 @pytest.fixture
@@ -78,6 +82,28 @@ def test_node_that_says_goodbye_or_drains_is_not_lost(router: Members) -> None:
     vanish(router, draining)
     assert (router.peers, lost(router)) == ([], [])
     assert [values["reason"] for values in router.log.of("node_left")] == ["goodbye", "expired"]
+
+
+def test_node_that_dials_this_router_is_missed_as_soon_once_it_has_hung_up(router: Members) -> None:
+    hangs_up, is_back, never_dialled = nodes = [router.network.member() for _ in range(3)]
+    first, second = links = [Endpoint(node.identity.peer_id, "dialled-in") for node in nodes[:2]]
+    for node in nodes:
+        router.members.heard(says(node, devices=UNREACHED))
+    for link in links:
+        router.updates.visited(link)
+        router.updates.visitor_left(link)
+    router.updates.visited(second)
+    router.clocks.pass_s(23)
+    router.members.tick()
+    assert lost(router) == [hangs_up.identity.peer_id]
+    assert router.fleet.has_hung_up(first.peer) is False  # it is not kept of nodes that are gone
+    router.clocks.pass_s(12)
+    router.members.tick()
+    assert set(lost(router)) == {
+        first.peer,
+        is_back.identity.peer_id,
+        never_dialled.identity.peer_id,
+    }
 
 
 def test_node_that_is_only_silent_is_waited_for_longer(router: Members) -> None:

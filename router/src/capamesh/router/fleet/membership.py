@@ -102,9 +102,11 @@ class FleetMembers:
         self._forget(changes)
 
     def _is_in_vain(self, peer: PeerId) -> bool:
-        """Return whether a node cannot be reached at any of its addresses."""
+        """Return whether a node cannot be reached at any of its addresses; or has none, and has hung up."""
         endpoints = self._fleet.endpoints_of(peer)
-        return bool(endpoints) and all(map(self._last_error, endpoints))
+        if not endpoints:
+            return self._fleet.has_hung_up(peer)
+        return all(map(self._last_error, endpoints))
 
     def _keep(self, peer: PeerId, raw: bytes, changes: list[Change]) -> None:
         """Keep what a member has said for the next start of this router."""

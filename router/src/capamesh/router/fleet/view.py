@@ -57,6 +57,8 @@ class FleetView:
         """True once a node has been heard of, whether it is still there or not."""
         self._dialled: dict[PeerId, dict[str, Endpoint]] = {}
         self._visiting: dict[PeerId, list[Endpoint]] = {}
+        self._hung_up: set[PeerId] = set()
+        """The nodes of the fleet that had dialled this router and have no link of that kind any more."""
         self._models: dict[ModelName, dict[ModelVersion, HostedVersion]] = {}
         self._hosted: WeakValueDictionary[_Key, HostedVersion] = WeakValueDictionary()
         """The versions in `_models`, and others that somebody holds."""
@@ -235,6 +237,10 @@ class FleetView:
         """Return whether a link to a node is up, which shows that it is alive."""
         return any(endpoint.link is not None for endpoint in self.endpoints_of(peer))
 
+    def has_hung_up(self, peer: PeerId) -> bool:
+        """Return whether a node had dialled this router, and its last link has ended since."""
+        return peer in self._hung_up
+
     def endpoints(self) -> Iterable[Endpoint]:
         """Return all ways to reach all nodes."""
         for peer in self._adverts:
@@ -260,6 +266,7 @@ class FleetView:
     def visit(self, endpoint: Endpoint) -> None:
         """Add an endpoint that dialled this router itself; its node may be heard of later."""
         self._visiting.setdefault(endpoint.peer, []).append(endpoint)
+        self._hung_up.discard(endpoint.peer)
         advert = self._adverts.get(endpoint.peer)
         endpoint.is_draining = advert is not None and advert.is_draining
         self._index(endpoint.peer)
@@ -271,6 +278,8 @@ class FleetView:
             visitors.remove(endpoint)
             if not visitors:
                 del self._visiting[endpoint.peer]
+                if endpoint.peer in self._adverts:
+                    self._hung_up.add(endpoint.peer)
             self._index(endpoint.peer, gone=(endpoint,))
 
     def judge_anew(self, judged: Judged) -> None:
@@ -317,6 +326,7 @@ class FleetView:
         self._adverts.pop(peer, None)
         self.absent.have_all_left = not self._adverts
         self._refused.pop(peer, None)
+        self._hung_up.discard(peer)
         gone = list(self._dialled.pop(peer, {}).values())
         self._index(peer, gone=gone)
         for endpoint in gone:

@@ -161,8 +161,12 @@ class FleetApi(Pages):
         for advert in list(self._fleet.adverts.values()):
             yield mark + json.dumps(self._node(advert)).encode()
             mark = b", "
-        yield b'], "lost": ' + json.dumps([lost_body(node) for node in self._lost.nodes()]).encode()
-        yield b"}"
+        yield b'], "lost": ['
+        mark = b""
+        for lost in self._lost.nodes():
+            yield mark + json.dumps(lost_body(lost)).encode()
+            mark = b", "
+        yield b"]}"
 
     def _node(self, advert: NodeAdvert) -> schemas.Node:
         member = self._member_of(advert.peer)

@@ -17,6 +17,7 @@ from capamesh.router.process.workers.handle import WorkerHandle
 from capamesh.router.process.workers.messages import (
     Ask,
     Counts,
+    Forget,
     Heard,
     MeshState,
     Start,
@@ -87,6 +88,16 @@ def test_worker_that_does_not_read_is_sent_the_newest_of_each_later() -> None:
     made.worker.flush()
     made.worker.flush()
     assert made.process.sent == [Heard(b"2"), MeshState(()), Heard(b"3")]
+
+
+def test_worker_that_does_not_read_is_told_later_of_each_node_to_forget() -> None:
+    made = Made()
+    made.process.is_reading = False
+    for peer in ("a", "b", "a"):
+        made.worker.tell(Forget(peer))
+    made.process.is_reading = True
+    made.worker.flush()
+    assert made.process.sent == [Forget("a"), Forget("b")]
 
 
 def test_worker_that_is_down_is_owed_nothing() -> None:

@@ -17,6 +17,7 @@ from capamesh.router.process.workers.messages import (
     Drains,
     Farewell,
     Figures,
+    Forget,
     Gather,
     Heard,
     Held,
@@ -148,8 +149,12 @@ class WorkerHandle:
                 return
 
     def tell(self, message: ToWorker) -> None:
-        """Send a message, now or when the worker reads again: of what it was not sent by then it gets the newest of each kind."""
-        self._send_or_owe(message.TYPE, message)
+        """Send a message, now or when the worker reads again: of what it was not sent by then it gets the newest of each kind.
+
+        Nodes to forget are a kind each.
+        """
+        kind = f"{message.TYPE} {message.peer}" if isinstance(message, Forget) else message.TYPE
+        self._send_or_owe(kind, message)
 
     def hear(self, sender: PeerId, envelope: bytes) -> None:
         """Pass on an envelope likewise, the newest of each sender."""
