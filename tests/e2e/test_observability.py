@@ -2,84 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
-import shutil
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
-import aiohttp
 import pytest
 from clusters import Cluster, get
-from free_ports import free_port
-from generate_observability import FOLDER, scraping
 from http_load import DIGITS, Load, failures
 from observability_alerts import ALERTS
 from observability_asked import asked
 from polling import until
-
-PROMETHEUS = shutil.which("prometheus")
-
-
-class Prometheus:
-    """A Prometheus that runs, asked over HTTP."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    async def get(self, path: str) -> Any:
-        body = await get(f"{self._url}/api/v1/{path}")
-        assert body["status"] == "success", body
-        return body["data"]
-
-    async def has_data(self, query: str) -> bool:
-        found = await self.get(f"query?query={quote(query)}")
-        return any(not math.isnan(float(each["value"][1])) for each in found["result"])
-
-
-def configure(folder: Path, configuration: str) -> None:
-    """Make a folder with a configuration that scrapes every second, and the alerts."""
-    folder.mkdir()
-    shutil.copy(FOLDER / "alerts.yml", folder)
-    quick = configuration.replace("interval: 5s", "interval: 1s")
-    (folder / "prometheus.yml").write_text(quick)
-
-
-@asynccontextmanager
-async def prometheus(
-    folder: Path, routers: list[str], nodes: list[str]
-) -> AsyncIterator[Prometheus]:
-    """Run one that scrapes these members every second and knows the alerts."""
-    configure(folder, scraping(routers, nodes))
-    url = f"127.0.0.1:{free_port()}"
-    with (folder / "log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            str(PROMETHEUS),
-            f"--config.file={folder / 'prometheus.yml'}",
-            f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address={url}",
-            stdout=log,
-            stderr=log,
-        )
-
-    async def is_ready() -> bool:
-        assert process.returncode is None, (folder / "log").read_text()
-        with suppress(aiohttp.ClientConnectionError):
-            async with aiohttp.ClientSession() as session:
-                return (await session.get(f"http://{url}/-/ready")).status == 200
-        return False
-
-    try:
-        await until(is_ready)
-        yield Prometheus(f"http://{url}")
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
+from prometheus import PROMETHEUS, prometheus
 
 
 @pytest.mark.skipif(
@@ -126,13 +59,10 @@ async def test_every_panel_and_every_alert_has_data_on_a_small_network_and_a_los
             lost.signal(signal.SIGKILL)
 
             async def fired() -> bool:
-                alerts = (await running.get("alerts"))["alerts"]
                 return any(
-                    alert["state"] == "firing"
-                    and alert["labels"].get("name") == lost.name
+                    alert["labels"]["name"] == lost.name
                     and alert["annotations"]["summary"].startswith(f"{lost.name} (")
-                    for alert in alerts
-                    if alert["labels"]["alertname"] == "CapameshNodeLost"
+                    for alert in await running.firing("CapameshNodeLost")
                 )
 
             await until(fired)

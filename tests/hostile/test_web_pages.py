@@ -112,6 +112,7 @@ async def test_requests_in_a_browsers_shoes_are_refused_on_every_wire(
                     ("POST", "/v1/files", {"data": form(), "headers": headers}),
                     ("GET", f"/v1/files/{mine}/content", {"headers": headers}),
                     ("DELETE", f"/v1/files/{mine}", {"headers": headers}),
+                    ("DELETE", "/v1/nodes/local-1", {"headers": headers}),
                     ("POST", "/login", {"data": {"key": "a page's"}, "headers": headers}),
                     ("GET", "/v1/nodes", {"headers": headers}),
                     ("GET", "/metrics", {"headers": headers}),

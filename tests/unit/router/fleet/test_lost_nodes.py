@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fleet_fakes import offer
@@ -15,6 +17,8 @@ from capamesh.protocol.network import Membership, RevocationList
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.last_fleet_file import LastFleetFile
 from capamesh.router.fleet.lost_nodes import KEPT_MS, MOST, MOST_OF_INVITE, LostNodes
+from capamesh.router.http.admin_fleet import FleetApi
+from capamesh.router.telemetry import Telemetry
 
 DAY_S = KEPT_MS / 1000
 M = (offer("m", "1"),)
@@ -173,3 +177,24 @@ def test_members_that_come_and_go_under_ever_new_names_take_the_places_of_their_
         kept.lost(peer, "", {}, now_s=1.0, wall_ms=number)
     assert len(kept) == MOST
     assert {"honest", "old"} < {node.peer for node in kept.nodes()}
+
+
+def test_page_of_nodes_is_made_one_lost_node_after_the_other(router: Members) -> None:
+    nodes = [router.network.member() for _ in range(3)]
+    for node in nodes:
+        router.members.heard(says(node))
+    vanish(router, *nodes)
+    none: Any = None
+    api = FleetApi(
+        router.fleet,
+        none,
+        Telemetry(),
+        revoke=none,
+        drains=router.drains,
+        arrival_s=1.0,
+        clock=router.clocks.steady_s,
+        lost=router.lost,
+    )
+    pieces = list(api._pieces())
+    assert {row["peer_id"] for row in json.loads(b"".join(pieces))["lost"]} == set(lost(router))
+    assert max(piece.count(b"peer_id") for piece in pieces) == 1
