@@ -33,7 +33,7 @@ from capamesh.cli.member import Member
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "scripts")]
 from chaos import own_pids, send_signal, sidecar_pid  # noqa: E402 - found by the line above
-from clusters import Cluster, kept_ports  # noqa: E402 - likewise
+from clusters import Cluster, kept_ports, until_state  # noqa: E402 - likewise
 from polling import until  # noqa: E402 - likewise
 from prometheus import PROMETHEUS, prometheus  # noqa: E402 - likewise
 
@@ -198,7 +198,7 @@ async def measure(case: Case, folder: Path, models: Path, report: Report) -> Non
             cluster.router.signal(signal.SIGKILL)
             await cluster.router.wait()
             await cluster.start_router_again()
-            await cluster.wait_routable(1)
+            await until_state(cluster.router, "ready")
             lost = await times(views, is_lost=True)
         if case.is_frozen:
             send_signal(pids, signal.SIGCONT)
