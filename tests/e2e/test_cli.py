@@ -299,11 +299,13 @@ def test_models_that_are_refused_are_told_of_and_where_none_is_left_up_ends(tmp_
         assert (code, said.count("broken/1: the ONNX file")) == (1, said.count("Refused: ") + 1)
         assert f"no model of {models} can be served: broken/1: the ONNX file" in said
     shutil.copytree(MODELS / "digits", models / "digits")
-    with running("up", *options, "--json") as up:
+    kept = tmp_path / "home" / "own" / "settings.json"
+    assert not kept.exists()  # a start that failed is not gone on with
+    with running("up", "--models", str(models), *options, "--json") as up:
         assert document(up)["models"] == ["digits"]
+        assert json.loads(kept.read_text())["models"] == str(models)
         assert up.stderr is not None
         lines = iter(up.stderr)
-        assert "The folder is that of the last start" in next(lines)
         assert any(line.startswith("Refused: broken/1: the ONNX file") for line in lines)
 
 

@@ -114,6 +114,7 @@ async def test_requests_in_a_browsers_shoes_are_refused_on_every_wire(
                     ("DELETE", f"/v1/files/{mine}", {"headers": headers}),
                     ("DELETE", "/v1/nodes/local-1", {"headers": headers}),
                     ("POST", "/login", {"data": {"key": "a page's"}, "headers": headers}),
+                    ("POST", "/logout", {"headers": headers}),
                     ("GET", "/v1/nodes", {"headers": headers}),
                     ("GET", "/metrics", {"headers": headers}),
                     ("GET", "/v1/requests", {"headers": headers}),

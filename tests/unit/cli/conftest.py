@@ -38,7 +38,7 @@ class Said:
 
 
 class Cli:
-    """Runs commands in this process, without the variables of its environment."""
+    """Runs commands in this process, without the variables of its environment and the networks of its user."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
@@ -53,7 +53,8 @@ class Cli:
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cli:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
     for name in [name for name in os.environ if name.startswith("CAPAMESH_")]:
         monkeypatch.delenv(name)
     return Cli(capsys)

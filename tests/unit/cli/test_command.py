@@ -48,6 +48,7 @@ def test_version_says_what_runs_and_why(cli: Cli) -> None:
     [
         ("bogus", "No such command 'bogus'; see: capamesh --help"),
         ("nods", "nodes"),
+        ("ps", "No such command 'ps': `capamesh models` shows what is served"),
         ("node rum", "run"),
         ("infer", "Missing argument 'MODEL'; see: capamesh infer --help"),
         ("nodes --rooter x", "No such option: --rooter"),
@@ -80,6 +81,28 @@ def test_wrong_usage_is_one_line_with_what_is_meant_and_status_2(
     assert said.err.startswith("capamesh: error: ")
     assert said.err.count("\n") == 1
     assert message in said.err
+
+
+def test_members_and_owner_of_the_only_network_here_are_meant_where_none_is_named(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CAPAMESH_HOME", str(tmp_path / "home"))
+    own = tmp_path / "home" / "own"
+    for line in ("node status", "router status", "keys list"):
+        assert f"in {tmp_path}/home: name its data folder with --data" in cli(line, status=1).err
+    for folder in ("router", "node-1", "network"):
+        (own / folder).mkdir(parents=True)
+    (own / "node-1.token").touch()
+    assert cli("keys list").out
+    for line, folder in (("node status", "node-1"), ("router status", "router")):
+        assert f"{own / folder}" in cli(line, status=1).err
+    assert f"{own}/network/owner.key does not exist" in cli("network show", status=1).err
+    other = tmp_path / "home" / "cm-1" / "node"
+    other.mkdir(parents=True)
+    assert f"--data {other} or {own}/node-1" in cli("node status", status=1).err
+    (tmp_path / "network").mkdir()
+    assert "key network/owner.key does not exist" in cli("network show", status=1).err
 
 
 def test_failure_is_one_line_each_and_a_bug_keeps_its_traceback(

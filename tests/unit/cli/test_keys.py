@@ -83,7 +83,7 @@ def test_nodes_and_time_that_a_key_is_for_are_kept_and_shown(tmp_path: Path, cli
 @pytest.mark.parametrize(
     ("line", "status", "said"),
     [
-        ("keys create lab", 2, "--data"),
+        ("keys create lab", 1, "--data"),
         ("keys create ' lab' --data .", 2, "no tenant"),
         ("keys create lab --may fly --data .", 2, "verbs"),
         ("keys create lab --region '' --data .", 2, "regions"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -11,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from capamesh.cli import variables
-from capamesh.cli.application import application, branch_of
+from capamesh.cli.application import ELSEWHERE, application, branch_of
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.plain_text import plain
 
@@ -50,8 +51,9 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; return 0, 1 for a failure, 2 for wrong usage, 130 when interrupted."""
     command = _command_of(branch_of(arguments))
-    for warning in variables.warnings(arguments):
+    for name, warning in variables.unknown(arguments).items():
         print(f"capamesh: warning: {warning}", file=sys.stderr)
+        del os.environ[name]  # the processes that this one starts do not say it again
     try:
         status = command.main(list(arguments), prog_name="capamesh", standalone_mode=False)
     except CapameshError as error:
@@ -68,7 +70,11 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except _UsageError as error:
-        _complain(_usage_text(error))
+        name = arguments[0] if arguments else ""
+        if name in ELSEWHERE:
+            _complain(f"No such command '{name}': {ELSEWHERE[name]}; see: capamesh --help")
+        else:
+            _complain(_usage_text(error))
         return USAGE
     return status if isinstance(status, int) else 0
 

@@ -190,6 +190,20 @@ ENTRIES: Final = (
 """All that there are, in the order of the overview."""
 
 
+ELSEWHERE: Final = {
+    "status": "`capamesh nodes` shows all nodes, `capamesh node status` and `router status` this machine's",
+    "ps": "`capamesh models` shows what is served, `capamesh nodes` by whom",
+    "list": "`capamesh models` lists what is served",
+    "logs": "the log is log.jsonl in a member's data folder, which `capamesh node status` and `router status` tell",
+    "run": "`capamesh infer MODEL` and `capamesh chat MODEL` ask a model, `capamesh up` serves models",
+    "serve": "`capamesh up --models DIR` serves models",
+    "start": "`capamesh up` starts a network, `capamesh join TOKEN` a node of another one",
+    "stop": "Ctrl-C ends `capamesh up` where it was started",
+    "pull": "`capamesh model import-llm` makes a language model's folder, `capamesh up --models DIR` serves models",
+}
+"""Names that commands of other programs have, and what does the same here."""
+
+
 def branch_of(words: Sequence[str]) -> str | None:
     """Return the tree that a command line needs: the name of an entry, or `OVERVIEW`; None: all, for what is wrong or to be completed."""
     if COMPLETING in os.environ:

@@ -52,7 +52,7 @@ def circuit(
             show_default=False,
         ),
     ],
-    data: options.Data,
+    data: options.RouterData,
     model: Annotated[
         str, typer.Option("--model", metavar="NAME", help="Of this model there alone.")
     ] = "",

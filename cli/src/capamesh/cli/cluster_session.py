@@ -10,7 +10,7 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,14 +70,19 @@ def run_session(
 
 
 def run_cluster(
-    cluster: LocalCluster, command: str, *, as_json: bool, is_joinable: bool = False
+    cluster: LocalCluster,
+    command: str,
+    on_serving: Callable[[], None] = lambda: None,
+    *,
+    as_json: bool,
+    is_joinable: bool = False,
 ) -> None:
     """Run a cluster until SIGINT or SIGTERM for a `command`, and tell how other machines join if it `is_joinable`.
 
-    Raises `ConfigError` and `LocalError` when it does not start.
+    `on_serving` is called once, when the first model can be asked. Raises `ConfigError` and `LocalError` when it does not start.
     """
     warn_of_ignored(command, cluster.router_arguments, cluster.node_arguments(command))
-    uvloop.run(_session(cluster, as_json=as_json, is_joinable=is_joinable))
+    uvloop.run(_session(cluster, on_serving, as_json=as_json, is_joinable=is_joinable))
 
 
 def warn_of_ignored(command: str, *members: Sequence[str]) -> list[str]:
@@ -91,7 +96,9 @@ def warn_of_ignored(command: str, *members: Sequence[str]) -> list[str]:
     return names
 
 
-async def _session(cluster: LocalCluster, *, as_json: bool, is_joinable: bool) -> None:
+async def _session(
+    cluster: LocalCluster, on_serving: Callable[[], None], *, as_json: bool, is_joinable: bool
+) -> None:
     stop = asyncio.Event()
 
     def stop_or_kill() -> None:
@@ -103,7 +110,9 @@ async def _session(cluster: LocalCluster, *, as_json: bool, is_joinable: bool) -
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop_or_kill)
-    running = asyncio.create_task(_run(cluster, as_json=as_json, is_joinable=is_joinable))
+    running = asyncio.create_task(
+        _run(cluster, on_serving, as_json=as_json, is_joinable=is_joinable)
+    )
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -118,7 +127,9 @@ async def _session(cluster: LocalCluster, *, as_json: bool, is_joinable: bool) -
         running.result()
 
 
-async def _run(cluster: LocalCluster, *, as_json: bool, is_joinable: bool) -> None:
+async def _run(
+    cluster: LocalCluster, on_serving: Callable[[], None], *, as_json: bool, is_joinable: bool
+) -> None:
     hint(f"Starting a router and nodes in {cluster.folder}, with the models of {cluster.models}")
     telling = asyncio.create_task(_tell_of_waits(cluster))
     refusals = _Refusals(cluster)
@@ -130,6 +141,7 @@ async def _run(cluster: LocalCluster, *, as_json: bool, is_joinable: bool) -> No
             len(cluster.nodes), timeout_s=ROUTABLE_LIMIT_S, patience_s=patience_s
         )
         telling.cancel()
+        on_serving()
         examples = await _write_examples(cluster)
         refusals.tell()
         await _report_and_watch(cluster, examples, as_json=as_json, is_joinable=is_joinable)

@@ -48,6 +48,24 @@ def default_home() -> Path:
     return (Path(shared) if shared else Path.home() / ".local" / "share") / "capamesh"
 
 
+def kept_member(role: str) -> Path:
+    """Return the only data folder of a router or a node in this user's networks; raise `ConfigError` where there are none or several."""
+    home = default_home().absolute()
+    named = (*home.glob(f"*/{role}"), *home.glob(f"*/{role}-[0-9]*"))
+    found = sorted(folder for folder in named if folder.is_dir())
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ConfigError(f"there is no {role} in {home}: name its data folder with --data DIR")
+    raise ConfigError(f"there are several {role}s: give --data {' or '.join(map(str, found))}")
+
+
+def kept_owner() -> Path:
+    """Return the owner's folder that is meant where none is named: `network` here, else that of this user's own network."""
+    here, own = Path("network"), default_home() / OWN_NETWORK / "network"
+    return own if own.is_dir() and not here.exists() else here
+
+
 def recall(folder: Path) -> Settings:
     """Return the settings kept in `folder`, the defaults where there are none. `ConfigError`: they are damaged."""
     file = folder / SETTINGS_FILE

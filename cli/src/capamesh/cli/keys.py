@@ -10,6 +10,7 @@ import typer
 
 from capamesh.cli import options
 from capamesh.cli.help_texts import examples, new_group, teach
+from capamesh.cli.home import kept_member
 from capamesh.cli.parsing import duration, names
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ Data: TypeAlias = Annotated[
         "--data",
         envvar="CAPAMESH_DATA",
         metavar="DIR",
-        help="The router's data folder, which has the file keys.db.",
+        help="The router's data folder, which has the file keys.db.  [default: that of `capamesh up`]",
+        show_default=False,
     ),
 ]
 
@@ -259,19 +261,14 @@ def revoke(
 
 
 def open_store(data: Path | None, keys: str) -> KeyStore:
-    """Return the store that is meant; a usage error where none is named."""
+    """Return the store that is meant: where none is named, that of the only router here."""
     from capamesh.router.access.engines.location import DatabaseLocation  # noqa: PLC0415 - help starts faster
     from capamesh.router.access.key_store import KeyStore  # noqa: PLC0415 - the same
     from capamesh.router.access.keys import KEYS_FILE  # noqa: PLC0415 - the same
 
     if keys:
         return KeyStore(DatabaseLocation.of(keys, "keys"))
-    if data is None:
-        raise typer.BadParameter(
-            "name the router's data folder, or the place of its keys with --keys",
-            param_hint="--data",
-        )
-    return KeyStore(DatabaseLocation(data / KEYS_FILE))
+    return KeyStore(DatabaseLocation((data or kept_member("router")) / KEYS_FILE))
 
 
 def _scope(tenant: str, **given: object) -> Scope:

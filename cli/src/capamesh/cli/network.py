@@ -33,7 +33,7 @@ group.callback(invoke_without_command=True)(teach)
 )
 def create(
     name: Annotated[str, typer.Argument(help="What people call the network.")],
-    folder: options.OwnerFolder = Path("network"),
+    folder: options.NewOwnerFolder = Path("network"),
     as_json: options.Json = False,
 ) -> None:
     """Create a network: its owner's key, which admits all members, goes to DIR."""
@@ -52,10 +52,10 @@ def create(
     )
 )
 def token(
+    folder: options.OwnerFolder,
     role: Annotated[
         str, typer.Option("--role", metavar="node|router", help="What it admits as.")
     ] = "",
-    folder: options.OwnerFolder = Path("network"),
     expires: Annotated[
         str,
         typer.Option(
@@ -159,6 +159,7 @@ def token(
     )
 )
 def revoke(
+    folder: options.OwnerFolder,
     names: Annotated[
         list[str] | None,
         typer.Argument(
@@ -166,7 +167,6 @@ def revoke(
             help="Peer ids, or invites; with --router nodes' names, too.",
         ),
     ] = None,
-    folder: options.OwnerFolder = Path("network"),
     router: Annotated[
         str | None,
         typer.Option(
@@ -207,7 +207,7 @@ def revoke(
     )
 )
 def show(
-    folder: options.OwnerFolder = Path("network"),
+    folder: options.OwnerFolder,
     router: Annotated[
         str,
         typer.Option(
@@ -245,7 +245,7 @@ def show(
     ),
 )
 def rotate_key(
-    folder: options.OwnerFolder = Path("network"),
+    folder: options.OwnerFolder,
     retire: Annotated[
         bool,
         typer.Option(

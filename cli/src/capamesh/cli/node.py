@@ -239,7 +239,7 @@ def run(
     )
 )
 def status(
-    data: options.Data, is_wide: options.Wide = False, as_json: options.Json = False
+    data: options.NodeData, is_wide: options.Wide = False, as_json: options.Json = False
 ) -> None:
     """Show how the node in DIR and each of its models is.
 
@@ -264,7 +264,7 @@ Node = Annotated[
 )
 def forget(
     node: Node,
-    data: options.Data,
+    data: options.RouterData,
     router: options.Router = options.DEFAULT_ROUTER,
     header: Headers = None,
     ca: Ca = None,
@@ -299,7 +299,7 @@ def forget(
 )
 def drain(
     node: Node,
-    folder: options.OwnerFolder = Path("network"),
+    folder: options.OwnerFolder,
     router: options.Router = options.DEFAULT_ROUTER,
     lasts: Annotated[
         str,
@@ -339,7 +339,7 @@ def drain(
 )
 def enable(
     node: Node,
-    folder: options.OwnerFolder = Path("network"),
+    folder: options.OwnerFolder,
     router: options.Router = options.DEFAULT_ROUTER,
     header: Headers = None,
     ca: Ca = None,

@@ -6,10 +6,11 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import typer
 
+from capamesh.cli.home import kept_member, kept_owner
 from capamesh.cli.parsing import seconds
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.private_files import is_exposed, reason_of
@@ -51,6 +52,22 @@ Data: TypeAlias = Annotated[
         help="The member's own folder: its key, membership and status.",
     ),
 ]
+
+
+def _kept(role: str) -> Any:
+    """Return the option that names the data folder of a member that is there: where this user has one alone, it is that."""
+    return typer.Option(
+        "--data",
+        envvar="CAPAMESH_DATA",
+        metavar="DIR",
+        default_factory=lambda: kept_member(role),
+        help=f"The {role}'s data folder.  [default: that of the only {role} of `capamesh up` and `join` here]",
+        show_default=False,
+    )
+
+
+RouterData: TypeAlias = Annotated[Path, _kept("router")]
+NodeData: TypeAlias = Annotated[Path, _kept("node")]
 KEYS_HELP: Final = (
     "The place of clients' keys, where it is not keys.db in --data: a file, which routers of one machine may share, or"
     " postgresql://USER@HOST/DATABASE, which all may. Other users can read command lines: put a URL with a password into the"
@@ -66,10 +83,21 @@ Keys: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
-OwnerFolder: TypeAlias = Annotated[
+NewOwnerFolder: TypeAlias = Annotated[
     Path,
     typer.Option(
         "--dir", envvar="CAPAMESH_NETWORK", metavar="DIR", help="The network owner's folder."
+    ),
+]
+OwnerFolder: TypeAlias = Annotated[
+    Path,
+    typer.Option(
+        "--dir",
+        envvar="CAPAMESH_NETWORK",
+        metavar="DIR",
+        default_factory=kept_owner,
+        help="The network owner's folder.  [default: network, or else that of `capamesh up`]",
+        show_default=False,
     ),
 ]
 Token: TypeAlias = Annotated[

@@ -382,7 +382,7 @@ def _collector(url: str) -> str:
     )
 )
 def status(
-    data: options.Data, is_wide: options.Wide = False, as_json: options.Json = False
+    data: options.RouterData, is_wide: options.Wide = False, as_json: options.Json = False
 ) -> None:
     """Show how the router in DIR is.
 

@@ -89,9 +89,14 @@ def run_up(
                     *_flat(settings.node),
                 ),
             )
-            homes.keep(folder, settings)
             _tell_of_settings(settings, is_new=models is not None)
-            run_cluster(cluster, "up", as_json=as_json, is_joinable=not is_local)
+            run_cluster(
+                cluster,
+                "up",
+                lambda: homes.keep(folder, settings),  # a start that fails leaves no wrong options
+                as_json=as_json,
+                is_joinable=not is_local,
+            )
 
 
 def run_join(

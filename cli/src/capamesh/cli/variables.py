@@ -38,19 +38,20 @@ def set_here() -> set[str]:
     return {name for name in os.environ if name.startswith(PREFIX)}
 
 
-def warnings(arguments: Sequence[str]) -> list[str]:
-    """Return what to tell of variables that no command goes by; most often only the command that was called is looked at."""
-    unknown = set_here() - _WITHOUT_OPTION
-    if not unknown or branch_of(arguments) == OVERVIEW:
-        return []
+def unknown(arguments: Sequence[str]) -> dict[str, str]:
+    """Return the variables that no command goes by, with what to tell of each; most often only the command that was called is looked at."""
+    left = set_here() - _WITHOUT_OPTION
+    if not left or branch_of(arguments) == OVERVIEW:
+        return {}
     for branch in {branch_of(arguments), None}:
-        unknown -= {name for _, name in _declared(_tree(branch))}
-        if not unknown:
-            return []
+        left -= {name for _, name in _declared(_tree(branch))}
+        if not left:
+            return {}
     known = {name for _, name in _declared(_tree(None))} | _WITHOUT_OPTION
-    return [
-        f"no command goes by the variable {name}{_meant(name, known)}" for name in sorted(unknown)
-    ]
+    return {
+        name: f"no command goes by the variable {name}{_meant(name, known)}"
+        for name in sorted(left)
+    }
 
 
 def passed_on(arguments: Sequence[str]) -> set[str]:
@@ -90,5 +91,6 @@ def _declared(command: TyperCommand | TyperGroup) -> Iterator[tuple[str, str]]:
 
 
 def _meant(name: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1, 0.8)
-    return f"; did you mean {near[0]}?" if near else ""
+    words = [each.removeprefix(PREFIX) for each in known]
+    near = difflib.get_close_matches(name.removeprefix(PREFIX), words, 1, 0.75)
+    return f"; did you mean {PREFIX}{near[0]}?" if near else ""

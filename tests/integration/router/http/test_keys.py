@@ -177,6 +177,20 @@ async def test_browser_is_asked_for_a_key_by_a_page_and_reads_by_the_cookie_that
         assert (await http.client.get("/", headers={"Cookie": forged})).status == 401
 
 
+async def test_browser_that_is_logged_in_is_shown_the_way_out_and_forgets_its_login_there(
+    http: Http,
+) -> None:
+    text = http.key(Verb.READ)
+    cookie = await logged_in(http, text)
+    for headers, is_shown in ((cookie, True), (bearer(text), False)):
+        page = await http.client.get("/", headers={**HTML, **headers})
+        assert ("data-login" in await page.text()) is is_shown
+    left = await http.client.post("/logout", headers=cookie, allow_redirects=False)
+    name = cookie["Cookie"].partition("=")[0]
+    assert (left.status, left.headers["Location"]) == (303, "./")
+    assert left.headers["Set-Cookie"] == f"{name}=; Max-Age=0; HttpOnly; SameSite=Strict"
+
+
 async def test_login_ends_with_its_time_its_key_and_its_router(http: Http) -> None:
     text = http.key(Verb.READ)
     keys, cookie = http.front.keys, await logged_in(http, text)

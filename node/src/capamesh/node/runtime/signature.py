@@ -138,11 +138,11 @@ class Signature:
             if name not in self._outputs:
                 raise InvalidRequest(
                     f"the model has no output {name[:SHOWN_CHARS]!r}; its outputs are "
-                    f"{_described(self.outputs)}"
+                    f"{described(self.outputs)}"
                 )
 
     def _refuse(self, reason: str) -> NoReturn:
-        raise InvalidRequest(f"{reason}; the model's inputs are {_described(self.inputs)}")
+        raise InvalidRequest(f"{reason}; the model's inputs are {described(self.inputs)}")
 
 
 def declared(side: str, name: str, kind: str, shape: Sequence[object]) -> TensorSpec:
@@ -205,5 +205,6 @@ def cut(text: str) -> str:
     return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"
 
 
-def _described(specs: Sequence[TensorSpec]) -> str:
+def described(specs: Sequence[TensorSpec]) -> str:
+    """Return inputs or outputs by their names, datatypes and shapes, short enough for a message."""
     return cut(", ".join(f"{spec.name} {spec.datatype}{list(spec.shape)}" for spec in specs))

@@ -169,6 +169,11 @@ KEYS: Final = web.AppKey("keys", KeyCheck)
 """The application's key for its check; without it no key is asked for."""
 
 
+def is_logged_in(request: web.Request) -> bool:
+    """Return whether a request was let in by a browser's login."""
+    return _BY_LOGIN in request
+
+
 def login_cookie(host: str) -> str:
     """Return the name of the cookie of logins at a router that a browser asks by this `Host`: cookies know no ports."""
     port = host.rpartition(":")[2]

@@ -23,6 +23,7 @@ from capamesh.router.http.route import EVERYBODY, Content, Pages, Route
 from capamesh.router.http.safe_pages import SAFE
 
 PATH: Final = "/login"
+OUT: Final = "/logout"
 FIELD: Final = "key"
 MAX_FORM_BYTES: Final = 4096
 """The largest form: a key has 44 characters, the operator's 64."""
@@ -87,7 +88,7 @@ def is_asked_for(request: web.Request) -> bool:
 
 
 class LoginApi(Pages):
-    """`POST /login`."""
+    """`POST /login` and `POST /logout`."""
 
     @override
     def routes(self) -> list[Route]:
@@ -95,7 +96,8 @@ class LoginApi(Pages):
         page = (Content(str, "text/html"),)
         errors, others = (400, 401, 403, 404, 413), {303: ()}
         return [
-            Route("POST", PATH, self.login, EVERYBODY, page, form, errors=errors, others=others)
+            Route("POST", PATH, self.login, EVERYBODY, page, form, errors=errors, others=others),
+            Route("POST", OUT, self.logout, EVERYBODY, others=others),
         ]
 
     async def login(self, request: web.Request) -> web.Response:
@@ -108,13 +110,19 @@ class LoginApi(Pages):
         keys = request.app.get(KEYS)
         if keys is None or not keys.ring.is_required:
             raise web.HTTPNotFound  # nobody has to log in
-        response = web.Response(status=303, headers={"Location": "./"})
         try:
             text = keys.login(given.strip())
         except CapameshError as error:
             return login_page(request, status_of(error), _REFUSED)
-        secure = "; Secure" if request.secure else ""
-        response.headers["Set-Cookie"] = (
-            f"{login_cookie(request.host)}={text}; Max-Age={LASTS_S}; HttpOnly; SameSite=Strict{secure}"
-        )
-        return response
+        return _led_to_page(request, text, LASTS_S)
+
+    async def logout(self, request: web.Request) -> web.Response:
+        """Have the browser forget its login; `303` leads to the page. The login of a browser that keeps it ends with its time."""
+        return _led_to_page(request, "", 0)
+
+
+def _led_to_page(request: web.Request, login: str, lasts_s: int) -> web.Response:
+    """Return what leads a browser to the page, with `login` as its cookie."""
+    secure = "; Secure" if request.secure else ""
+    cookie = f"{login_cookie(request.host)}={login}; Max-Age={lasts_s}; HttpOnly; SameSite=Strict{secure}"
+    return web.Response(status=303, headers={"Location": "./", "Set-Cookie": cookie})

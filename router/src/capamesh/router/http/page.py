@@ -14,7 +14,7 @@ from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.schema import Meta
 from capamesh.router.access.keys import Verb
 from capamesh.router.http.elsewhere import HISTORY, NOBODY_ELSE, Elsewhere
-from capamesh.router.http.key_check import is_still_taken
+from capamesh.router.http.key_check import is_logged_in, is_still_taken
 from capamesh.router.http.packing import takes_gzip
 from capamesh.router.http.route import ANY_KEY, TABLE, Content, Pages, Parameter, Route, json_of
 from capamesh.router.http.safe_pages import html_page
@@ -117,7 +117,10 @@ class PageApi(Pages):
         """Return the page to a browser; to others, as JSON, what this is and all its routes."""
         headers = {"Vary": "Accept", "Cache-Control": "no-cache"}
         if "text/html" in request.headers.get("Accept", ""):
-            return html_page(self._files.index, headers)
+            index = self._files.index
+            if is_logged_in(request):
+                index = index.replace(b"<html ", b"<html data-login ", 1)
+            return html_page(index, headers)
         return web.json_response(
             {
                 "name": "capamesh",

@@ -184,7 +184,8 @@ def test_invalid_argument_of_the_runtime_is_the_callers_fault(load: Load) -> Non
     inputs = [fp32("x", [1, 2, 3]), Tensor.from_numpy("i", np.array([9]))]
     model.validate(inputs)
     refusal = (
-        r"^ONNX Runtime refuses the inputs: 2 : INVALID_ARGUMENT.*idx=9 must be within .* \[-3,2\]"
+        r"^the model cannot run these inputs, which are x FP32\[3\], i INT64\[1\]; the model's inputs are x FP32\[-1\], i INT64\[-1\]. "
+        r"ONNX Runtime says: [^:]*idx=9 must be within .* \[-3,2\]"
     )
     with pytest.raises(InvalidRequest, match=refusal):
         model.run(inputs)

@@ -254,7 +254,7 @@ def test_model_on_a_bound_device_answers_alike_and_says_what_is_wrong(twice: Onn
     for values in ([1, 2], [3, 4], [5], []):
         (y,) = twice.run([fp32(values)])
         assert y.to_numpy().tolist() == [2 * number for number in values]
-    with pytest.raises(InvalidRequest, match="ONNX Runtime refuses the inputs"):
+    with pytest.raises(InvalidRequest, match="the model cannot run these inputs"):
         twice.run([fp32(np.zeros((2, 2)))])
     switch = OnnxBackend().stop_switch()
     switch.stop()

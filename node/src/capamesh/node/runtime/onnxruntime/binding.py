@@ -43,3 +43,9 @@ def locale_hint(error: Exception) -> str:
 def one_line(error: Exception) -> str:
     """Return what an error of ONNX Runtime says, in one line of bounded length."""
     return cut(" ".join(str(error).removeprefix("[ONNXRuntimeError] : ").split()))
+
+
+def innermost(error: Exception) -> str:
+    """Return what the operator at fault says, without the operators around it."""
+    said = str(error).removeprefix("[ONNXRuntimeError] : ").rpartition("Status Message: ")[2]
+    return cut(" ".join(said.split()))

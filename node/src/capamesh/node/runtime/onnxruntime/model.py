@@ -13,14 +13,27 @@ from typing_extensions import override
 from capamesh.node.repository.onnx_scan import OnnxContents, precision
 from capamesh.node.runtime.api import LoadedModel, OutOfMemory, StopSwitch
 from capamesh.node.runtime.onnxruntime.arena import ArenaWatch
-from capamesh.node.runtime.onnxruntime.binding import INVALID_ARGUMENT, Untyped, one_line, ort
+from capamesh.node.runtime.onnxruntime.binding import (
+    INVALID_ARGUMENT,
+    Untyped,
+    innermost,
+    one_line,
+    ort,
+)
 from capamesh.node.runtime.onnxruntime.faults import is_out_of_memory
 from capamesh.node.runtime.onnxruntime.freed_memory import trim
 from capamesh.node.runtime.onnxruntime.io_binding import BoundRuns
 from capamesh.node.runtime.onnxruntime.providers import CUDA_PROVIDERS, shrinking
 from capamesh.node.runtime.onnxruntime.raw_texts import RawTextSession
 from capamesh.node.runtime.onnxruntime.values import fed, smallest, wrapped
-from capamesh.node.runtime.signature import NotUtf8, Signature, declared, declared_outputs
+from capamesh.node.runtime.signature import (
+    NotUtf8,
+    Signature,
+    cut,
+    declared,
+    declared_outputs,
+    described,
+)
 from capamesh.protocol.errors import (
     CapameshError,
     InvalidRequest,
@@ -28,7 +41,7 @@ from capamesh.protocol.errors import (
     ModelUnavailable,
     RunFailed,
 )
-from capamesh.protocol.tensors import BYTES, Datatype, Tensor
+from capamesh.protocol.tensors import BYTES, Datatype, Tensor, TensorSpec
 
 _SHRINK_KEY: Final = "memory.enable_memory_arena_shrinkage"
 _HELD_BYTES: Final = 256 * 1024 * 1024
@@ -165,7 +178,7 @@ class OnnxModel(LoadedModel):
                 ) from exc
             if isinstance(stop, OnnxStopSwitch) and stop.is_used:
                 raise RunFailed("the run was stopped before its end") from exc
-            raise _run_error(exc) from exc
+            raise _run_error(exc, inputs, self.inputs) from exc
         results = self._tensors(names, values)
         size_bytes = 0
         for tensor in results:
@@ -260,7 +273,13 @@ class OnnxModel(LoadedModel):
             trim()
 
 
-def _run_error(error: Exception) -> CapameshError:
+def _run_error(
+    error: Exception, inputs: Sequence[Tensor], takes: Sequence[TensorSpec]
+) -> CapameshError:
     if isinstance(error, INVALID_ARGUMENT):
-        return InvalidRequest(f"ONNX Runtime refuses the inputs: {one_line(error)}")
+        given = ", ".join(f"{each.name} {each.datatype}{list(each.shape)}" for each in inputs)
+        return InvalidRequest(
+            f"the model cannot run these inputs, which are {cut(given)}; the model's inputs are {described(takes)}. "
+            f"ONNX Runtime says: {innermost(error)}"
+        )
     return RunFailed(f"the model's run failed: {one_line(error)}")

@@ -37,6 +37,10 @@ for (const [name, [title]] of Object.entries(VIEWS)) {
 }
 
 theme.before(keys([...links.keys()], flip));
+if ("login" in document.documentElement.dataset) {
+  const leave = () => fetch("logout", { method: "POST", redirect: "manual" }).then(() => location.reload(), () => location.reload());
+  theme.after(h("button", { type: "button", class: "quiet", onclick: leave }, "Log out"));
+}
 
 function decoded(text) {
   try { return decodeURIComponent(text); } catch { return text; }
