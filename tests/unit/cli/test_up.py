@@ -17,7 +17,8 @@ from capamesh.cli.home import SETTINGS_FILE, Settings, default_home, hold, keep,
 from capamesh.cli.local_cluster import LocalCluster, is_routable
 from capamesh.cli.member import LOG_FILE, Member
 from capamesh.client import Tensor
-from capamesh.protocol.errors import ConfigError, LocalError
+from capamesh.node.models.registry import OUTDATED
+from capamesh.protocol.errors import ConfigError, LocalError, Unauthenticated
 
 URL = "http://127.0.0.1:8000"
 
@@ -122,6 +123,28 @@ async def test_models_that_load_are_told_of_when_they_are_ready(
     ]
 
 
+async def test_key_is_told_of_where_the_router_asks_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Keyed(Answers):
+        is_keyed = True
+
+        def __call__(self, url: str, *, headers: dict[str, str] | None = None) -> Answers:
+            assert (url, headers) == (URL, None)
+            return self
+
+        async def models(self) -> list[Any]:
+            if self.is_keyed:
+                raise Unauthenticated("a key")
+            return []
+
+    router = Keyed()
+    cluster = Cluster(router, monkeypatch)
+    assert 'Bearer $(cat /cluster/router/operator.key)"' in await cluster_session._key_line(cluster)
+    router.is_keyed = False
+    assert await cluster_session._key_line(cluster) == ""
+
+
 async def test_dead_node_ends_the_telling(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,9 +196,11 @@ async def test_refused_models_are_told_of_once_each_and_a_long_start_says_what_i
     cluster.status = {"models": [BROKEN, {**BROKEN, "name": "good", "state": "ready"}]}
     refusals = cluster_session._Refusals(cluster)
     refusals.tell()
-    cluster.status = {"models": [BROKEN, {**BROKEN, "version": "2"}]}
+    newer = {**BROKEN, "name": "good", "state": "ready", "reason": f"{OUTDATED}it is cut"}
+    cluster.status = {"models": [BROKEN, {**BROKEN, "version": "2"}, newer]}
     refusals.tell()
-    said = ["Refused: broken/1: it is cut short", "Refused: broken/2: it is cut short"]
+    said = [f"Refused: broken/{version}: it is cut short" for version in (1, 2)]
+    said.append("Refused: good/1: serves the file before, for the new one was refused: it is cut")
     assert capsys.readouterr().err.splitlines() == said
     cluster.router.name = cluster.nodes[0].name = "node-1"
     cluster.status = {"state": "starting", "reason": "large/1 loading"}

@@ -45,7 +45,10 @@ def _hide_types_of_flags(command: TyperCommand | TyperGroup) -> None:
 
 def main() -> None:
     """Run the command line of this process and exit with its status."""
-    sys.exit(run(sys.argv[1:]))
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except KeyboardInterrupt:  # while it reads in what it needs
+        sys.exit(INTERRUPTED)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -23,8 +23,9 @@ from capamesh.cli.member import Member
 from capamesh.cli.operator_client import AsyncOperatorClient
 from capamesh.cli.printing import console, hint, print_json, print_table
 from capamesh.cli.variables import ignored
-from capamesh.protocol.errors import ConfigError, LocalError
+from capamesh.protocol.errors import ConfigError, LocalError, Unauthenticated
 from capamesh.protocol.network import JoinToken
+from capamesh.router.access.operator_key import KEY_FILE
 
 SAMPLES: Final = "samples"
 FIRST_SHOWN: Final = "digits"
@@ -197,7 +198,7 @@ async def _report_and_watch(
         joining = {} if token is None else {"join_token": token.encode()}
         print_json({**_report(cluster, examples), **joining})
     else:
-        _print_report(cluster, examples, token, await _loading(cluster))
+        _print_report(cluster, examples, token, await _loading(cluster), await _key_line(cluster))
     async with asyncio.TaskGroup() as watches:
         if not as_json:
             told = {example.model for example in examples}
@@ -265,6 +266,20 @@ async def _loading(cluster: LocalCluster) -> list[str]:
     return sorted({str(model["name"]) for model in models if model["state"] == "loading"})
 
 
+async def _key_line(cluster: LocalCluster) -> str:
+    """Return how others than this command bring a key, where the router asks for one; empty where it does not."""
+    async with AsyncOperatorClient(cluster.http_url) as client:
+        try:
+            await client.models()
+        except Unauthenticated:
+            file = cluster.router.data_folder / KEY_FILE
+            return (
+                "This router asks for a key. The commands above find the operator's by themselves; give curl "
+                f'-H "Authorization: Bearer $(cat {file})", and the page what is in that file.'
+            )
+    return ""
+
+
 def _report(cluster: LocalCluster, examples: list[Example]) -> dict[str, Any]:
     return {
         "http_url": cluster.http_url,
@@ -293,7 +308,11 @@ def _addresses(status: dict[str, Any]) -> list[str]:
 
 
 def _print_report(
-    cluster: LocalCluster, examples: list[Example], token: JoinToken | None, loading: list[str]
+    cluster: LocalCluster,
+    examples: list[Example],
+    token: JoinToken | None,
+    loading: list[str],
+    key_line: str,
 ) -> None:
     print_table(
         ("PROCESS", "PID", "ADDRESSES", "DATA AND LOG"),
@@ -313,6 +332,8 @@ def _print_report(
     if shown is not None:
         line = f"{sys.executable} -c {shlex.quote(shown.python(cluster.http_url))}"
         out.print(f"  {line}", markup=False, soft_wrap=True)
+    if key_line:
+        out.print(key_line, markup=False, soft_wrap=True)
     if loading:
         names = ", ".join(loading)
         out.print(f"Still loading, and told of later: {names}", markup=False, soft_wrap=True)

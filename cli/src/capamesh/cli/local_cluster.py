@@ -211,9 +211,18 @@ class LocalCluster:
                 ) from exc
 
     def refusals(self) -> list[str]:
-        """Return the models that nodes of this machine refuse to serve, each with the reason."""
+        """Return the models of this machine's nodes that are refused, or whose newer file is, each with the reason."""
+        from capamesh.node.models.registry import OUTDATED  # noqa: PLC0415 - help starts faster
+
         found = [model for node in self.nodes for model in node.status().get("models", [])]
-        return list(dict.fromkeys(_refusal(m) for m in found if m.get("state") == "failed"))
+        return list(
+            dict.fromkeys(
+                _refusal(model)
+                for model in found
+                if model.get("state") == "failed"
+                or str(model.get("reason", "")).startswith(OUTDATED)
+            )
+        )
 
     async def stop(self) -> None:
         """Let the nodes finish their work and end, then the router; kill what does not. May be called again."""

@@ -6,9 +6,10 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias, cast
 
 import typer
+from typer.models import OptionInfo
 
 from capamesh.cli.home import kept_member, kept_owner
 from capamesh.cli.parsing import seconds
@@ -54,9 +55,9 @@ Data: TypeAlias = Annotated[
 ]
 
 
-def _kept(role: str) -> Any:
+def _kept(role: str) -> OptionInfo:
     """Return the option that names the data folder of a member that is there: where this user has one alone, it is that."""
-    return typer.Option(
+    made = typer.Option(
         "--data",
         envvar="CAPAMESH_DATA",
         metavar="DIR",
@@ -64,6 +65,7 @@ def _kept(role: str) -> Any:
         help=f"The {role}'s data folder.  [default: that of the only {role} of `capamesh up` and `join` here]",
         show_default=False,
     )
+    return cast("OptionInfo", made)
 
 
 RouterData: TypeAlias = Annotated[Path, _kept("router")]
