@@ -10,20 +10,22 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NotRequired, get_args, get_origin, get_type_hints
 
+import msgspec
 import openapi_reference
 import typer
 from error_reference import errors_page
 from reference_markdown import NOTE, code, sentence, table
 from schema_reference import schemas
-from sdk_reference import sdk_page
+from sdk_reference import class_of, fields_of, sdk_page
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 import capamesh.node.agent.metrics.definitions
@@ -35,6 +37,8 @@ from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.contract.settings import WorkerSettings
 from capamesh.protocol.metrics import defined_in
 from capamesh.router.http.route import ANY_KEY, Pages, Route
+from capamesh.router.requests.generation import bodies
+from capamesh.router.requests.generation.foreign_fields import REFUSED, SKIPPED
 from capamesh.router.settings import RouterSettings
 from capamesh.router.telemetry import MOST_MODELS, MOST_NODES
 from capamesh.router.telemetry.totals import MOST_TENANTS, OTHERS
@@ -106,6 +110,100 @@ A router of which [keys](../how-to/give-out-keys.md) were made takes a request w
 
 {table(("route", "specified by", "key", "does"), rows)}
 """
+
+
+# fields of requests for generation
+
+BODIES = {
+    "chat": bodies.ChatRequest,
+    "completions": bodies.CompletionRequest,
+    "responses": bodies.ResponseRequest,
+    "Ollama": bodies.OllamaTextRequest,
+    "Ollama's options": bodies.OllamaOptions,
+    "Triton": bodies.TextInputRequest,
+}
+"""The bodies by the routes that take them; a chat of Ollama's has `messages` beside the fields of its texts."""
+
+
+def generation_fields_page() -> str:
+    """Return the page on the fields of requests for generation."""
+    texts = {
+        field.name: field.text
+        for kind in [*vars(bodies).values()][::-1]
+        if inspect.isclass(kind) and kind.__module__ == bodies.__name__
+        for field in fields_of(class_of(kind))
+    }
+    names = dict.fromkeys(name for kind in BODIES.values() for name in kind.__annotations__)
+    done = [
+        (
+            code(name),
+            ", ".join(where for where, kind in BODIES.items() if name in kind.__annotations__),
+            bounds(name),
+            texts[name],
+        )
+        for name in names
+    ]
+    refused = [
+        (code(name), ", ".join(code(json.dumps(each)) for each in harmless), instead)
+        for name, (harmless, instead) in sorted(REFUSED.items())
+    ]
+    skipped = [
+        (", ".join(code(name) for name in SKIPPED if SKIPPED[name] == why), why)
+        for why in dict.fromkeys(SKIPPED.values())
+    ]
+    return f"""{NOTE}
+# Fields of requests for generation
+
+What the routes for [chats and texts](../how-to/chat.md) take: *chat* is `/v1/chat/completions`, *completions* `/v1/completions`, *responses* `/v1/responses`,
+*Ollama* `/api/chat` and `/api/generate`, *Triton* `generate` and `generate_stream` of a model for chat. `null` stands for a field that is left out.
+`GET /openapi.json` has the same for programs.
+
+A field that could change the answer is done, or refused with 400, with its name in `param` and what to do instead. So is a field that is not known, on
+all of these routes. Lines of a [data set](../how-to/run-a-data-set.md) may have columns of any other name.
+
+## Done
+
+{table(("field", "of", "bounds", "is"), done)}
+
+## Refused
+
+A value of the second column asks for nothing, and is taken.
+
+{table(("field", "taken", "instead"), refused)}
+
+## Skipped
+
+{table(("fields", "are"), skipped)}
+"""
+
+
+def bounds(name: str) -> str:
+    """Return the bounds of the field's numbers, and of its lists."""
+    hints = [get_type_hints(kind, include_extras=True).get(name) for kind in BODIES.values()]
+    schemas_of = [
+        msgspec.json.schema(get_args(hint)[0] if get_origin(hint) is NotRequired else hint)
+        for hint in hints
+        if hint is not None
+    ]
+    told = [
+        text
+        for schema in schemas_of
+        for kind in schema.get("anyOf", [schema])
+        for text in (
+            _between(kind, "minimum", "maximum", ""),
+            _between(kind, "minItems", "maxItems", " entries"),
+            _between(kind, "minLength", "maxLength", " characters"),
+        )
+        if text
+    ]
+    return ", ".join(dict.fromkeys(told))
+
+
+def _between(kind: dict[str, Any], least: str, most: str, unit: str) -> str:
+    if most not in kind:
+        return ""
+    low = f"{kind[least]:,} to " if least in kind else "up to "
+    return f"{low}{kind[most]:,}{unit}"
 
 
 # metrics
@@ -314,6 +412,7 @@ def pages() -> dict[Path, str]:
     """Return the text of each page and schema."""
     return {
         FOLDER / "http.md": http_page(),
+        FOLDER / "generation-fields.md": generation_fields_page(),
         FOLDER / "errors.md": errors_page(),
         FOLDER / "sdk.md": sdk_page(),
         FOLDER / "metrics.md": metrics_page(),

@@ -22,6 +22,7 @@ from capamesh.router.http.replies import JSON
 from capamesh.router.http.route import ANY_KEY, Content, Parameter, Route
 from capamesh.router.http.schemas.oip import Error
 from capamesh.router.http.schemas.openai import OpenAIError
+from capamesh.router.requests.generation import bodies
 
 FILE: Final = Path(capamesh.router.http.__file__ or "").with_name("openapi.json")
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -284,7 +285,7 @@ def _explain(components: dict[str, Any]) -> None:
     modules = [
         module
         for name, module in sys.modules.items()
-        if name.startswith("capamesh.router.http.schemas.")
+        if name.startswith(("capamesh.router.http.schemas.", bodies.__name__))
     ]
     for name, schema in components.items():
         kind = next((vars(each)[name] for each in modules if name in vars(each)), None)

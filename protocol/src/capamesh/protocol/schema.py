@@ -348,7 +348,7 @@ def _meaning_of(kind: inspect.Type) -> str:  # noqa: PLR0911 - a line a type
             return f"{text}{_count(kind, 'characters')}"
         case inspect.BytesType():
             return _count(kind, "bytes").removeprefix(" of ") or "bytes"
-        case inspect.VarTupleType():
+        case inspect.VarTupleType() | inspect.ListType():
             return f"a list{_count(kind, 'entries')}{_each(kind.item_type)}"
         case inspect.TupleType():
             return f"a list of {', '.join(map(_meaning_of, kind.item_types))}"
@@ -382,7 +382,12 @@ def _number(value: float) -> str:
 
 
 def _count(
-    kind: inspect.StrType | inspect.BytesType | inspect.VarTupleType | inspect.DictType, unit: str
+    kind: inspect.StrType
+    | inspect.BytesType
+    | inspect.VarTupleType
+    | inspect.ListType
+    | inspect.DictType,
+    unit: str,
 ) -> str:
     low, high = kind.min_length, kind.max_length
     if high is None:

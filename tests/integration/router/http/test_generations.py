@@ -163,7 +163,6 @@ async def test_all_that_is_asked_for_reaches_the_node(http: Http) -> None:
         response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": {}}},
         chat_template_kwargs={"thinking": False},
         user="me",
-        of_a_newer_version=1,
     )
     assert asked_of(link.asks[0]) == {
         **as_they_are,

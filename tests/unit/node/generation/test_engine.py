@@ -228,3 +228,30 @@ def test_broken_tokenizer_ends_one_answer_and_not_all() -> None:
     desk.run()
     assert desk.finish(broken) == RunFailed.code
     assert desk.ids(whole) == ids_alone(request(first=2))
+
+
+def test_nothing_ends_an_answer_before_its_least_tokens() -> None:
+    alone = ids_alone(request(max_tokens=12))
+    ends = {"stop_tokens": frozenset([alone[1], VOCABULARY + 5])}
+    letters = "".join(map(LetterText().push, alone))
+    texts = {"stop_strings": (letters[1],)}
+    for least, end in ((0, ends), (6, ends), (0, texts), (6, texts)):
+        desk = Desk(FakeSlots())
+        (sequence,) = desk.submit(request(max_tokens=12, min_tokens=least, **end))
+        desk.run()
+        assert len(desk.ids(sequence)) >= max(2, least)
+        if end is ends:
+            assert not set(desk.ids(sequence)[:least]) & ends["stop_tokens"]
+        elif least:
+            assert desk.text(sequence).startswith(letters[: least - 1])
+
+
+def test_answer_keeps_the_text_that_ends_it_where_that_is_asked_for() -> None:
+    letters = "".join(map(LetterText().push, ids_alone(request(max_tokens=6))))
+    stop = letters[2:4]
+    ended = letters[: letters.index(stop)]
+    for keeps, text in ((False, ended), (True, ended + stop)):
+        desk = Desk(FakeSlots())
+        (sequence,) = desk.submit(request(max_tokens=6, stop_strings=(stop,), keeps_stop=keeps))
+        desk.run()
+        assert (desk.text(sequence), desk.finish(sequence)) == (text, "stop")

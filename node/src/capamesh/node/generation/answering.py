@@ -16,8 +16,8 @@ from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed
 def resume(sequence: Sequence) -> None:
     """Let a new sequence say what it has said elsewhere, to nobody. Raises `InvalidRequest`: its answer was complete."""
     request = sequence.request
-    for token in sequence.out:
-        if token in request.stop_tokens or sequence.stops.push(sequence.text.push(token))[1]:
+    for count, token in enumerate(sequence.out, 1):
+        if token in request.stop_tokens or _pushed(sequence, token, count)[1]:
             raise InvalidRequest("the tokens to resume end the answer; there is nothing left to do")
         if sequence.constraint is not None:
             sequence.constraint.accept(token)
@@ -64,6 +64,9 @@ def _answer(sequence: Sequence, row: npt.NDArray[np.float32]) -> TokenPart:
     constraint = sequence.constraint
     mask = None if constraint is None else constraint.mask()
     scores = edited(row, sampling, sequence.history, mask)
+    if len(sequence.out) < request.min_tokens:
+        scores = scores.copy() if scores is row else scores
+        scores[[each for each in request.stop_tokens if each < len(scores)]] = -np.inf
     token = sample(scores, sampling, sequence.choice, sequence.position)
     logprobs: tuple[TokenLogprob, ...] | None = None
     if sampling.logprobs != NO_LOGPROBS:
@@ -75,7 +78,7 @@ def _answer(sequence: Sequence, row: npt.NDArray[np.float32]) -> TokenPart:
         return _end(sequence, token, "", logprobs, STOP)
     if constraint is not None:
         constraint.accept(token)
-    text, is_stopped = sequence.stops.push(sequence.text.push(token))
+    text, is_stopped = _pushed(sequence, token, len(sequence.out))
     if is_stopped:
         return TokenPart((token,), text, logprobs, STOP, sequence.usage())
     if constraint is not None and constraint.is_complete:
@@ -83,6 +86,12 @@ def _answer(sequence: Sequence, row: npt.NDArray[np.float32]) -> TokenPart:
     if sequence.is_full:
         return _end(sequence, token, text, logprobs, LENGTH)
     return TokenPart((token,), text, logprobs)
+
+
+def _pushed(sequence: Sequence, token: int, count: int) -> tuple[str, bool]:
+    """Return the text that may go out now that `token`, the answer's `count`-th, has come, and whether a stop string ended it."""
+    text = sequence.text.push(token)
+    return sequence.stops.push(text) if count >= sequence.request.min_tokens else (text, False)
 
 
 def _end(

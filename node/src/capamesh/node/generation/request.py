@@ -106,7 +106,11 @@ class GenerationRequest:
     stop_tokens: frozenset[int] = frozenset()
     """The tokens that end an answer; their text is not part of it."""
     stop_strings: tuple[str, ...] = ()
-    """The strings that end an answer and are not part of it."""
+    """The strings that end an answer."""
+    keeps_stop: bool = False
+    """True if the string that ends an answer is part of it."""
+    min_tokens: int = 0
+    """The tokens of an answer that nothing of the above ends before."""
     choices: int = 1
     """The number of answers to the one prompt."""
     first_choice: int = 0

@@ -103,7 +103,7 @@ class Sequence:
         self.order = order
         self.text = text
         self.constraint = constraint
-        self.stops = StopStrings(request.stop_strings)
+        self.stops = StopStrings(request.stop_strings, keeps=request.keeps_stop)
         self.out = list(request.resumed)
         """The answer's tokens."""
         self.fed = 0

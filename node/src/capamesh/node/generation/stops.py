@@ -8,10 +8,12 @@ from collections.abc import Sequence
 class StopStrings:
     """The stop strings of one answer, with the text that may yet become one: it is held back, less than the longest of them."""
 
-    __slots__ = ("_held", "_stops")
+    __slots__ = ("_held", "_keeps", "_stops")
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, keeps: bool = False) -> None:
+        """With `keeps` the text goes out with the stop string that ends it."""
         self._stops = tuple(stops)
+        self._keeps = keeps
         self._held: str = ""
 
     def push(self, text: str) -> tuple[str, bool]:
@@ -19,12 +21,11 @@ class StopStrings:
         if not self._stops:
             return text, False
         text = self._held + text
-        places = [text.find(stop) for stop in self._stops]
-        ends = [place for place in places if place >= 0]
+        ends = [(place, stop) for stop in self._stops if (place := text.find(stop)) >= 0]
         if ends:
             self._held = ""
-            end = min(ends)
-            return text[:end], True
+            end, stop = min(ends)
+            return text[: end + len(stop) if self._keeps else end], True
         held = max(_overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - held :]
         return text[: len(text) - held], False

@@ -12,6 +12,7 @@ from capamesh.router.http.event_stream import EVENTS
 from capamesh.router.http.route import Content, Pages, Route, json_of
 from capamesh.router.http.schemas import openai_generation as schemas
 from capamesh.router.http.schemas.headers import CHAT
+from capamesh.router.requests.generation import bodies
 from capamesh.router.requests.generation.chat_answer import ChatStream, ChatWhole
 from capamesh.router.requests.generation.chat_request import read_chat
 from capamesh.router.requests.generation.completion_answer import CompletionStream, CompletionWhole
@@ -33,9 +34,9 @@ class GenerationsApi(Pages):
     @override
     def routes(self) -> list[Route]:
         kinds = (
-            ("/v1/chat/completions", self.chat, schemas.ChatRequest, schemas.Chat),
-            ("/v1/completions", self.completions, schemas.CompletionRequest, schemas.Completion),
-            ("/v1/responses", self.responses, schemas.ResponseRequest, schemas.Response),
+            ("/v1/chat/completions", self.chat, bodies.ChatRequest, schemas.Chat),
+            ("/v1/completions", self.completions, bodies.CompletionRequest, schemas.Completion),
+            ("/v1/responses", self.responses, bodies.ResponseRequest, schemas.Response),
         )
         return [
             Route(

@@ -19,6 +19,7 @@ from capamesh.router.http.key_check import key_of
 from capamesh.router.http.route import ANY_KEY, Content, Pages, Route, json_of
 from capamesh.router.http.schemas import ollama as schemas
 from capamesh.router.http.schemas.headers import CHAT
+from capamesh.router.requests.generation import bodies
 from capamesh.router.requests.generation.ollama_answer import OllamaWriter
 from capamesh.router.requests.generation.ollama_request import read_ollama_chat, read_ollama_text
 
@@ -50,8 +51,8 @@ class OllamaApi(Pages):
     @override
     def routes(self) -> list[Route]:
         kinds = (
-            ("/api/chat", self.chat, schemas.OllamaChatRequest, schemas.OllamaChat),
-            ("/api/generate", self.generate, schemas.OllamaTextRequest, schemas.OllamaText),
+            ("/api/chat", self.chat, bodies.OllamaChatRequest, schemas.OllamaChat),
+            ("/api/generate", self.generate, bodies.OllamaTextRequest, schemas.OllamaText),
         )
         return [
             *(

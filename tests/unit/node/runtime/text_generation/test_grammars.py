@@ -17,8 +17,9 @@ from tokenizers import AddedToken, Tokenizer
 from capamesh.node.generation import GenerationRequest, SamplingParameters
 from capamesh.node.runtime.onnxruntime.decoder_slots import DecoderSlots
 from capamesh.node.runtime.text_generation import grammars
-from capamesh.node.runtime.text_generation.asked import Asked
+from capamesh.node.runtime.text_generation.asked import Asked, Guide
 from capamesh.node.runtime.text_generation.grammars import Grammar, GrammarConstraint, Grammars
+from capamesh.node.runtime.text_generation.text_model import grammar_of
 from capamesh.node.runtime.text_generation.tokens import GenerationTokenizer
 from capamesh.node.runtime.text_generation.tool_calls import ModelTools
 from capamesh.node.runtime.text_generation.tool_formats import FORMATS
@@ -88,6 +89,18 @@ def test_answer_is_what_a_regular_expression_says(slots: DecoderSlots, made: Gra
         assert re.fullmatch(r"(yes|no), [0-9]{3}", text)
 
 
+def test_answer_is_one_of_the_choices(slots: DecoderSlots, made: Grammars) -> None:
+    odd = "".join(map(chr, range(32, 127)))
+    choices = (odd, "ü€ (a|b)*\n\t", "a", "a-b")
+    for text in answers(slots, made, grammar_of(Guide(choice=choices)), 4):
+        assert text in choices
+
+
+@pytest.mark.parametrize("rules", ['start: A\nA: "yes" | "no"', 'root ::= "yes" | "no"'])
+def test_rules_are_lark_or_gbnf(slots: DecoderSlots, made: Grammars, rules: str) -> None:
+    assert set(answers(slots, made, Grammar("lark", rules), 3)) <= {"yes", "no"}
+
+
 def test_choices_go_their_own_ways(made: Grammars) -> None:
     new = made.compile(Grammar("regex", "(yes|no)"), 3)
     one, other = new(), new()
@@ -131,6 +144,11 @@ def test_grammar_is_compiled_once_a_tenant(monkeypatch: pytest.MonkeyPatch) -> N
     assert made._kept_characters == 58
 
 
+DOUBLED = "\n".join(
+    ["start: A0", *(f"A{at}: A{at + 1} A{at + 1}" for at in range(13)), "A13: /.*/"]
+)
+
+
 @pytest.mark.parametrize(
     ("grammar", "says"),
     [
@@ -139,6 +157,12 @@ def test_grammar_is_compiled_once_a_tenant(monkeypatch: pytest.MonkeyPatch) -> N
         (Grammar("json_schema", '{"items":' * 300 + "{}" + "}" * 300), "recursion limit"),
         (Grammar("json_schema", '{"items":' * 10_000), "cannot be used"),
         (Grammar("lark", "start: %json {}"), "%json, which is not taken"),
+        (Grammar("lark", "nonsense"), "neither Lark, for it has no start:, nor GBNF"),
+        (Grammar("lark", "root ::= " + "(" * 3000 + '"a"' + ")" * 3000), "recursion"),
+        (Grammar("lark", "root ::= b"), "Rule 'b' not found"),
+        (Grammar("regex", "(" * 4000), "invalid regex"),
+        (Grammar("regex", "(?=a)b"), "look-around"),
+        (Grammar("lark", DOUBLED), "too big"),
     ],
 )
 def test_grammar_that_is_none_is_refused(made: Grammars, grammar: Grammar, says: str) -> None:
@@ -148,8 +172,17 @@ def test_grammar_that_is_none_is_refused(made: Grammars, grammar: Grammar, says:
 
 def test_grammar_is_bounded(made: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grammars, "MAX_GRAMMAR_CHARACTERS", 5)
-    with pytest.raises(TooLarge, match="6 characters"):
-        made.compile(Grammar("regex", "abcdef"))
+    for grammar in (Grammar("choice", "abcdef"), Grammar("regex", "a" * 8193)):
+        with pytest.raises(TooLarge, match=rf"{len(grammar.text)} characters"):
+            made.compile(grammar)
+
+
+def test_pattern_that_is_too_much_work_ends_the_answer_as_the_callers_fault(made: Grammars) -> None:
+    one = made.compile(Grammar("regex", "(a{1000}){1000}"))()
+    (a,) = tiny_llama.tokenizer().encode("a").ids
+    assert one.mask()[a]
+    with pytest.raises(InvalidRequest, match="too complex"):
+        one.accept(a)
 
 
 def chain(length: int, *, is_deep: bool = False) -> Grammar:

@@ -15,7 +15,11 @@ from capamesh.router.requests.generation.chat_answer import ChatStream, ChatWhol
 from capamesh.router.requests.generation.chat_request import read_chat
 from capamesh.router.requests.generation.completion_request import read_completion
 from capamesh.router.requests.generation.fields import object_of
+from capamesh.router.requests.generation.foreign_fields import REFUSED, SKIPPED
+from capamesh.router.requests.generation.ollama_request import read_ollama_text
 from capamesh.router.requests.generation.parts import Piece, Progress
+from capamesh.router.requests.generation.responses_request import read_response
+from capamesh.router.requests.generation.triton_texts import read_text_input
 from capamesh.router.requests.invalid_parameter import InvalidParameter
 
 HI = {"role": "user", "content": "Hi"}
@@ -47,7 +51,13 @@ def test_fields_that_ask_for_nothing_are_skipped() -> None:
     nothing: dict[str, Any] = dict.fromkeys(("reasoning_effort", "stop", "n"))
     nothing |= dict.fromkeys(("store", "stream", "logprobs"), False)
     nothing |= {"functions": [], "tools": [], "tool_choice": "none", "logit_bias": {}, "top_k": -1}
-    nothing |= {"unknown": 1, "user": "me", "metadata": {"a": "b"}, "service_tier": "auto"}
+    nothing |= {
+        "cache_prompt": True,
+        "unknown": None,
+        "user": "me",
+        "metadata": {"a": "b"},
+        "service_tier": "auto",
+    }
     nothing |= {"modalities": ["text"], "response_format": {"type": "text"}, "top_logprobs": 0}
     nothing |= {"chat_template_kwargs": {}}
     assert sent(chat(**nothing)) == {"messages": [HI]}
@@ -137,7 +147,9 @@ def test_message_that_is_wrong_is_told_by_its_place(given: Any, place: str, said
     [
         ({"temperature": 2.1}, "temperature", "from 0 to 2"),
         ({"temperature": True}, "temperature", "a number"),
-        ({"top_p": 0}, "top_p", "over 0"),
+        ({"top_p": -0.1}, "top_p", "from 0 to 1"),
+        ({"repetition_penalty": 0.005}, "repetition_penalty", "from 0.01"),
+        ({"top_k": 2**31}, "top_k", "to 2147483647"),
         ({"top_k": -2}, "top_k", "whole number"),
         ({"seed": 2**64}, "seed", "whole number"),
         ({"n": 9}, "n", "from 1 to 8"),
@@ -171,6 +183,21 @@ def test_message_that_is_wrong_is_told_by_its_place(given: Any, place: str, said
         ({"store": True}, "store", "nothing is stored"),
         ({"reasoning_effort": "low"}, "reasoning_effort", "chat_template_kwargs"),
         ({"prompt_cache_key": "x" * 257}, "prompt_cache_key", "at most 256"),
+        ({"guided_regexp": "a"}, "guided_regexp", "did you mean guided_regex?"),
+        ({"zz": 1}, "zz", "leave it out"),
+        ({"bad_words": ["x"]}, "bad_words", "logit_bias"),
+        ({"prompt_logprobs": 1}, "prompt_logprobs", "not told"),
+        ({"thinking": {"type": "enabled"}}, "thinking", "chat_template_kwargs"),
+        ({"stop_token_ids": [1, -1]}, "stop_token_ids", "stop_token_ids[1] is -1"),
+        ({"stop_token_ids": [1] * 257}, "stop_token_ids", "at most 256"),
+        ({"min_tokens": 6, "max_tokens": 5}, "min_tokens", "may have 5"),
+        ({"guided_choice": []}, "guided_choice", "1 to 1024"),
+        ({"guided_choice": ["a", ""]}, "guided_choice[1]", "one character"),
+        ({"guided_json": "{"}, "guided_json", "no JSON"),
+        ({"guided_json": "[]"}, "guided_json", "a JSON schema"),
+        ({"structured_outputs": {"regexp": "a"}}, "structured_outputs.regexp", "did you mean"),
+        ({"regex": "a", "grammar": "b"}, "grammar", "one grammar"),
+        ({"regex": "a", "response_format": {"type": "json_object"}}, "regex", "one grammar"),
     ],
 )
 def test_field_that_is_wrong_is_told_by_its_name(fields: Any, param: str, said: str) -> None:
@@ -178,6 +205,52 @@ def test_field_that_is_wrong_is_told_by_its_name(fields: Any, param: str, said: 
         chat(**fields)
     assert told.value.param == param
     assert said in told.value.message
+
+
+A_OBJECT = {"type": "object"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        ({"guided_regex": "a+"}, {"guide": {"regex": "a+"}}),
+        ({"regex": "a+"}, {"guide": {"regex": "a+"}}),
+        ({"structured_outputs": {"regex": "a+"}}, {"guide": {"regex": "a+"}}),
+        ({"guided_choice": ["a", "b"]}, {"guide": {"choice": ["a", "b"]}}),
+        ({"structured_outputs": {"choice": ["a"]}}, {"guide": {"choice": ["a"]}}),
+        ({"guided_grammar": "start: A"}, {"guide": {"grammar": "start: A"}}),
+        ({"grammar": "root ::= x"}, {"guide": {"grammar": "root ::= x"}}),
+        ({"ebnf": "root ::= x"}, {"guide": {"grammar": "root ::= x"}}),
+        ({"guided_json": A_OBJECT}, {"guide": {"schema": A_OBJECT}}),
+        ({"json_schema": '{"type": "object"}'}, {"guide": {"schema": A_OBJECT}}),
+        ({"structured_outputs": {"json_object": True}}, {"guide": {"json": True}}),
+        (
+            {"response_format": {"type": "json_object", "schema": A_OBJECT}},
+            {"guide": {"schema": A_OBJECT}},
+        ),
+        ({"stop_token_ids": [7]}, {"stop_tokens": [7]}),
+        (
+            {"stop": "x", "include_stop_str_in_output": True, "min_tokens": 3},
+            {"stop": ["x"], "keeps_stop": True, "min_tokens": 3},
+        ),
+    ],
+)
+def test_fields_of_other_servers_are_done(fields: Any, asked: Any) -> None:
+    response = read_response({"model": "m", "input": "Hi", **fields})
+    text = read_text_input({"text_input": "Hi", "parameters": fields}, "m", is_streamed=True)
+    for each in (chat(**fields), completion(**fields), response, text):
+        settings = dict(each.settings)
+        settings.pop("max_tokens", None)
+        assert settings == asked
+
+
+def test_foreign_fields_stand_in_one_list() -> None:
+    assert not REFUSED.keys() & SKIPPED.keys()
+    for options in ({"mirostat": 1}, {"num_ctxx": 1}, {"top_p": 2}):
+        with pytest.raises(InvalidParameter) as told:
+            read_ollama_text({"model": "m", "prompt": "Hi", "options": options})
+        assert told.value.param == f"options.{next(iter(options))}"
+    read_ollama_text({"model": "m", "prompt": "Hi", "options": {"mirostat": 0, "num_ctx": 9}})
 
 
 def test_bodies_that_are_no_object_are_refused() -> None:

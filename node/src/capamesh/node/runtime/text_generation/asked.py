@@ -33,7 +33,10 @@ class Guide(Struct, frozen=True):
     json: bool = False
     schema: dict[str, Any] | bool | None = None
     regex: str | None = None
+    choice: tuple[str, ...] = ()
+    """The answer is one of these texts."""
     grammar: str | None = None
+    """Rules in Lark or GBNF."""
 
 
 class Asked(Struct, frozen=True):
@@ -58,7 +61,10 @@ class Asked(Struct, frozen=True):
     logit_bias: dict[str, float] = {}  # noqa: RUF012 - each value gets one of its own
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    keeps_stop: bool = False
+    """True if an answer ends with the text of `stop` that has ended it."""
     stop_tokens: Annotated[tuple[_Token, ...], Meta(max_length=MAX_STOP_TOKENS)] = ()
+    min_tokens: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] = 0
     ignore_eos: bool = False
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
     logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None

@@ -1,4 +1,4 @@
-"""Grammars that answers follow: JSON, a JSON schema, a regular expression, Lark. Pure but for the library.
+"""Grammars that answers follow: JSON, a JSON schema, a regular expression, choices, Lark or GBNF. Pure but for the library.
 
 A grammar is compiled once, with the tokens that may come first, and copied for each choice; the library counts the work of both, so that none takes
 long. The last ones are kept, each for the tenant whose it is, and one is compiled at a time: what is left of the cores is the runs'.
@@ -28,9 +28,13 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
     from llguidance._lib import JsonCompileOptions
 
-GrammarKind = Literal["json", "json_schema", "regex", "lark", "tools"]
+GrammarKind = Literal["json", "json_schema", "regex", "choice", "lark", "tools"]
 MAX_GRAMMAR_CHARACTERS: Final = 256 * 1024
 """The most characters of a grammar (guess)."""
+MAX_PATTERN_CHARACTERS: Final = 8192
+"""The most characters of a client's regular expression or rules (measured: 8,000 take two seconds, 16,000 eight and a gigabyte)."""
+PATTERN_FUEL: Final = 16_000
+"""The size of a client's pattern in the library's units (measured: the worst then takes three seconds; with the library's 1,000,000 nine, and a step of all answers one)."""
 MOST_KEPT: Final = 32
 """The most grammars that are kept compiled (guess: the forms of some applications)."""
 MOST_KEPT_CHARACTERS: Final = 2 * MAX_GRAMMAR_CHARACTERS
@@ -43,7 +47,10 @@ _SILENT: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """The grammar of an answer; of the kind "json", which is any object, `text` says nothing; "tools" is Lark of our own."""
+    """The grammar of an answer.
+
+    Of the kind "json", which is any object, `text` says nothing; "choice" is a regular expression and "tools" Lark of our own; "lark" may be GBNF.
+    """
 
     kind: GrammarKind
     text: str = ""
@@ -74,6 +81,9 @@ class Grammars:
         except ImportError as exc:
             raise missing("llguidance") from exc
         self._matcher: type[LLMatcher] = llguidance.LLMatcher
+        self._pattern_limits = llguidance.LLParserLimits(
+            initial_lexer_fuel=PATTERN_FUEL, verbose_errors=False
+        )
         self._vocabulary = vocabulary
         if not raw_tokenizer.lstrip().startswith(b"{"):  # the library takes other texts for names
             raise ModelInvalid("grammars cannot be had with this tokenizer: it is no JSON object")
@@ -110,9 +120,11 @@ class Grammars:
             InvalidRequest: the grammar is none, or has what is not supported.
             TooLarge: it is over the limit.
         """
-        if len(grammar.text) > MAX_GRAMMAR_CHARACTERS:
+        is_pattern = grammar.kind in {"regex", "lark"}
+        most = MAX_PATTERN_CHARACTERS if is_pattern else MAX_GRAMMAR_CHARACTERS
+        if len(grammar.text) > most:
             raise TooLarge(
-                f"the grammar has {len(grammar.text)} characters; it may have {MAX_GRAMMAR_CHARACTERS}"
+                f"the {grammar.kind} of the answer has {len(grammar.text)} characters; it may have {most}"
             )
         key = _key(grammar, tenant)
         compiled = self._find(key)
@@ -120,6 +132,7 @@ class Grammars:
             if grammar.kind == "json_schema":
                 check_schema_text(grammar.text)
             elif grammar.kind == "lark":
+                grammar = Grammar("lark", as_lark(grammar.text))
                 check_rules(grammar.text)
             with self._compiling:
                 compiled = self._find(key)  # another may have wanted the same
@@ -139,11 +152,14 @@ class Grammars:
             "json": lambda _: kinds.grammar_from_json_schema(json.dumps(ANY_JSON), spaces),
             "json_schema": lambda schema: kinds.grammar_from_json_schema(schema, spaces),
             "regex": kinds.grammar_from_regex,
+            "choice": kinds.grammar_from_regex,
             "lark": kinds.grammar_from_lark,
             "tools": kinds.grammar_from_lark,
         }
+        limits = self._pattern_limits if grammar.kind in {"regex", "lark"} else None
         try:
-            matcher = kinds(self._tokenizer, make[grammar.kind](grammar.text), log_level=_SILENT)
+            text = make[grammar.kind](grammar.text)
+            matcher = kinds(self._tokenizer, text, log_level=_SILENT, limits=limits)
             error = matcher.get_error()
         except ValueError as exc:
             error = str(exc)
@@ -192,13 +208,19 @@ class GrammarConstraint(Constraint):
         self.prepare()
         error = self._matcher.get_error()
         if error or self._mask is None:
-            raise InvalidRequest(f"the grammar of the answer is too complex: {error[:500]}")
+            raise self._too_complex()
         return self._mask
+
+    def _too_complex(self) -> InvalidRequest:
+        error = self._matcher.get_error()
+        return InvalidRequest(f"the grammar of the answer is too complex: {error[:500]}")
 
     @override
     def accept(self, token: int) -> None:
-        self._mask = None
+        mask, self._mask = self._mask, None
         if not self._matcher.consume_token(token):
+            if mask is not None and mask[token]:  # it follows, and the work on it is over a limit
+                raise self._too_complex()
             raise RunFailed(
                 f"token {token} does not follow the grammar: {self._matcher.get_error()[:200]}"
             )
@@ -207,6 +229,20 @@ class GrammarConstraint(Constraint):
     @override
     def is_complete(self) -> bool:
         return self._matcher.is_stopped()
+
+
+def as_lark(rules: str) -> str:
+    """Return rules as Lark: those that have no `start` are GBNF, as llama.cpp's. Raises `InvalidRequest`: they are neither."""
+    from llguidance.gbnf_to_lark import (  # noqa: PLC0415 - a node without texts goes without
+        any_to_lark,
+    )
+
+    try:
+        return any_to_lark(rules)
+    except Exception as exc:  # the library raises this very class for a rule that is missing
+        raise InvalidRequest(
+            f"the grammar is neither Lark, for it has no start:, nor GBNF: {str(exc)[:200]}"
+        ) from exc
 
 
 def _key(grammar: Grammar, tenant: str) -> bytes:

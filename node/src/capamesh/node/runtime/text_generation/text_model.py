@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -122,6 +123,8 @@ class TextModel:
             "sampling": sampling_of(asked, self._config.search, seed),
             "stop_tokens": frozenset((*ends, *asked.stop_tokens)),
             "stop_strings": asked.stop,
+            "keeps_stop": asked.keeps_stop,
+            "min_tokens": asked.min_tokens,
             "tenant": asked.cache_salt,
             "share": asked.share,
             "priority": min(max(int(priority), 0), MAX_PRIORITY),
@@ -209,6 +212,10 @@ class TextModel:
             grammar = self._tools.grammar(tools, schema)
         if grammar is None:
             return None
+        if asked.min_tokens:
+            raise InvalidRequest(
+                f"min_tokens is {asked.min_tokens}, which cannot be had with a grammar or tools: leave it out"
+            )
         if self._grammars is not None:
             return self._grammars.compile(grammar, choices, asked.cache_salt)
         if guide is None and tools is not None and not (tools.must_call or tools.is_single):
@@ -222,8 +229,10 @@ def grammar_of(guide: Guide) -> Grammar:
         return Grammar("json_schema", json.dumps(guide.schema))
     if guide.regex is not None:
         return Grammar("regex", guide.regex)
+    if guide.choice:
+        return Grammar("choice", "|".join(map(re.escape, guide.choice)))
     if guide.grammar is not None:
         return Grammar("lark", guide.grammar)
     if guide.json:
         return Grammar("json")
-    raise InvalidRequest("guide is empty; give it json, schema, regex or grammar")
+    raise InvalidRequest("guide is empty; give it json, schema, regex, choice or grammar")

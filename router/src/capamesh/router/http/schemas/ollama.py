@@ -2,48 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 from capamesh.protocol.schema import Meta
+from capamesh.router.requests.generation.bodies import OllamaMessage
 
 Count = Annotated[int, Meta(ge=0)]
-
-
-class OllamaMessage(TypedDict):
-    """A message of a chat."""
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: NotRequired[str]
-    tool_calls: NotRequired[list[dict[str, Any]]]
-
-
-class OllamaRequest(TypedDict):
-    """The fields that both kinds of requests have; others are skipped."""
-
-    model: str
-    """A model for `chat`; `:latest` behind it is skipped."""
-    stream: NotRequired[bool]
-    """False if the answer is wanted at once; left out: true."""
-    format: NotRequired[str | dict[str, Any] | None]
-    """`json`, or a JSON schema that the answer must follow."""
-    options: NotRequired[dict[str, Any] | None]
-    """The way in which the answer is drawn: `temperature`, `top_p`, `top_k`, `min_p`, `seed`, `stop`, `num_predict`, penalties."""
-
-
-class OllamaChatRequest(OllamaRequest):
-    """A chat of which the next message is wanted."""
-
-    messages: Annotated[list[OllamaMessage], Meta(min_length=1, max_length=2048)]
-    tools: NotRequired[Annotated[list[dict[str, Any]], Meta(max_length=128)]]
-
-
-class OllamaTextRequest(OllamaRequest):
-    """A message, or with `raw` a text, of which the answer is wanted."""
-
-    prompt: str
-    system: NotRequired[str]
-    raw: NotRequired[bool]
-    """True if the text is gone on with as it is, without the model's template."""
 
 
 class OllamaTold(TypedDict):

@@ -30,6 +30,8 @@ from capamesh.router.jobs.inputs.reader import RawRows, Reader
 from capamesh.router.jobs.inputs.source import Source
 from capamesh.router.jobs.row_forms import Endpoint, RowForm
 from capamesh.router.jobs.values import BadRow, RowRange, short
+from capamesh.router.requests.generation.bodies import ChatRequest, CompletionRequest
+from capamesh.router.requests.generation.foreign_fields import known
 
 NAME: Final = "custom_id"
 ROWS: Final = "rows"
@@ -39,8 +41,11 @@ LINE: Final = "line"
 """The column of a window: the lines as they are."""
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {ROWS: ("body",)}
 """The columns of a job's input that is a file of requests, which its reader does not need."""
-_BY_FIELD: Final = {"messages": Chats.path, "prompt": Completions.path}
-"""The endpoints of lines that name none, by what they have."""
+_BY_FIELD: Final = {
+    "messages": (Chats.path, ChatRequest),
+    "prompt": (Completions.path, CompletionRequest),
+}
+"""The endpoints of lines that name none, and the fields of their bodies, by what they have."""
 _THE_JOB_S: Final = {"model": "the job's"}
 """Stands for the model of lines that name none: all run at the job's."""
 
@@ -163,9 +168,9 @@ def _name_of(fields: Mapping[str, Any], name_field: str, number: int) -> str:
 def _asked(fields: Mapping[str, Any]) -> tuple[Endpoint, Mapping[str, Any]]:
     """Return the endpoint that a line is for, and what it asks there. Raises `Mismatch`."""
     if "url" not in fields and "body" not in fields:
-        for name, path in _BY_FIELD.items():
-            if name in fields:
-                return ENDPOINTS[path], {**_THE_JOB_S, **fields}
+        for name, (path, kind) in _BY_FIELD.items():
+            if name in fields:  # the others are the data set's
+                return ENDPOINTS[path], {**_THE_JOB_S, **known(fields, kind)}
         some = ", ".join(repr(name[:40]) for name in list(fields)[:10]) or "none"
         raise Mismatch(
             f"the line's fields are {some}; an object with messages, a prompt, or the url and the body of a request is expected"

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import Any, Final, cast
 
 from capamesh.router.requests.generation.asked import Asked, affinity_of
+from capamesh.router.requests.generation.bodies import CompletionRequest
 from capamesh.router.requests.generation.chat_request import common_settings
 from capamesh.router.requests.generation.fields import (
     Values,
     as_list,
     flag,
     model_of,
-    refuse,
     text,
-    whole,
     wrong,
 )
+from capamesh.router.requests.generation.foreign_fields import taken
+from capamesh.router.requests.generation.guides import guide_of
 from capamesh.router.requests.generation.messages import MOST_ID
 from capamesh.router.requests.generation.sampling import (
-    MOST_LOGPROBS,
     MOST_TOKEN,
     choices_of,
     most_tokens_of,
@@ -35,26 +35,22 @@ USUAL_TOKENS: Final = 16
 """The most tokens of an answer where the request does not say: OpenAI's number."""
 PREFIX: Final = 1024
 """The characters or tokens of a prompt that decide where it is run (guess: a page of text)."""
-_UNSUPPORTED: Final[dict[str, tuple[tuple[object, ...], str]]] = {
-    "suffix": (("",), "models go on with a text, and fill in none"),
-}
 
 
 def read_completion(values: Values) -> Asked:
-    """Return what a body asks for. Fields that are not known are skipped, as OpenAI's server does. Raises `InvalidParameter`."""
-    model = model_of(values)
-    refuse(values, _UNSUPPORTED)
+    """Return what a body asks for. Raises `InvalidParameter`."""
+    model = model_of(taken(values, CompletionRequest))
     prompts = _prompts(values.get("prompt"))
-    settings = sampling_of(values)
     choices = choices_of(values)
-    best_of = whole(values, "best_of", 1, MOST_PROMPTS)
+    best_of = values.get("best_of")
     if best_of is not None and best_of != choices:
         raise InvalidParameter(
             "best_of",
             f"best_of is {best_of}, and n is {choices}; no more are made than are told: leave it out",
         )
     max_tokens = most_tokens_of(values, "max_tokens", "max_completion_tokens") or USUAL_TOKENS
-    logprobs = whole(values, "logprobs", 0, MOST_LOGPROBS)
+    settings = {**sampling_of(values, max_tokens), **guide_of(values)}
+    logprobs = values.get("logprobs")
     is_streamed, has_usage = stream_of(values)
     if flag(values, "echo"):
         if logprobs is not None:

@@ -123,16 +123,3 @@ def model_of(values: Values) -> str:
     if not isinstance(model, str) or not model:
         raise InvalidParameter("model", "model is missing; name one: GET /v1/models lists them")
     return model
-
-
-def refuse(values: Values, unsupported: Mapping[str, tuple[tuple[object, ...], str]]) -> None:
-    """Raise `InvalidParameter` for the first field of `unsupported` that asks for anything.
-
-    Each stands with the values that ask for nothing, beside null, and with what to do instead.
-    """
-    for name, (harmless, instead) in unsupported.items():
-        value = values.get(name)
-        if value is not None and not any(
-            type(value) is type(each) and value == each for each in harmless
-        ):
-            raise InvalidParameter(name, f"{name} is not supported here: {instead}")

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from capamesh.router.requests.generation.asked import MOST_BYTES, MOST_TOKENS, Asked, affinity_of
+from capamesh.router.requests.generation.asked import MOST_BYTES, Asked, affinity_of
+from capamesh.router.requests.generation.bodies import (
+    OllamaChatRequest,
+    OllamaOptions,
+    OllamaTextRequest,
+)
 from capamesh.router.requests.generation.chat_request import chat_affinity, common_settings
 from capamesh.router.requests.generation.completion_request import PREFIX
 from capamesh.router.requests.generation.fields import (
@@ -16,45 +21,24 @@ from capamesh.router.requests.generation.fields import (
     items,
     json_bytes,
     model_of,
-    refuse,
     table,
     text,
-    whole,
     wrong,
 )
+from capamesh.router.requests.generation.foreign_fields import taken
 from capamesh.router.requests.generation.messages import MOST_MESSAGES, Messages, tools_of
 from capamesh.router.requests.generation.sampling import sampling_of
 from capamesh.router.requests.invalid_parameter import InvalidParameter
 
 LATEST: Final = ":latest"
 """The tag that Ollama's clients give a model which they name without one."""
-_UNSUPPORTED: Final[dict[str, tuple[tuple[object, ...], str]]] = {
-    "images": (([],), "models read texts"),
-    "suffix": (("",), "models go on with a text, and fill in none"),
-    "template": (("",), "the model's own template is taken; raw takes none"),
-    "context": (([],), "send the messages of before to /api/chat"),
-    "think": ((False,), "leave it out"),
-}
 _RENAMED: Final = {"repeat_penalty": "repetition_penalty"}
 """The options that have another name elsewhere."""
-_OPTIONS: Final = frozenset(
-    {
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "presence_penalty",
-        "frequency_penalty",
-        "repeat_penalty",
-        "seed",
-        "stop",
-    }
-)
 
 
 def read_ollama_chat(values: Values) -> Asked:
-    """Return what a body of `/api/chat` asks for. Fields and options that are not known are skipped. Raises `InvalidParameter`."""
-    refuse(values, _UNSUPPORTED)
+    """Return what a body of `/api/chat` asks for. Raises `InvalidParameter`."""
+    taken(values, OllamaChatRequest)
     given = items(values, "messages", MOST_MESSAGES)
     if not given:
         raise InvalidParameter("messages", "messages are missing or empty; send at least one")
@@ -73,7 +57,7 @@ def read_ollama_chat(values: Values) -> Asked:
 
 def read_ollama_text(values: Values) -> Asked:
     """Return what a body of `/api/generate` asks for: an answer to one message, or with `raw` how a text goes on. Raises `InvalidParameter`."""
-    refuse(values, _UNSUPPORTED)
+    taken(values, OllamaTextRequest)
     given = text(values, "prompt", MOST_BYTES)
     if not given:
         raise InvalidParameter("prompt", "prompt is missing or empty; give a text")
@@ -114,7 +98,10 @@ def _messages(given: list[object]) -> list[dict[str, Any]]:
     for place, each in enumerate(given):
         at = f"messages[{place}]"
         values = dict(as_object(each))
-        refuse(values, {"images": (([],), "models read texts")})
+        if values.get("images"):
+            raise InvalidParameter(
+                f"{at}.images", f"{at}.images is not supported: models read texts"
+            )
         calls: list[object] = []
         for number, call in enumerate(as_list(values.get("tool_calls"))):
             function = dict(as_object(as_object(call).get("function")))
@@ -135,13 +122,11 @@ def _json_text(arguments: object, at: str) -> object:
 
 def _settings(values: Values) -> tuple[dict[str, Any], int | None]:
     """Return how the answer is drawn and ends, and the most tokens of it."""
-    options = table(values, "options") or {}
-    named = {_RENAMED.get(name, name): options[name] for name in options if name in _OPTIONS}
-    settings = sampling_of(named)
-    most = whole(options, "num_predict", -2, MOST_TOKENS, at="options.")
-    max_tokens = (
-        most if most is not None and most > 0 else None
-    )  # -1 and -2: as many as there is room for
+    options = taken(table(values, "options") or {}, OllamaOptions, at="options.")
+    most = options.get("num_predict")
+    max_tokens = most if most and most > 0 else None  # -1 and -2: as many as there is room for
+    named = {_RENAMED.get(name, name): options[name] for name in options}
+    settings = sampling_of(named, max_tokens)
     form = values.get("format")
     if form == "json":
         settings["guide"] = {"json": True}

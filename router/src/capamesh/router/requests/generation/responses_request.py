@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from capamesh.router.requests.generation.asked import MOST_BYTES, Asked
+from capamesh.router.requests.generation.bodies import ResponseRequest, ResponseText
 from capamesh.router.requests.generation.chat_request import (
     chat_affinity,
     common_settings,
-    guide_of,
 )
 from capamesh.router.requests.generation.fields import (
     Values,
@@ -16,11 +16,12 @@ from capamesh.router.requests.generation.fields import (
     flag,
     items,
     model_of,
-    refuse,
     table,
     text,
     wrong,
 )
+from capamesh.router.requests.generation.foreign_fields import taken
+from capamesh.router.requests.generation.guides import guide_of
 from capamesh.router.requests.generation.messages import (
     MOST_ID,
     MOST_MESSAGES,
@@ -30,35 +31,16 @@ from capamesh.router.requests.generation.messages import (
 from capamesh.router.requests.generation.sampling import most_tokens_of, sampling_of
 from capamesh.router.requests.invalid_parameter import InvalidParameter
 
-_UNSUPPORTED: Final[dict[str, tuple[tuple[object, ...], str]]] = {
-    "previous_response_id": ((), "nothing is stored; send all items as input"),
-    "conversation": ((), "nothing is stored; send all items as input"),
-    "store": ((False,), "nothing is stored; leave it out"),
-    "background": ((False,), "answers are not made in the background; leave it out"),
-    "prompt": ((), "send the text as instructions and input"),
-    "truncation": (("disabled",), "leave items out yourself"),
-    "top_logprobs": ((0,), "ask /v1/chat/completions for them"),
-    "service_tier": (("auto", "default"), "leave it out"),
-    "reasoning": (({},), "templates of models take it, if any does: use chat_template_kwargs"),
-}
-"""Fields that OpenAI has and nodes have not, with the values that ask for nothing and with what to do instead."""
-_NO_PENALTIES: Final = ("presence_penalty", "frequency_penalty", "logit_bias", "stop")
-
 
 def read_response(values: Values) -> Asked:
-    """Return what a body asks for. Fields that are not known are skipped, as OpenAI's server does. Raises `InvalidParameter`."""
-    model = model_of(values)
-    refuse(values, _UNSUPPORTED)
+    """Return what a body asks for. Raises `InvalidParameter`."""
+    model = model_of(taken(values, ResponseRequest))
     reader = Messages()
     messages = [reader.message(each, at) for at, each in _messages(values)]
     tools = tools_of(_chat_tools(values))
-    settings = sampling_of(
-        {name: each for name, each in values.items() if name not in _NO_PENALTIES}
-    )
     max_tokens = most_tokens_of(values, "max_output_tokens")
-    guide = guide_of((table(values, "text") or {}).get("format"), "text.format")
-    if guide is not None:
-        settings["guide"] = guide
+    form = taken(table(values, "text") or {}, ResponseText, at="text.").get("format")
+    settings = {**sampling_of(values, max_tokens), **guide_of(values, form, "text.format")}
     template = table(values, "chat_template_kwargs")
     if template:
         settings["template"] = template

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
-from capamesh.router.requests.generation.asked import MOST_CHOICES, MOST_TOKENS, SEEDS
+from capamesh.router.requests.generation.asked import SEEDS
 from capamesh.router.requests.generation.fields import (
     Values,
     flag,
@@ -22,43 +22,49 @@ MOST_STOP_CHARS: Final = 256
 MOST_BIASES: Final = 300
 """The most tokens with a bias: OpenAI's limit."""
 MOST_BIAS: Final = 100.0
-MOST_LOGPROBS: Final = 20
-"""The most alternatives that are told beside a token: OpenAI's limit."""
 MOST_TOKEN: Final = 2**31 - 1
 """The largest number of a token."""
 _NUMBERS: Final = (
-    ("temperature", 0.0, 2.0),
-    ("min_p", 0.0, 1.0),
-    ("presence_penalty", -2.0, 2.0),
-    ("frequency_penalty", -2.0, 2.0),
-    ("repetition_penalty", 0.01, 10.0),
+    "temperature",
+    "top_p",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
 )
-"""The numbers that are passed on as they are, with their bounds."""
+"""The numbers that are passed on as they are."""
 
 
-def sampling_of(values: Values) -> dict[str, Any]:
-    """Return the fields by which a node draws and ends answers; those that are left out are the model's own. Raises `InvalidParameter`."""
-    found: dict[str, Any] = {}
-    for name, least, most in _NUMBERS:
-        value = number(values, name, least, most)
-        if value is not None:
-            found[name] = value
-    top_p = values.get("top_p")
-    if top_p is not None:
-        if type(top_p) not in {int, float} or not 0.0 < top_p <= 1.0:
-            raise wrong("top_p", top_p, "a number over 0 and up to 1 is expected")
-        found["top_p"] = float(top_p)
-    top_k = whole(values, "top_k", -1, MOST_TOKEN)
+def sampling_of(values: Values, max_tokens: int | None) -> dict[str, Any]:
+    """Return the fields by which a node draws and ends answers; those that are left out are the model's own.
+
+    `values` are those of `Sampling`, within its bounds. Raises `InvalidParameter`.
+    """
+    found: dict[str, Any] = {
+        name: float(values[name]) for name in _NUMBERS if values.get(name) is not None
+    }
+    top_k = values.get("top_k")
     if top_k is not None and top_k > 0:  # -1 and 0 stand for all
         found["top_k"] = top_k
     seed = whole(values, "seed", -(2**63), SEEDS - 1)
     if seed is not None:
         found["seed"] = seed % SEEDS
-    if flag(values, "ignore_eos"):
+    if values.get("ignore_eos"):
         found["ignore_eos"] = True
     stops = _stops(values.get("stop"))
     if stops:
         found["stop"] = stops
+        if values.get("include_stop_str_in_output"):
+            found["keeps_stop"] = True
+    if values.get("stop_token_ids"):
+        found["stop_tokens"] = values["stop_token_ids"]
+    min_tokens = values.get("min_tokens")
+    if min_tokens:
+        if max_tokens is not None and min_tokens > max_tokens:
+            raise InvalidParameter(
+                "min_tokens", f"min_tokens is {min_tokens}, and the answer may have {max_tokens}"
+            )
+        found["min_tokens"] = min_tokens
     biases = _biases(values)
     if biases:
         found["logit_bias"] = biases
@@ -66,14 +72,13 @@ def sampling_of(values: Values) -> dict[str, Any]:
 
 
 def choices_of(values: Values) -> int:
-    """Return how many answers each prompt is to have. Raises `InvalidParameter`."""
-    return whole(values, "n", 1, MOST_CHOICES) or 1
+    """Return how many answers each prompt is to have."""
+    return values.get("n") or 1
 
 
 def most_tokens_of(values: Values, *names: str) -> int | None:
-    """Return the most tokens of an answer, by the first of `names` that is there; None: none is. Raises `InvalidParameter`."""
-    given = [whole(values, name, 1, MOST_TOKENS) for name in names]
-    return next((each for each in given if each is not None), None)
+    """Return the most tokens of an answer, by the first of `names` that is there; None: none is."""
+    return next((values[name] for name in names if values.get(name) is not None), None)
 
 
 def stream_of(values: Values) -> tuple[bool, bool]:

@@ -7,9 +7,12 @@ from typing import Any, Final
 from typing_extensions import override
 
 from capamesh.router.requests.generation.asked import MOST_BYTES, Asked, affinity_of
+from capamesh.router.requests.generation.bodies import TextInputRequest
 from capamesh.router.requests.generation.chat_request import common_settings
 from capamesh.router.requests.generation.completion_request import PREFIX, USUAL_TOKENS
 from capamesh.router.requests.generation.fields import Values, flag, table, text
+from capamesh.router.requests.generation.foreign_fields import taken
+from capamesh.router.requests.generation.guides import guide_of
 from capamesh.router.requests.generation.messages import MOST_ID
 from capamesh.router.requests.generation.parts import Piece, Usage
 from capamesh.router.requests.generation.sampling import most_tokens_of, sampling_of
@@ -35,14 +38,15 @@ def read_text_input(values: Values, model: str, *, is_streamed: bool) -> Asked:
     prompt = text(values, INPUT, MOST_BYTES)
     if not prompt:
         raise InvalidParameter(INPUT, f"{INPUT} is missing or empty; give a text")
-    settled = {**values, **(table(values, "parameters") or {})}
+    inner = taken(table(values, "parameters") or {}, TextInputRequest, at="parameters.")
+    settled = {**taken(values, TextInputRequest), **inner}
     settled.setdefault("stop", settled.get(_STOPS))
-    settings = sampling_of(settled)
+    max_tokens = most_tokens_of(settled, "max_tokens") or USUAL_TOKENS
+    settings = {**sampling_of(settled, max_tokens), **guide_of(settled)}
     if settled.get("exclude_input_in_output") is not None and not flag(
         settled, "exclude_input_in_output"
     ):
         settings["echo"] = True
-    max_tokens = most_tokens_of(settled, "max_tokens") or USUAL_TOKENS
     settings.update(common_settings(1, max_tokens, None))
     return Asked(
         model=model,
