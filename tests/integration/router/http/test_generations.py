@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 from chat_nodes import CHAT, all_asked_of, asked_of, chatting, counting, data_of, part_of, words
-from fleet_fakes import Ask, FakeLink, Reply, failing, hang, offer
+from fleet_fakes import Ask, FakeLink, Reply, after, failing, hang, offer
 from loop_clock import LoopClock
 from openapi_fits import answers_of, misfits
 from patience import eventually
@@ -708,3 +709,55 @@ async def test_request_says_itself_nothing_of_whose_it_is(http: Http) -> None:
     (share,) = {share for salt, share in found if not salt}
     assert share not in {"", theirs}
     assert found == {(theirs, ""): 1, ("", share): 2}
+
+
+async def test_head_goes_before_a_slow_first_token_and_comments_break_the_silence(
+    http: Http,
+) -> None:
+    clock = asyncio.get_running_loop().time
+
+    def pausing(ask: Ask) -> None:
+        later = asyncio.get_running_loop().call_later
+        for at_s in range(4, 28, 4):
+            later(at_s, lambda: ask.part(part_of([])))  # a sign of life
+        later(23.0, lambda: ask.part(part_of(words("He")[0])))
+        later(28.0, lambda: ask.answer(part_of(words("llo", first=2, finish="stop")[0])))
+
+    node(http, pausing)
+    began_s = clock()
+    answer = await chat(http, stream=True)
+    heads_s = clock() - began_s
+    assert (answer.status, answer.content_type) == (200, "text/event-stream")
+    assert 1.0 <= heads_s < 1.1
+    text, times = b"", [heads_s]
+    async for chunk in answer.content.iter_any():
+        text += chunk
+        times.append(clock() - began_s)
+    assert 28.0 <= times[-1] < 28.1
+    gaps = [after_s - before_s for before_s, after_s in itertools.pairwise(times)]
+    assert max(gaps) <= 10.01
+    assert text.count(b":\n\n") == len([line for line in text.split(b"\n") if line == b":"]) >= 2
+    events = data_of(text.replace(b":\n\n", b"").decode())
+    assert (text_of(events), events[-1]) == ("Hello", DONE)
+
+
+@pytest.mark.parametrize(("delay_s", "status"), [(0.5, 500), (5.0, 200)])
+async def test_error_before_the_first_token_has_a_status_if_it_comes_soon(
+    http: Http, delay_s: float, status: int
+) -> None:
+    node(http, after(delay_s, failing(errors.RunFailed("the device is gone"))))
+    answer = await chat(http, stream=True)
+    assert answer.status == status
+    text = await answer.text()
+    if status == 200:
+        (event,) = data_of(text)
+        assert "the device is gone" in event["error"]["message"]
+    else:
+        assert "the device is gone" in json.loads(text)["error"]["message"]
+
+
+async def test_answer_of_lines_has_its_head_soon_and_no_comments(http: Http) -> None:
+    node(http, after(25.0, chatting(*words("Hi", finish="stop"))))
+    answer = await http.client.post("/api/chat", json={"model": "chat", "messages": HI})
+    assert answer.status == 200
+    assert [json.loads(line)["done"] for line in (await answer.text()).splitlines()][-1] is True

@@ -16,7 +16,7 @@ from capamesh.router.access.keys import Verb, check_request
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.connections import site_of
 from capamesh.router.http.errors import error_response
-from capamesh.router.http.event_stream import EVENTS, send_events
+from capamesh.router.http.event_stream import EVENTS, send_events, soon
 from capamesh.router.http.exchange import NODE_HEADER, Inference
 from capamesh.router.http.generate_body import (
     MOST_BYTES,
@@ -108,15 +108,16 @@ class GenerateApi(Pages):
             return await self._text_of(request, offer, is_streamed=True)
         generation = await self._begin(request, takes_parts=True)
         try:
-            await generation.until_news()
+            is_late = not await soon(generation.until_news())
             if generation.error is not None and not generation.waiting:
                 return error_response(generation.error)
-            # the answer has ended by then: what is left is for the client to take
+            # the answer ends in time: what is left is for the client to take
             return await send_events(
                 request,
                 generation.headers,
-                lambda response: self._write(generation, response),
+                lambda response, _: self._write(generation, response),
                 most_s=self._inference.timeout_s + self._arrival_s,
+                is_late=is_late,
             )
         finally:
             generation.cancel()

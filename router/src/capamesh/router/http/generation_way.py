@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +16,7 @@ from capamesh.protocol.tasks import Task
 from capamesh.router.access.keys import check_model
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.connections import site_of
-from capamesh.router.http.event_stream import EVENTS, DirectWriter, send_events
+from capamesh.router.http.event_stream import EVENTS, HEAD_S, DirectWriter, send_events, soon
 from capamesh.router.http.exchange import (
     EXPLANATION_HEADER,
     NODE_HEADER,
@@ -106,34 +108,84 @@ class Generations:
         model = ModelName(asked.model)
         try:
             target = self._target(request, asked, version)
-            lease = await self._admitted(target, asked)
             client = site_of(request.remote or "")
+            if asked.is_streamed and self._inference.fleet.offer(model, version) is None:
+                return await self._loaded(request, target, asked, writer, client, form)
+            lease = await self._admitted(target, asked)
             answer = self._answer_of(target, asked, writer, lease, client)
         except CapameshError as error:
             self._inference.refused(model, error)
             raise
         try:
             answer.begin()
-            if not asked.is_streamed:
-                await answer.until_ended()
-                if answer.error is not None:
-                    return self._refused(target, answer, answer.error, form)
-                body, _ = answer.taken()
-                headers = self._told(target, answer)
-                return web.Response(body=body, content_type="application/json", headers=headers)
-            await answer.until_news()
-            if answer.error is not None and not answer.has_text:
+            if asked.is_streamed:
+                return await self._stream(request, target, answer, form)
+            await answer.until_ended()
+            if answer.error is not None:
                 return self._refused(target, answer, answer.error, form)
-            most_s = self._longest_s + self._arrival_s
-            return await send_events(
-                request,
-                self._told(target, answer),
-                lambda response: _write(answer, response, DirectWriter(request), form),
-                most_s=most_s,
-                media_type=form.media_type,
-            )
+            body, _ = answer.taken()
+            headers = self._told(target, answer)
+            return web.Response(body=body, content_type="application/json", headers=headers)
         finally:
             answer.cancel()
+
+    async def _stream(
+        self, request: web.Request, target: Target, answer: GenerationAnswer, form: StreamForm
+    ) -> web.StreamResponse:
+        """Send an answer's events, or the error that comes soon in their place."""
+        is_late = not await soon(answer.until_news())
+        if answer.error is not None and not answer.has_text:
+            return self._refused(target, answer, answer.error, form)
+        return await send_events(
+            request,
+            self._told(target, answer),
+            lambda response, direct: _write(answer, response, direct, form),
+            most_s=self._longest_s + self._arrival_s,
+            media_type=form.media_type,
+            is_late=is_late,
+        )
+
+    async def _loaded(
+        self,
+        request: web.Request,
+        target: Target,
+        asked: Asked,
+        writer: Writer,
+        client: str,
+        form: StreamForm,
+    ) -> web.StreamResponse:
+        """Send the stream of a model that has to be loaded for it: its head goes before that, if that takes long. Raises a `CapameshError`."""
+
+        async def begun() -> GenerationAnswer:
+            lease = await self._admitted(target, asked)
+            answer = self._answer_of(target, asked, writer, lease, client)
+            answer.begin()
+            return answer
+
+        async def write(response: web.StreamResponse, direct: DirectWriter) -> None:
+            try:
+                answer = await asyncio.shield(beginning)
+            except CapameshError as error:
+                self._inference.refused(target.model, error)
+                await response.write(form.broken(error))
+                await response.write_eof()
+                return
+            await _write(answer, response, direct, form)
+
+        beginning = asyncio.ensure_future(begun())
+        try:
+            await asyncio.wait((beginning,), timeout=HEAD_S)
+            if beginning.done():
+                return await self._stream(request, target, beginning.result(), form)
+            most_s = self._longest_s + self._arrival_s
+            kind = form.media_type
+            return await send_events(
+                request, {}, write, most_s=most_s, media_type=kind, is_late=True
+            )
+        finally:
+            beginning.cancel()
+            with contextlib.suppress(CapameshError, asyncio.CancelledError):
+                (await beginning).cancel()
 
     def _refused(
         self, target: Target, answer: GenerationAnswer, error: CapameshError, form: StreamForm
@@ -146,7 +198,7 @@ class Generations:
     def _told(self, target: Target, answer: GenerationAnswer) -> dict[str, str]:
         """Return the headers that tell who answers, how often another went on, and why it went there if that is asked for."""
         nodes = dict.fromkeys(outcome.peer for outcome in answer.outcomes)
-        told = {NODE_HEADER: ",".join(list(nodes)[:MOST_NODES_NAMED])}
+        told = {NODE_HEADER: ",".join(list(nodes)[:MOST_NODES_NAMED])} if nodes else {}
         if answer.resumes:
             told[RESUMED_HEADER] = str(answer.resumes)
         return told | self._reasons(target, answer)
@@ -213,7 +265,7 @@ async def _write(
 ) -> None:
     """Write an answer's events, as far as the client reads: only then a node sends more.
 
-    Behind the first, with which the head goes, events go directly; here is written what a client that reads slowly has wait.
+    Behind the first events go directly; here is written what a client that reads slowly has wait.
     """
     while answer.has_text or not answer.is_ended:
         text, parts = answer.taken()
