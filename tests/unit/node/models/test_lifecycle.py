@@ -20,8 +20,8 @@ from capamesh.node.contract.settings import WorkerSettings
 from capamesh.node.contract.verdict import Verdict
 from capamesh.node.devices.in_flight_journal import InFlightJournal
 from capamesh.node.devices.in_flight_page import InFlightPage, Marked, Phase
+from capamesh.node.models import changes, folder_watch, shortage
 from capamesh.node.models import eviction as room_module
-from capamesh.node.models import folder_watch, shortage
 from capamesh.node.models.eviction import (
     IDLE_LOADS,
     LEAST_IDLE_S,
@@ -652,6 +652,31 @@ async def test_wanted_model_is_loaded_as_its_files_are_now_or_forgotten(rig: Rig
     assert rig.device.loaded == ["a/1 1", "b/1 2"]
     assert "removed" in await rig.want("c")
     assert rig.models.offer((ModelName("c"), ModelVersion("1"))) is None
+
+
+async def test_load_for_a_router_tells_that_it_goes_on_while_its_thread_works(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "TELL_S", 0.001)
+    rig.device.total_bytes = 100
+    rig.has(*(source_of(name, size_bytes=80) for name in "ab"))
+    rig.start(poll_s=0)
+    await rig.until(lambda: rig.states(UNLOADED) == ["b/1"])
+    rig.device.total_bytes = 1_000
+    gate = threading.Event()
+
+    def work(_: str) -> None:
+        while not gate.is_set():
+            sum(range(1000))
+
+    rig.device.during_load = work
+    asked = asyncio.ensure_future(rig.want("b"))
+    await rig.until(lambda: rig.state("b")[1].startswith("it is being loaded, for 0.0"))
+    assert rig.state("b")[0] is UNLOADED
+    assert rig.reported[-1] == ["a/1 ready", "b/1 unloaded"]
+    gate.set()
+    assert await asked == "done"
+    assert rig.state("b") == (READY, "")
 
 
 async def test_more_changes_than_may_wait_are_refused(rig: Rig) -> None:

@@ -30,7 +30,7 @@ from capamesh.protocol.tensors import Limits
 from capamesh.router.balancing.serving import MOST_MISSED
 from capamesh.router.fleet.wanted_loads import FIRST_REST_S, MAX_LOADS
 from capamesh.router.ownership.owners import Owners
-from capamesh.router.requests.asked_load import PATIENCE_S, SETTLED_S
+from capamesh.router.requests.asked_load import MOST_S, PATIENCE_S, SETTLED_S
 from capamesh.router.requests.call import NO_OPTIONS
 from capamesh.router.requests.cold_starts import MAX_OF_MODEL, MAX_WAITING
 
@@ -91,11 +91,12 @@ class Cold(Fleet):
         self.endpoints[-1].link = link  # type: ignore[assignment]
         return link
 
-    def says(self, peer: str, state: ModelState, only: str = "") -> None:
+    def says(self, peer: str, state: ModelState, only: str = "", reason: str = "no room") -> None:
         """Let a node say of all its models that they are in `state`, or of one, and that the others are away."""
         self.counter += 1
         models = tuple(
-            offer(name, state=state if only in {"", name} else AWAY) for name in self.names
+            offer(name, state=state if only in {"", name} else AWAY, reason=reason)
+            for name in self.names
         )
         before = self.view.adverts[PeerId(peer)]
         new = advert(peer, f"{peer.lower()}:1", models=models, counter=self.counter)
@@ -202,6 +203,41 @@ async def test_load_that_takes_too_long_ends_the_wait_at_the_deadline() -> None:
         await fleet.ask(allowed_s=2.0)
     assert fleet.clock() == pytest.approx(asked_s + 2.0)
     assert len(fleet.nodes["A"].wants) == 2
+
+
+async def test_load_of_five_minutes_that_tells_of_progress_breaks_no_promise() -> None:
+    fleet = Cold("AB")
+    asked = fleet.ask(allowed_s=600.0)
+    for at in range(15):
+        await asyncio.sleep(20.0)
+        fleet.says("A", AWAY, reason=f"it is being loaded, for {20 * at} s so far")
+    assert (fleet.nodes["A"].given_up, fleet.nodes["B"].wants) == (0, [])
+    fleet.nodes["A"].loaded()
+    fleet.says("A", ModelState.READY)
+    assert await asked == "A"
+    assert fleet.routing.pipeline.cold._loads._broken == {}
+
+
+@pytest.mark.parametrize(("tells", "after_s"), [(False, PATIENCE_S), (True, MOST_S)])
+async def test_load_that_hangs_is_broken_soon_and_one_of_a_liar_in_the_end(
+    tells: bool, after_s: float
+) -> None:
+    fleet = Cold("AB")
+    asked = fleet.ask(allowed_s=2 * MOST_S)
+    for at in range(int(after_s / 20.0)):
+        assert fleet.nodes["B"].wants == []
+        await asyncio.sleep(20.0)
+        fleet.says(
+            "A",
+            AWAY,
+            reason=f"it is being loaded, for {20 * at * tells} s so far" * tells or "no room",
+        )
+    await asyncio.sleep(0.1)
+    assert fleet.nodes["A"].given_up == 1
+    assert [*fleet.routing.pipeline.cold._loads._broken.values()] == [1]
+    assert len(fleet.nodes["B"].wants) == 1
+    asked.cancel()
+    await supervisor()
 
 
 async def test_strangers_that_ask_for_all_models_bring_about_few_loads_at_a_time() -> None:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 TRY_AGAIN_S = 5.0
 """Seconds after which a change that found no place, or no memory, is tried again (guess: some changes are made by then)."""
 
+TELL_S = 20.0
+"""Seconds between two words on a load that goes on (guess: a router is patient for a minute)."""
+
 
 def key_of(source: ModelSource) -> Key:
     """Return the name and version of a source."""
@@ -96,6 +99,7 @@ class ModelChanges:
         self.sources[key] = source
         self.away.pop(key, None)
         evicted: list[ModelSource] = []
+        telling = asyncio.ensure_future(self._tell(source)) if is_asked_for else None
         try:
             hosted = await self._hosted(
                 source, evicted, is_asked_for=is_asked_for, is_return=is_return
@@ -119,6 +123,9 @@ class ModelChanges:
                 self._models.say(key, state, reason, source.digest)
             await self._bring_back(evicted)
             return error
+        finally:
+            if telling is not None:
+                telling.cancel()
         replaced = self._models.ready(hosted)
         if replaced is not None:
             if is_member(source.name, self._models) or source.is_pipeline:
@@ -135,6 +142,20 @@ class ModelChanges:
             provider=hosted.prepared.loaded.provider,
         )
         return None
+
+    async def _tell(self, source: ModelSource) -> None:
+        """Tell, while a model that routers wait for is loaded, that this goes on: nothing is told while nothing moves."""
+        key, total_s = key_of(source), 0.0
+        before = self._loading.work()
+        while True:
+            await asyncio.sleep(TELL_S)
+            total_s += TELL_S
+            work = self._loading.work()
+            if work != before and self._models.find(*key) is None:
+                reason = f"it is being loaded, for {total_s:g} s so far"
+                self._models.say(key, ModelState.UNLOADED, reason, source.digest)
+                self._on_change()
+            before = work
 
     async def _hosted(
         self,

@@ -6,9 +6,11 @@ A thread cannot be ended: a model that takes too long to load has its worker end
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capamesh.node.devices.idle_thread import can_give_way
@@ -76,6 +78,8 @@ class ModelLoading:
         self._on_stuck = on_stuck
         self._on_survived = on_survived
         self._log = log
+        self._thread = 0
+        """The thread of the load that goes on, or of the latest."""
         self._load_s = 0.0
         """The time of the load that goes on, or of the latest."""
         self.held_bytes = 0
@@ -131,9 +135,7 @@ class ModelLoading:
             self._settings.load_limit_s, self._overdue, source, number
         )
         try:
-            return await asyncio.to_thread(
-                self._preparation.prepare, source, partial(self._loaded, source)
-            )
+            return await asyncio.to_thread(self._prepare, source)
         except ContentChanged:
             raise
         except CapameshError as error:
@@ -148,6 +150,19 @@ class ModelLoading:
         finally:
             overdue.cancel()
             self._marks.end(slot)
+
+    def _prepare(self, source: ModelSource) -> LoadResult:
+        self._thread = threading.get_native_id()
+        return self._preparation.prepare(source, partial(self._loaded, source))
+
+    def work(self) -> object:
+        """Return what differs while the thread of the load does something: its time on a core, its reads, its page faults."""
+        folder = Path(f"/proc/self/task/{self._thread}")
+        try:
+            stat = (folder / "stat").read_text().rpartition(")")[2].split()
+            return (*stat[9:13], (folder / "io").read_text())
+        except OSError:  # no Linux, or no thread yet
+            return time.process_time()
 
     def _overdue(self, source: ModelSource, number: int) -> None:
         """Blame a model that is not ready in time, and have this process ended."""

@@ -15,14 +15,15 @@ from capamesh.router.fleet.view import FleetView
 from capamesh.router.timers import Timers
 
 if TYPE_CHECKING:
-    from capamesh.protocol.ids import PeerId
     from capamesh.protocol.links.events import Answer
     from capamesh.router.fleet.node_link import NodeLink
     from capamesh.router.fleet.wanted_loads import WantedLoad
     from capamesh.router.timers import Timer
 
 PATIENCE_S = 60.0
-"""A node that has not answered by then is taken to be unable to load the model (guess: twice the default deadline)."""
+"""A node that has told of no progress for so long is taken to be unable to load the model (guess: twice the default deadline)."""
+MOST_S = 1800.0
+"""A node that has not answered by then is taken to be unable to, whatever it tells (guess: 100 GB from a slow disk)."""
 SETTLED_S = 2.0
 """Seconds that a node which says that it has loaded a model has for its advert to say so (guess: gossip takes less)."""
 
@@ -36,19 +37,18 @@ class LoadOwner(Protocol):
     fleet: FleetView
     timers: Timers
 
-    def settling(self, asked: AskedLoad, peer: PeerId) -> None:
-        """Call `asked.look` at news of a node that says that it has loaded the model."""
-        ...
-
     def ended(self, load: WantedLoad, error: CapameshError | None, *, is_broken: bool) -> None:
         """Take the end of a load, once; `is_broken`: the node does not do as it says."""
         ...
 
 
 class AskedLoad(ResponseHandler):
-    """One load that a node was asked for, as its link knows it."""
+    """One load that a node was asked for, as its link knows it.
 
-    __slots__ = ("_link", "_load", "_owner", "_stream", "_timer")
+    A node that loads tells in its advert, as the reason why the model is away, how far it is: each new word is progress.
+    """
+
+    __slots__ = ("_end_timer", "_link", "_load", "_owner", "_said", "_stream", "_timer")
 
     def __init__(self, owner: LoadOwner, load: WantedLoad, link: NodeLink) -> None:
         self._owner = owner
@@ -57,6 +57,9 @@ class AskedLoad(ResponseHandler):
         """The link to the node; None: it is over."""
         self._stream = 0
         self._timer: Timer | None = None
+        self._end_timer: Timer | None = None
+        self._said: str | None = self._told()
+        """What the node said last of the model; None: it has answered."""
 
     def begin(self) -> None:
         """Ask the node. That its link has just ended is told later, as any failure is."""
@@ -64,6 +67,7 @@ class AskedLoad(ResponseHandler):
         assert link is not None  # noqa: S101 - it has just been made
         timers = self._owner.timers
         self._timer = timers.call_later(PATIENCE_S, self._overdue)
+        self._end_timer = timers.call_later(MOST_S, self._overdue)
         try:
             call = ControlCall(ControlAction.WANT, load.model, load.version)
             self._stream = link.ask(encode_control(call), (), self)
@@ -79,14 +83,31 @@ class AskedLoad(ResponseHandler):
         assert self._timer is not None  # noqa: S101 - since it was asked
         self._timer.cancel()
         self._timer = self._owner.timers.call_later(SETTLED_S, self._unsettled)
-        self._owner.settling(self, self._load.peer)
+        self._said = None
         self.look()
 
     def look(self) -> None:
-        """End if the node's advert has the model ready; to be called at news of the node."""
+        """Go on waiting if the node's advert tells of progress; end if it has the model ready, and the node has answered. To be called at news of the node."""
         load = self._load
-        if self._owner.fleet.has_ready(load.peer, load.model, load.version):
-            self._end(None)
+        if self._link is None:
+            return
+        if self._said is None:
+            if self._owner.fleet.has_ready(load.peer, load.model, load.version):
+                self._end(None)
+            return
+        said = self._told()
+        if said != self._said and self._timer is not None:
+            self._said = said
+            self._timer.cancel()
+            self._timer = self._owner.timers.call_later(PATIENCE_S, self._overdue)
+
+    def _told(self) -> str:
+        """Return what the node's advert says of the model."""
+        load = self._load
+        advert = self._owner.fleet.adverts.get(load.peer)
+        offers = () if advert is None else advert.models
+        key = (load.model, load.version)
+        return next((one.reason for one in offers if (one.name, one.version) == key), "")
 
     @override
     def failed(self, error: CapameshError) -> None:
@@ -103,12 +124,16 @@ class AskedLoad(ResponseHandler):
         """Let another node be asked. One that was only slow is forgiven as soon as it has the model ready."""
         if self._link is not None:
             self._link.withdraw(self._stream)
-        self._end(LinkLost(f"the node has not loaded it within {PATIENCE_S:g} s"), is_broken=True)
+        self._end(
+            LinkLost(f"the node has told of no progress in loading it for {PATIENCE_S:g} s"),
+            is_broken=True,
+        )
 
     def _end(self, error: CapameshError | None, *, is_broken: bool = False) -> None:
         if self._link is None:
             return
         self._link = None
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._end_timer):
+            if timer is not None:
+                timer.cancel()
         self._owner.ended(self._load, error, is_broken=is_broken)

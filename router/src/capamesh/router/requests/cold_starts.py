@@ -85,7 +85,7 @@ class ColdStarts(LoadOwner):
         self.timers = timers
         self.start = start
         self._loads = WantedLoads()
-        self._settling: dict[PeerId, AskedLoad] = {}
+        self._asked: dict[PeerId, AskedLoad] = {}
         """Nodes that say that they have loaded what they were asked for, until their adverts say so."""
         self._waiting: dict[ModelName, dict[ColdStart, None]] = {}
         self._count = 0
@@ -174,7 +174,7 @@ class ColdStarts(LoadOwner):
         """Nodes say something else than before; to be called when the fleet's view knows."""
         for change in changes:
             if isinstance(change, Joined | Changed):
-                asked = self._settling.get(change.advert.peer)
+                asked = self._asked.get(change.advert.peer)
                 if asked is not None:
                     asked.look()
                 if not isinstance(change, Changed) or _is_eased(change):
@@ -195,14 +195,9 @@ class ColdStarts(LoadOwner):
         self._wake(self._waiting)
 
     @override
-    def settling(self, asked: AskedLoad, peer: PeerId) -> None:
-        """Look at the node's adverts: it says that it has loaded what it was asked for."""
-        self._settling[peer] = asked
-
-    @override
     def ended(self, load: WantedLoad, error: CapameshError | None, *, is_broken: bool) -> None:
         """Wake those who wait for a model that a node has loaded, or could not load."""
-        self._settling.pop(load.peer, None)
+        self._asked.pop(load.peer, None)
         if error is None:
             self._loads.loaded(load)
         else:
@@ -251,7 +246,8 @@ class ColdStarts(LoadOwner):
     def _send(self, load: WantedLoad) -> None:
         link = self._link_to(load.peer)
         assert link is not None  # noqa: S101 - `WantedLoads.next` has asked
-        AskedLoad(self, load, link).begin()
+        self._asked[load.peer] = asked = AskedLoad(self, load, link)
+        asked.begin()
 
 
 def _is_eased(change: Changed) -> bool:
