@@ -34,6 +34,18 @@ class TextParameters(TypedDict, total=False):
     logit_bias: Mapping[int, float] | Mapping[str, float] | None
     ignore_eos: bool | None
     """True if an answer goes on behind the model's own end, up to `max_tokens`."""
+    stop_token_ids: Sequence[int] | None
+    include_stop_str_in_output: bool | None
+    """True if the text of `stop` that ends an answer is part of it."""
+    min_tokens: int | None
+    """The tokens of an answer before which nothing ends it."""
+    guided_json: Mapping[str, Any] | None
+    """The JSON schema that answers follow."""
+    guided_regex: str | None
+    guided_choice: Sequence[str] | None
+    """The texts of which an answer is one."""
+    guided_grammar: str | None
+    """Rules in Lark or GBNF that answers follow."""
     prompt_cache_key: str | None
     """Requests with the same one go to the same node."""
 
@@ -66,7 +78,7 @@ COMPLETION_NAMES: Final = frozenset(CompletionParameters.__annotations__)
 def given(parameters: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
     """Return those parameters that are given. Raises `InvalidRequest` for one that is none of `names`.
 
-    Routers skip what they do not know: a name that is mistyped would be lost.
+    Routers refuse it, too, one round trip later.
     """
     for name in parameters:
         if name not in names:
