@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from chat_nodes import CHAT, all_asked_of, asked_of, chatting, counting, data_of, part_of, words
 from fleet_fakes import Ask, FakeLink, Reply, after, failing, hang, offer
+from loading_nodes import LoadingLink
 from loop_clock import LoopClock
 from openapi_fits import answers_of, misfits
 from patience import eventually
@@ -761,3 +762,42 @@ async def test_answer_of_lines_has_its_head_soon_and_no_comments(http: Http) -> 
     answer = await http.client.post("/api/chat", json={"model": "chat", "messages": HI})
     assert answer.status == 200
     assert [json.loads(line)["done"] for line in (await answer.text()).splitlines()][-1] is True
+
+
+@pytest.mark.parametrize("load_s", [0.5, 20.0, None])
+async def test_head_goes_before_a_model_that_is_loaded_for_a_stream(
+    http: Http, load_s: float | None
+) -> None:
+    link = LoadingLink(http.fleet, "a", CHAT, chatting(*words("Hi", finish="stop")))
+    link.is_ready_at_once = False
+    clock = asyncio.get_running_loop().time
+    if load_s is not None:
+        asyncio.get_running_loop().call_later(load_s, link.load)
+    began_s = clock()
+    answer = await chat(http, stream=True)
+    assert answer.status == 200
+    assert clock() - began_s == pytest.approx(min(1.0, load_s or 1.0), abs=0.1)
+    assert ("X-Capamesh-Node" in answer.headers) == (load_s == 0.5)
+    text = await answer.text()
+    comments = text.count(":\n\n")
+    events = data_of(text.replace(":\n\n", ""))
+    if load_s is None:
+        (event,) = events
+        assert "longer than the request's time" in event["error"]["message"]
+        assert comments >= 2
+    else:
+        assert (text_of(events), events[-1]) == ("Hi", DONE)
+        assert comments == (1 if load_s == 20.0 else 0)
+
+
+async def test_client_that_leaves_while_its_model_is_loaded_waits_no_more(http: Http) -> None:
+    link = LoadingLink(http.fleet, "a", CHAT)
+    link.is_ready_at_once = False
+    answer = await chat(http, stream=True)
+    cold = http.fleet.routing.pipeline.cold
+    assert cold._count == 1
+    answer.close()
+    await eventually(lambda: cold._count == 0, "it waits no more")
+    link.load()
+    await http.settled()
+    assert link.asks == []
