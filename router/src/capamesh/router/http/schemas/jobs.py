@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
+from capamesh.protocol.links.calls import MAX_PRIORITY
 from capamesh.protocol.schema import Meta
+from capamesh.router.jobs.spec import Encoding
 
 Count = Annotated[int, Meta(ge=0)]
 State = Literal[
@@ -23,6 +25,8 @@ class JobInput(TypedDict):
     """The columns for each input of the model; left out: the column of the input's name."""
     id_column: NotRequired[str]
     """The column that names rows; left out: a row is named by its number, a file by its path."""
+    encoding: NotRequired[dict[str, Encoding]]
+    """The columns that do not have bytes as they are, and how they have them."""
 
 
 class JobOutput(TypedDict):
@@ -51,7 +55,7 @@ class JobRequest(TypedDict):
     version: NotRequired[str]
     """The model's version; left out: the one that requests get who name none."""
     output: NotRequired[JobOutput]
-    priority: NotRequired[Annotated[int, Meta(ge=1)]]
+    priority: NotRequired[Annotated[int, Meta(ge=1, le=MAX_PRIORITY)]]
     """The priority of its calls: 1 is the most urgent; left out: the least urgent that there is."""
     deadline_s: NotRequired[float | None]
     """The time by which it must have ended, in seconds since 1970."""
