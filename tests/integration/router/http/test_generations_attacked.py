@@ -35,7 +35,7 @@ def nested(inner: str) -> bytes:
 
 ATTACKS: dict[str, tuple[object, int, str | None, str]] = {
     # what else may not be in a body is told by its reader's own tests
-    "choices": (body_of(n=128), 400, "n", "n is 128; a whole number from 1 to 8 is expected"),
+    "choices": (body_of(n=128), 400, "n", "n is 128, expected a whole number from 1 to 8"),
     "stop": (body_of(stop="a" * 257), 400, "stop", "256"),
     "tokens": (body_of(max_tokens=10**400), 400, "max_tokens", "number from 1 to 131072"),
     "size": (body_of(messages=[{**HI[0], "content": "x" * (10 * 2**20)}]), 413, None, "1048576"),

@@ -139,3 +139,19 @@ def test_shards_are_cut_by_the_rows_that_nodes_run(tmp_path: Path) -> None:
         for number in dict.fromkeys(batch.numbers)
     ]
     assert numbers == list(range(len(sizes)))
+
+
+def test_columns_of_a_data_set_stand_beside_what_is_asked(tmp_path: Path) -> None:
+    lines = (
+        b'{"prompt": "a", "label": 3, "max_tokens": 2}\n'
+        b'{"prompt": "b", "bad_words": ["x"]}\n'
+        b'{"url": "/v1/completions", "body": {"prompt": "c", "label": 3}}\n'
+    )
+    found = window(written(tmp_path, lines))
+    assert [values for batch in found.batches for *_, values in shown(batch)] == [
+        b'{"prompt":"a","max_tokens":2}'
+    ]
+    assert [(one.row, one.text.split(" ")[0]) for one in found.bad] == [
+        (1, "bad_words"),
+        (2, "label"),
+    ]
