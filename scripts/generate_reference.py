@@ -129,9 +129,9 @@ def generation_fields_page() -> str:
     """Return the page on the fields of requests for generation."""
     texts = {
         field.name: field.text
-        for kind in [*vars(bodies).values()][::-1]
-        if inspect.isclass(kind) and kind.__module__ == bodies.__name__
-        for field in fields_of(class_of(kind))
+        for kind in [*BODIES.values()][::-1]
+        for base in _classes_of(kind)
+        for field in fields_of(class_of(base))
     }
     names = dict.fromkeys(name for kind in BODIES.values() for name in kind.__annotations__)
     done = [
@@ -175,6 +175,13 @@ A value of the second column asks for nothing, and is taken.
 
 {table(("fields", "are"), skipped)}
 """
+
+
+def _classes_of(kind: type[Any]) -> list[type[Any]]:
+    """Return a body's type behind those whose fields it has; at run time each is a plain dict."""
+    names = [ast.unparse(base) for base in class_of(kind).bases]
+    bases = [vars(bodies)[name] for name in names if name != "TypedDict"]
+    return [each for base in bases for each in _classes_of(base)] + [kind]
 
 
 def bounds(name: str) -> str:

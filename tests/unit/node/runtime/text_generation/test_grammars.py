@@ -163,6 +163,10 @@ DOUBLED = "\n".join(
         (Grammar("regex", "(" * 4000), "invalid regex"),
         (Grammar("regex", "(?=a)b"), "look-around"),
         (Grammar("lark", DOUBLED), "too big"),
+        (Grammar("lark", "start: A\nA: /.*0.*/ & /.*1.*/"), "has &, which is not taken"),
+        (Grammar("lark", "start: A\nA: ~/.*0.*/"), "has ~, which is not taken"),
+        (Grammar("lark", 'start: A\nA: "\\"" & <"> & /[/]"/ & "x"'), "has &, which"),
+        (Grammar("lark", 'start: A // "\nA: /a/ & /b/ // "'), "has &, which"),
     ],
 )
 def test_grammar_that_is_none_is_refused(made: Grammars, grammar: Grammar, says: str) -> None:
@@ -185,6 +189,35 @@ def test_pattern_that_is_too_much_work_ends_the_answer_as_the_callers_fault(made
         one.accept(a)
 
 
+def joined(count: int) -> Grammar:
+    """Return a schema of a text that has to match so many patterns."""
+    schema = {"allOf": [{"type": "string", "pattern": f".*{each}.*"} for each in range(count)]}
+    return Grammar("json_schema", json.dumps(schema))
+
+
+def nested(count: int) -> Grammar:
+    schema: dict[str, Any] = {}
+    for each in range(count):
+        schema = {"type": "string", "pattern": f".*{each}.*", "anyOf": [schema]}
+    return Grammar("json_schema", json.dumps(schema))
+
+
+def test_patterns_that_no_text_has_to_match_together_may_be_many(made: Grammars) -> None:
+    names = {f"p{each}": {"type": "string", "pattern": f"^{each}$"} for each in range(50)}
+    optional = {"anyOf": [{"type": "string", "pattern": "^a$"}, {"type": "null"}], "title": "A"}
+    schema = {"type": "object", "properties": {**names, "a": optional}}
+    for grammar in (Grammar("json_schema", json.dumps(schema)), joined(3)):
+        assert made.compile(grammar)().mask().any()
+
+
+def test_operators_in_texts_of_rules_are_texts(made: Grammars) -> None:
+    for rules in (
+        'start: "&&" | "~" | /[&~]/ | "\\"&" | A~2  // it is',
+        'root ::= "&&" | "~" | [&~]',
+    ):
+        assert made.compile(Grammar("lark", rules + '\nA: "a"' * ("A~2" in rules)))().mask().any()
+
+
 def chain(length: int, *, is_deep: bool = False) -> Grammar:
     """Return a schema whose references follow one on the other."""
 
@@ -203,6 +236,9 @@ def chain(length: int, *, is_deep: bool = False) -> Grammar:
         (chain(1000), "1001 references, which could come to a depth of 3006; it may be 500"),
         (chain(200, is_deep=True), "201 references, which could come to a depth of 1010"),
         (Grammar("json_schema", json.dumps({"enum": [[]] * 2050})), "more than 2048 objects"),
+        (joined(9), "9 patterns and formats"),
+        (nested(9), "9 patterns and formats"),
+        (Grammar("json_schema", '{"multipleOf": 99991}'), "it may be 10000"),
         (Grammar("lark", "start: a\n" + "\n" * 501), "502 lines; it may have 500"),
     ],
 )

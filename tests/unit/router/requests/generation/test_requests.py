@@ -244,6 +244,66 @@ def test_fields_of_other_servers_are_done(fields: Any, asked: Any) -> None:
         assert settings == asked
 
 
+OPENAI: dict[str, Any] = {
+    "n": 1,
+    "logit_bias": {},
+    "user": "u",
+    "store": False,
+    "metadata": {"a": "b"},
+    "seed": None,
+    "service_tier": "auto",
+    "parallel_tool_calls": True,
+    "logprobs": False,
+    "top_logprobs": 0,
+    "stop": None,
+    "tools": None,
+    "reasoning_effort": None,
+    "prompt_cache_retention": "24h",
+    "safety_identifier": "u",
+    "modalities": ["text"],
+    "verbosity": "medium",
+    "stream": True,
+    "stream_options": {"include_usage": True, "include_obfuscation": False},
+}
+VLLM: dict[str, Any] = {
+    "best_of": 1,
+    "use_beam_search": False,
+    "length_penalty": 1.0,
+    "early_stopping": False,
+    "top_k": -1,
+    "min_p": 0.0,
+    "skip_special_tokens": True,
+    "detokenize": True,
+    "bad_words": [],
+    "spaces_between_special_tokens": True,
+    "include_stop_str_in_output": False,
+    "min_tokens": 0,
+    "stop_token_ids": [],
+    "logits_processors": [],
+    "prompt_logprobs": None,
+    "extra_body": {},
+    "repetition_penalty": 1.0,
+    "vllm_xargs": {},
+    "priority": 0,
+    "guided_json": None,
+    "stream": True,
+    "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+}
+
+
+def test_values_that_clients_send_for_nothing_are_taken() -> None:
+    for asked in (chat(**OPENAI), chat(**VLLM), completion(**VLLM)):
+        assert (asked.is_streamed, asked.has_usage) == (True, True)
+    chat(add_special_tokens=False)
+    completion(add_special_tokens=True)
+    nothing = {"reasoning": {"effort": None, "summary": None}, "store": False, "truncation": None}
+    read_response({"model": "m", "input": "Hi", "include": [], **nothing, "stream_options": {}})
+    with pytest.raises(InvalidParameter, match="add_special_tokens"):
+        completion(add_special_tokens=False)
+    with pytest.raises(InvalidParameter, match=r"did you mean stream_options\.include_usage"):
+        chat(stream=True, stream_options={"include_usge": True})
+
+
 def test_foreign_fields_stand_in_one_list() -> None:
     assert not REFUSED.keys() & SKIPPED.keys()
     for options in ({"mirostat": 1}, {"num_ctxx": 1}, {"top_p": 2}):

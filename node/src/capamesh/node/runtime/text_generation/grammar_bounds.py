@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import math
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, cast
 
 from capamesh.protocol.errors import InvalidRequest, TooLarge
@@ -14,7 +16,29 @@ MAX_DEPTH: Final = 500
 """The most that a schema's depth may come to along its references (measured: 2,200 end the process where a stack has 8 MiB, 1,100 do not)."""
 MAX_RULES: Final = 500
 """The most lines of a grammar (measured: 3,000 rules end the process, 1,000 do not)."""
-_NESTED: Final = ("%json", "%lark")
+MAX_PATTERNS: Final = 8
+"""The most patterns that one text may have to match (measured: 10 take 40 ms, 12 half a second, and 32 minutes: the library counts none of it)."""
+MAX_MULTIPLE: Final = 10_000
+"""The most that the different values of multipleOf may come to as a product (measured: each of 100,000 takes 0.7 seconds and 47 MiB)."""
+_NESTED: Final = ("%json", "%lark", "%regex")
+_OPERATORS: Final = re.compile(
+    r"""
+    "(?:\\.|[^"\\])*"             # what is text to the library
+    | /(?:\\.|[^/\\])+/
+    | <[^<>\s]+>
+    | (?:\#|//)[^\n&~]*
+    | (?P<operator>&|~(?!\s*\d))  # a number of times is no operator
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_JOINING: Final = ("allOf", "anyOf", "oneOf", "$ref")
+_NO_BOUNDS: Final = frozenset(
+    {
+        *("title", "description", "default", "examples", "deprecated", "type", "discriminator"),
+        *("$schema", "$id", "$comment", "$defs", "definitions", "readOnly", "writeOnly"),
+    }
+)
+"""The keywords that ask nothing of a text."""
 
 
 def check_schemas(schemas: Iterable[object]) -> None:
@@ -22,6 +46,7 @@ def check_schemas(schemas: Iterable[object]) -> None:
     parts = 0
     for schema in schemas:
         count, depth, references = _measure(schema)
+        _check_patterns(schema)
         parts += count
         if parts > MAX_PARTS:
             raise TooLarge(
@@ -55,6 +80,58 @@ def check_rules(text: str) -> None:
             raise InvalidRequest(
                 f"the grammar has {name}, which is not taken within another: send a schema, or rules alone"
             )
+    for found in _OPERATORS.finditer(text):
+        if found["operator"]:
+            raise InvalidRequest(
+                f"the grammar has {found['operator']}, which is not taken outside of texts: write the rules without"
+            )
+
+
+def _check_patterns(schema: object) -> None:
+    """Raise `TooLarge` if a value may have to fit too much at once: the library looks at all that it comes to together."""
+    patterns: set[str] = set()
+    multiples: set[float] = set()
+    is_joined = False
+    for part in _parts(schema):
+        patterns.update(
+            each for key in ("pattern", "format") if isinstance(each := part.get(key), str)
+        )
+        multiple = part.get("multipleOf")
+        if isinstance(multiple, int | float):
+            multiples.add(multiple)
+        names = part.get("patternProperties")
+        if isinstance(names, dict):
+            patterns.update(cast("dict[str, Any]", names))
+            is_joined = True
+        joining = [key for key in _JOINING if key in part]
+        members = part.get("allOf")
+        if joining and (
+            part.keys() - _NO_BOUNDS - {joining[0]}
+            or (isinstance(members, list) and len(cast("list[object]", members)) > 1)
+        ):
+            is_joined = True
+    if is_joined and len(patterns) > MAX_PATTERNS:
+        raise TooLarge(
+            f"a schema of the answer has {len(patterns)} patterns and formats, which allOf, patternProperties or others may join; it may have"
+            f" {MAX_PATTERNS}: leave some out"
+        )
+    product = math.prod(max(each, 1) for each in multiples)
+    if product > MAX_MULTIPLE:
+        raise TooLarge(
+            f"a schema of the answer has values of multipleOf whose product is {product:g}; it may be {MAX_MULTIPLE}"
+        )
+
+
+def _parts(schema: object) -> Iterator[dict[str, Any]]:
+    left = [schema]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            values = cast("dict[str, Any]", part)
+            left += values.values()
+            yield values
+        elif isinstance(part, list):
+            left += cast("list[object]", part)
 
 
 def _measure(schema: object) -> tuple[int, int, int]:

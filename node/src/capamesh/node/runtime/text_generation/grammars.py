@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -25,16 +26,22 @@ from capamesh.node.runtime.text_generation.tool_grammar import SPACES
 from capamesh.protocol.errors import InvalidRequest, ModelInvalid, RunFailed, TooLarge
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
     from llguidance._lib import JsonCompileOptions
 
 GrammarKind = Literal["json", "json_schema", "regex", "choice", "lark", "tools"]
 MAX_GRAMMAR_CHARACTERS: Final = 256 * 1024
 """The most characters of a grammar (guess)."""
 MAX_PATTERN_CHARACTERS: Final = 8192
-"""The most characters of a client's regular expression or rules (measured: 8,000 take two seconds, 16,000 eight and a gigabyte)."""
-PATTERN_FUEL: Final = 16_000
-"""The size of a client's pattern in the library's units (measured: the worst then takes three seconds; with the library's 1,000,000 nine, and a step of all answers one)."""
+"""The most characters of a client's regular expression or rules (measured: without bounds 16,000 take eight seconds and a gigabyte)."""
+REGEX_FUEL: Final = 64_000
+"""The size of a client's regular expression in the library's units (measured: the worst then takes 20 ms)."""
+RULES_FUEL: Final = 16_000
+"""The size of a client's rules, which can double at each line (measured: the worst then takes two seconds; \\w in a terminal needs as much)."""
+STEP_FUEL: Final = 50_000
+"""The work for one mask in the library's units (guess: four milliseconds)."""
+MOST_STATES: Final = 10_000
+"""The most states that one answer finds in its grammar (guess: 20 MB, by the library's figures)."""
 MOST_KEPT: Final = 32
 """The most grammars that are kept compiled (guess: the forms of some applications)."""
 MOST_KEPT_CHARACTERS: Final = 2 * MAX_GRAMMAR_CHARACTERS
@@ -81,9 +88,14 @@ class Grammars:
         except ImportError as exc:
             raise missing("llguidance") from exc
         self._matcher: type[LLMatcher] = llguidance.LLMatcher
-        self._pattern_limits = llguidance.LLParserLimits(
-            initial_lexer_fuel=PATTERN_FUEL, verbose_errors=False
+        limits = partial(
+            llguidance.LLParserLimits, max_lexer_states=MOST_STATES, verbose_errors=False
         )
+        self._limits = limits()
+        self._pattern_limits: dict[GrammarKind, LLParserLimits] = {
+            "regex": limits(initial_lexer_fuel=REGEX_FUEL, step_lexer_fuel=STEP_FUEL),
+            "lark": limits(initial_lexer_fuel=RULES_FUEL, step_lexer_fuel=STEP_FUEL),
+        }
         self._vocabulary = vocabulary
         if not raw_tokenizer.lstrip().startswith(b"{"):  # the library takes other texts for names
             raise ModelInvalid("grammars cannot be had with this tokenizer: it is no JSON object")
@@ -120,7 +132,7 @@ class Grammars:
             InvalidRequest: the grammar is none, or has what is not supported.
             TooLarge: it is over the limit.
         """
-        is_pattern = grammar.kind in {"regex", "lark"}
+        is_pattern = grammar.kind in self._pattern_limits
         most = MAX_PATTERN_CHARACTERS if is_pattern else MAX_GRAMMAR_CHARACTERS
         if len(grammar.text) > most:
             raise TooLarge(
@@ -156,7 +168,7 @@ class Grammars:
             "lark": kinds.grammar_from_lark,
             "tools": kinds.grammar_from_lark,
         }
-        limits = self._pattern_limits if grammar.kind in {"regex", "lark"} else None
+        limits = self._pattern_limits.get(grammar.kind, self._limits)
         try:
             text = make[grammar.kind](grammar.text)
             matcher = kinds(self._tokenizer, text, log_level=_SILENT, limits=limits)

@@ -142,19 +142,19 @@ class Guided(TypedDict):
     guided_json: NotRequired[dict[str, Any] | str | None]
     """A JSON schema, or its text."""
     json_schema: NotRequired[dict[str, Any] | str | None]
-    """The same."""
+    """The same as `guided_json`."""
     guided_regex: NotRequired[str | None]
     """A regular expression of at most 8,192 characters, in the syntax of Rust's regex without look-around."""
     regex: NotRequired[str | None]
-    """The same."""
+    """The same as `guided_regex`."""
     guided_choice: NotRequired[list[str] | None]
     """The texts of which the answer is one, up to 1,024."""
     guided_grammar: NotRequired[str | None]
-    """Rules of at most 8,192 characters, in Lark (with `start:`) or GBNF (with `root ::=`)."""
+    """Rules of at most 8,192 characters, in Lark (with `start:`, without `&` and `~`) or GBNF (with `root ::=`)."""
     grammar: NotRequired[str | None]
-    """The same."""
+    """The same as `guided_grammar`."""
     ebnf: NotRequired[str | None]
-    """The same."""
+    """The same as `guided_grammar`."""
 
 
 class Common(Sampling, Guided):
@@ -167,7 +167,7 @@ class Common(Sampling, Guided):
     max_tokens: NotRequired[Tokens | None]
     """The most tokens of an answer; left out: as many as the model has room for, and 16 of `/v1/completions`."""
     max_completion_tokens: NotRequired[Tokens | None]
-    """The same."""
+    """The same as `max_tokens`."""
     stream: NotRequired[bool | None]
     """True if the answer comes as server-sent events."""
     stream_options: NotRequired[StreamOptions | None]
@@ -206,6 +206,8 @@ class CompletionRequest(Common):
     """True if answers begin with their prompt; not with `logprobs`."""
     best_of: NotRequired[int | None]
     """The same as `n`, or left out."""
+    add_special_tokens: NotRequired[Literal[True] | None]
+    """A text begins as the model's do; send tokens where it should not."""
 
 
 class ResponseText(TypedDict):

@@ -7,7 +7,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, NotRequired, cast, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NotRequired,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from capamesh.protocol.schema import Mismatch, read
 from capamesh.router.requests.generation.fields import Values
@@ -21,7 +31,7 @@ _CHATS: Final = "ask /v1/chat/completions for them"
 _OWN_TEMPLATE: Final = "the model's own template is taken; /v1/completions takes none"
 REFUSED: Final[Mapping[str, tuple[tuple[object, ...], str]]] = {
     "add_generation_prompt": ((True,), _OWN_TEMPLATE),
-    "add_special_tokens": ((), "send a prompt of tokens to /v1/completions"),
+    "add_special_tokens": ((False,), "send a prompt of tokens to /v1/completions"),
     "allowed_token_ids": ((), "use logit_bias, or a grammar"),
     "audio": ((), _TEXTS),
     "background": ((False,), "answers are not made in the background; leave it out"),
@@ -33,11 +43,14 @@ REFUSED: Final[Mapping[str, tuple[tuple[object, ...], str]]] = {
     "continue_final_message": ((False,), "send the text so far as a prompt to /v1/completions"),
     "conversation": ((), _STORED),
     "custom_logit_processor": ((), _LEAVE_IT),
+    "detokenize": ((True,), "answers are texts"),
     "documents": (([],), "put their texts into messages"),
     "dry_multiplier": ((0, 0.0), "use frequency_penalty"),
     "dynatemp_range": ((0, 0.0), "use temperature"),
+    "early_stopping": ((False,), "it is of beam search, which is not done"),
     "echo": ((False,), "ask /v1/completions for it"),
     "enable_thinking": ((), _TEMPLATE),
+    "extra_body": (({},), "put its fields into the body"),
     "function_call": (("none", "auto"), "use tool_choice"),
     "functions": (([],), "use tools"),
     "grammar_lazy": ((False,), "a grammar holds from the beginning"),
@@ -67,7 +80,7 @@ REFUSED: Final[Mapping[str, tuple[tuple[object, ...], str]]] = {
     "random_seed": ((), "use seed"),
     "reasoning": (({},), _TEMPLATE),
     "reasoning_effort": ((), _TEMPLATE),
-    "repeat_last_n": ((), "penalties count the whole prompt and answer; leave it out"),
+    "repeat_last_n": ((-1,), "penalties count the whole prompt and answer; leave it out"),
     "repeat_penalty": ((1, 1.0), "use repetition_penalty"),
     "return_hidden_states": ((False,), _LEAVE_IT),
     "return_token_ids": ((False,), "ask for logprobs"),
@@ -96,13 +109,17 @@ REFUSED: Final[Mapping[str, tuple[tuple[object, ...], str]]] = {
     "typical_p": ((1, 1.0), "use top_p or min_p"),
     "use_beam_search": ((False,), "use n"),
     "verbosity": (("medium",), "ask for it in a message"),
+    "vllm_xargs": (({},), _LEAVE_IT),
     "web_search_options": ((), "give the model a tool that searches"),
     "xtc_probability": ((0, 0.0), "use temperature"),
 }
 """The fields that could change an answer, with the values that ask for nothing and with what to do instead."""
 SKIPPED: Final[Mapping[str, str]] = {
     **dict.fromkeys(
-        ("user", "safety_identifier", "metadata", "client_metadata", "request_id"),
+        (
+            *("user", "safety_identifier", "metadata", "client_metadata", "request_id"),
+            *("chat_id", "session_id"),
+        ),
         "the client's own words",
     ),
     **dict.fromkeys(
@@ -110,6 +127,7 @@ SKIPPED: Final[Mapping[str, str]] = {
             *("guided_decoding_backend", "priority", "prompt_cache_retention", "cache_prompt"),
             *("keep_alive", "num_ctx", "num_keep", "num_batch", "num_gpu", "main_gpu"),
             *("num_thread", "numa", "low_vram", "use_mmap", "use_mlock", "id_slot"),
+            *("f16_kv", "vocab_only", "logits_all"),
         ),
         "the way in which a server runs its models",
     ),
@@ -124,7 +142,8 @@ SKIPPED: Final[Mapping[str, str]] = {
     **dict.fromkeys(
         (
             *("include_reasoning", "separate_reasoning", "stream_reasoning", "reasoning_format"),
-            *("parse_tool_calls", "timings_per_token", "return_progress"),
+            *("parse_tool_calls", "timings_per_token", "return_progress", "stream_options"),
+            *("include_obfuscation", "continuous_usage_stats"),
         ),
         "what is told beside the text",
     ),
@@ -177,6 +196,8 @@ def _check_foreign(name: str, value: object, hints: Mapping[str, object], at: st
             f"{at}{name[:80]} is not known here, and could change the answer: {hint}",
         )
     harmless, instead = found
+    if isinstance(value, dict):
+        value = {key: each for key, each in value.items() if each is not None}
     if not any(type(value) is type(each) and value == each for each in harmless):
         raise InvalidParameter(f"{at}{name}", f"{at}{name} is not supported here: {instead}")
 
@@ -200,4 +221,4 @@ def _is_plain(hint: object) -> bool:
     base: Any = options[0]
     while get_origin(base) in {Annotated, list}:
         base = get_args(base)[0]
-    return base in {int, float, bool, str}
+    return base in {int, float, bool, str} or get_origin(base) is Literal

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, cast
 
 from capamesh.router.requests.generation.asked import SEEDS
+from capamesh.router.requests.generation.bodies import StreamOptions
 from capamesh.router.requests.generation.fields import (
     Values,
     flag,
@@ -13,6 +14,7 @@ from capamesh.router.requests.generation.fields import (
     whole,
     wrong,
 )
+from capamesh.router.requests.generation.foreign_fields import taken
 from capamesh.router.requests.invalid_parameter import InvalidParameter
 
 MOST_STOPS: Final = 4
@@ -92,6 +94,7 @@ def stream_of(values: Values) -> tuple[bool, bool]:
             "stream_options",
             "stream_options are for streams; set stream to true, or leave them out",
         )
+    taken(options, StreamOptions, at="stream_options.")
     return True, flag(options, "include_usage", at="stream_options.")
 
 
