@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 
 class _Awaited(Responder):
-    """Keeps an outcome in a future."""
-
     __slots__ = ("future",)
 
     def __init__(self) -> None:

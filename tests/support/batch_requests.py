@@ -9,7 +9,6 @@ URL = "/v1/embeddings"
 
 
 def request(name: str, given: object = "a cat", **changed: Any) -> dict[str, Any]:
-    """Return a request for embeddings."""
     body = {"model": "words", "input": given, **changed.pop("body", {})}
     return {"custom_id": name, "method": "POST", "url": URL, "body": body, **changed}
 

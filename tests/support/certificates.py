@@ -80,7 +80,6 @@ class Authority:
         return files
 
     def server(self, *, client_ca: Path | None = None) -> TlsFiles:
-        """Return the files of a server's TLS."""
         certificate, key = self.issue("localhost")
         return TlsFiles(certificate, key, client_ca)
 

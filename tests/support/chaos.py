@@ -115,7 +115,6 @@ def own_pids(member: Member) -> list[int]:
 
 
 def sidecar_pid(member: Member) -> int:
-    """Return the process of a member's mesh."""
     return int(member.status()["sidecar_pid"])
 
 

@@ -78,7 +78,6 @@ class Cluster(LocalCluster):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where the router's HTTP port is."""
         host, port = self.http_url.removeprefix("http://").rsplit(":", 1)
         return host, int(port)
 
@@ -235,7 +234,6 @@ def kept_ports() -> dict[str, Any]:
 
 
 def peer_of(member: Member) -> str:
-    """Return a member's peer id."""
     return str(member.status()["peer_id"])
 
 
@@ -274,13 +272,11 @@ def is_alive(pid: int) -> bool:
 
 
 async def get(url: str) -> Any:
-    """Return the JSON at a URL."""
     async with aiohttp.ClientSession() as session, session.get(url) as reply:
         return await reply.json()
 
 
 async def models_at(url: str) -> list[dict[str, Any]]:
-    """Return the models of `/v1/models`."""
     return list((await get(f"{url}/v1/models"))["models"])
 
 

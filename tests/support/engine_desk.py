@@ -26,8 +26,6 @@ PROFILE = ServiceProfile((ProfilePoint(1, 0.010), ProfilePoint(4, 0.016), Profil
 
 
 class Desk:
-    """An engine, a clock and the answers that came."""
-
     def __init__(
         self,
         plan: BatchPlan | None = None,

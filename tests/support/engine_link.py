@@ -109,7 +109,6 @@ async def load_of(link: Link, model: str) -> LoadReport:
 
 
 async def metrics_text(node: Process) -> str:
-    """Return the node's metrics as they are."""
     async with aiohttp.ClientSession() as session, session.get(node.status()["metrics"]) as reply:
         return await reply.text()
 

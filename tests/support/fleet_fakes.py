@@ -160,8 +160,6 @@ def answering(answer: Answer) -> Reply:
 
 
 def after(seconds: float, reply: Reply) -> Reply:
-    """Do so later."""
-
     def later(ask: Ask) -> None:
         asyncio.get_running_loop().call_later(seconds, reply, ask)
 
@@ -246,8 +244,6 @@ class Ask(_Asked):
 
 
 class LoadAsk(_Asked):
-    """One probe at a link."""
-
     def __init__(self, link: FakeLink, stream: int, meta: bytes) -> None:
         super().__init__(link.probing, stream)
         self.link = link
@@ -355,7 +351,6 @@ class FakeLink:
 
 
 def linked(endpoint: Endpoint, *script: Reply) -> FakeLink:
-    """Give an endpoint a link and return it."""
     link = FakeLink(*script, endpoint=endpoint)
     endpoint.link = link  # type: ignore[assignment]
     endpoint.process = endpoint.process or link.peer_process
@@ -429,7 +424,6 @@ class Nodes:
         return self.links[-1]
 
     def hear(self, joined: NodeAdvert, invite: str = "") -> None:
-        """Add the node of an advert."""
         judged = self.owners.heard(joined, invite, self.clock()) if self.owners else None
         self.view.apply([Joined(joined)])
         if judged is not None:

@@ -129,5 +129,4 @@ class Members(Dialler):
 
     @property
     def peers(self) -> list[PeerId]:
-        """Who is in the fleet."""
         return list(self.fleet.adverts)

@@ -31,8 +31,6 @@ ANSWER = answer_of("1", fp32("y", [1, 2]))
 
 
 class World:
-    """A front, a router's core and real links to nodes that answer at once; nothing has a socket."""
-
     def __init__(
         self,
         ended: EndedRequests | None = None,
@@ -76,7 +74,6 @@ class World:
         self.connect()
 
     def connect(self) -> None:
-        """Let a new client connect."""
         self.client = Transport()
         self.connection = FrontConnection(self.front)
         self.connection.connection_made(cast("asyncio.Transport", self.client))

@@ -16,8 +16,6 @@ THRESHOLDS = (7, 3, 3)
 
 
 class EagerCollector:
-    """A plugin of pytest."""
-
     def pytest_runtest_setup(self) -> None:
         gc.set_threshold(*THRESHOLDS)
 

@@ -124,7 +124,6 @@ class FakeSlots(Slots):
         self.is_closed = True
 
     def tokens(self, slot: int) -> list[int]:
-        """Return the tokens that `slot` holds."""
         return self._cache[slot, : self._used[slot], 0].tolist()
 
     def _fail(self) -> None:
@@ -195,7 +194,6 @@ class Desk:
         return plan is not None
 
     def run(self) -> None:
-        """Run until there is nothing to do."""
         while self.step():
             pass
 
@@ -205,11 +203,9 @@ class Desk:
             assert self.step()
 
     def ids(self, sequence: TokenSequence) -> list[int]:
-        """Return the tokens that `sequence` was told to have."""
         return [token for part in self.told[sequence] for token in part.ids]
 
     def text(self, sequence: TokenSequence) -> str:
-        """Return the text that `sequence` was told to have."""
         return "".join(part.text for part in self.told[sequence])
 
     def finish(self, sequence: TokenSequence) -> str | None:
@@ -222,8 +218,6 @@ class Desk:
 
 @dataclasses.dataclass
 class Seen:
-    """What came of a schedule, in counts."""
-
     compared: int
     gave_way: int
     bulk_gave_way: int

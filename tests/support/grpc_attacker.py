@@ -13,8 +13,6 @@ from router_http import Http
 
 
 class Attacker(Http2Client):
-    """A connection of a scripted client."""
-
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         super().__init__()
         self._reader = reader

@@ -14,8 +14,6 @@ from capamesh.router.grpc.methods import SERVICE
 
 
 class Called(NamedTuple):
-    """What came back."""
-
     status: int
     """The code of gRPC; 0: it went well."""
     said: str

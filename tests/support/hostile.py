@@ -66,16 +66,13 @@ class MemoryWatch:
         """The members one of whose processes was killed, once for each."""
 
     def start(self) -> None:
-        """Begin to watch."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End."""
         self._ended.set()
         self._thread.join()
 
     def now_bytes(self, pid: int) -> int:
-        """Return what a member occupies now."""
         return sum(map(own_bytes, children_of(pid)))
 
     def _run(self) -> None:
@@ -117,7 +114,6 @@ class AttackedNetwork(Cluster):
     watch: MemoryWatch
 
     def bytes_of(self, member: Member) -> int:
-        """Return what a member occupies now, its children included."""
         return self.watch.now_bytes(member.pid)
 
     def peak_bytes(self, member: Member) -> int:

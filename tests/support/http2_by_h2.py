@@ -91,8 +91,6 @@ class _Unsent:
 
 
 class SessionByH2(Http2Session):
-    """One connection, by h2."""
-
     def __init__(self) -> None:
         self._has_left = False
         self._last_stream = 0

@@ -60,17 +60,14 @@ class Http2Client:
         return frame(HEADERS, flags, stream, self._encoder.encode(headers))
 
     def data(self, stream: int, data: bytes, *, is_last: bool = False) -> bytes:
-        """Return DATA frames."""
         pieces = [data[at : at + 16384] for at in range(0, len(data) or 1, 16384)]
         frames = [frame(DATA, 0, stream, piece) for piece in pieces[:-1]]
         return b"".join((*frames, frame(DATA, END_STREAM if is_last else 0, stream, pieces[-1])))
 
     def window(self, stream: int, more_bytes: int) -> bytes:
-        """Return WINDOW_UPDATE."""
         return frame(WINDOW, 0, stream, number(more_bytes))
 
     def reset(self, stream: int, code: int = 8) -> bytes:
-        """Return RST_STREAM."""
         return frame(RST, 0, stream, number(code))
 
     def take(self, data: bytes) -> None:
@@ -91,7 +88,6 @@ class Http2Client:
 
     @property
     def goaway(self) -> GoAwayFrame | None:
-        """Return the GOAWAY that came last."""
         found = [frame for frame in self.frames if isinstance(frame, GoAwayFrame)]
         return found[-1] if found else None
 

@@ -36,8 +36,6 @@ _Result = TypeVar("_Result")
 
 
 class Clock:
-    """A clock that stands still until it is set."""
-
     def __init__(self) -> None:
         self.now_s = NOW_S
 
@@ -84,7 +82,6 @@ class Desk:
         return waiting.future.result(timeout=0)
 
     def call(self, function: Callable[..., _Result], *words: object, **named: object) -> _Result:
-        """Run an operation with these arguments."""
         return self.run(lambda turn: function(turn, *words, **named))
 
     @staticmethod
@@ -119,7 +116,6 @@ class Desk:
         return done
 
     def now(self, job: Job) -> Job:
-        """Return a job as it is now."""
         return self.call(job_operations.get, job.id)
 
     def move(self, job: Job, to: JobState, reason: str = "") -> Job:

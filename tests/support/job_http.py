@@ -46,11 +46,9 @@ class JobHttp:
         return json.loads(await self._ask("POST", "/v1/jobs", job))
 
     async def job(self, job_id: str) -> dict[str, Any]:
-        """Return a job as it is now."""
         return json.loads(await self._ask("GET", f"/v1/jobs/{job_id}"))
 
     async def move(self, job_id: str, word: str) -> dict[str, Any]:
-        """Pause, resume or cancel a job."""
         return json.loads(await self._ask("POST", f"/v1/jobs/{job_id}/{word}"))
 
     async def until(
@@ -63,7 +61,6 @@ class JobHttp:
         return job
 
     async def ended(self, job_id: str, limit_s: float) -> dict[str, Any]:
-        """Return a job once it has ended."""
         return await self.until(job_id, lambda job: job["state"] in ENDED, limit_s)
 
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> bytes:

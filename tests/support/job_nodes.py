@@ -81,8 +81,6 @@ class At(Started):
 
 
 class FakeCall(Started):
-    """A call at a node."""
-
     def __init__(self, nodes: FakeNodes, call: BulkCall, on_end: OnEnd) -> None:
         self.call = call
         self._nodes = nodes
@@ -128,8 +126,6 @@ class FakeCall(Started):
 
 
 class FakeNodes(Nodes):
-    """A fleet of such nodes."""
-
     def __init__(self, *names: str, best_rows: int = 8, row_s: float = 0.001) -> None:
         self.nodes = {name: FakeNode(name, row_s) for name in names or ("a", "b")}
         self.best_rows = best_rows

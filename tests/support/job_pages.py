@@ -82,7 +82,6 @@ class JobClients:
     async def ask(
         self, key: str, method: str, path: str, body: Any = None, **headers: str
     ) -> aiohttp.ClientResponse:
-        """Send a request, and read its answer."""
         sent = {**({"Authorization": f"Bearer {key}"} if key else {}), **headers}
         options = {} if body is None else {"json": body}
         response = await self.http.client.request(method, path, headers=sent, **options)
@@ -96,7 +95,6 @@ class JobClients:
         return await response.json()
 
     async def submit(self, key: str = "", **more: Any) -> str:
-        """Submit a job and return its id."""
         job = await self.told(key, "POST", "/v1/jobs", self.body(**more))
         return str(job["id"])
 

@@ -28,8 +28,6 @@ MOST_ROWS = 3
 
 @dataclass
 class Fault:
-    """What goes wrong with one request."""
-
     method: str
     part: str
     """What its path has in it."""
@@ -321,7 +319,6 @@ def page(entries: list[dict[str, Any]]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def running_job_server() -> Iterator[JobServer]:
-    """Run a server in a thread of its own."""
     server = JobServer()
     with served(server.application()) as server.url:
         yield server

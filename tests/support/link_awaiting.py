@@ -16,8 +16,6 @@ from capamesh.protocol.links.outgoing import Buffer
 
 
 class Awaited(ResponseHandler, LoadHandler):
-    """Waits for an answer, or for a load, in a future."""
-
     def __init__(self) -> None:
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 

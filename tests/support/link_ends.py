@@ -118,7 +118,6 @@ class Ends:
         deliver(self.link, b"".join(self.peer.take(1 << 20)))
 
     def lose(self) -> None:
-        """The socket ends."""
         self.transport.is_closed = True
         self.link.connection_lost(None)
 

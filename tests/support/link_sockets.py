@@ -364,7 +364,6 @@ class RawPeer:
         await within(self.writer.drain())
 
     async def greet(self, **changes: Any) -> Frame:
-        """Send a HELLO, read the other's."""
         await self.send(self.hello(**changes))
         return await self.frame()
 

@@ -20,8 +20,6 @@ from capamesh.protocol.tensors import Limits
 
 
 class LoadingLink(FakeLink):
-    """The link to such a node."""
-
     def __init__(self, fleet: Fleet, peer: str, model: ModelOffer, *script: Reply) -> None:
         """Add the node `peer` to the fleet, which has `model` once it is loaded."""
         away = ModelOffer(

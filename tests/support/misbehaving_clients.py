@@ -68,7 +68,6 @@ class Target:
 
 
 async def slow_head(target: Target, _: random.Random) -> None:
-    """Send a head byte by byte."""
     async with target.connected() as (reader, writer):
         await _trickle(reader, writer, INFER, target.pause_s)
 
@@ -88,7 +87,6 @@ async def slow_handshake(target: Target, _: random.Random) -> None:
 
 
 async def silent(target: Target, _: random.Random) -> None:
-    """Connect, and say nothing."""
     async with target.connected() as (reader, _writer):
         await reader.read()
 

@@ -151,7 +151,6 @@ class ScriptedServer:
 
 
 def read_request(connection: socket.socket) -> bytes:
-    """Return one whole request."""
     data = b""
     while b"\r\n\r\n" not in data:
         more = connection.recv(65536)
@@ -178,6 +177,5 @@ def answer(body: bytes, *, length: int | None = None) -> bytes:
 
 
 def reset(connection: socket.socket) -> None:
-    """Close with a reset instead of an end."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()

@@ -43,7 +43,6 @@ class Postgres:
         self.is_running = False
 
     def initialize(self) -> None:
-        """Make the server's folder."""
         # the server does not run as root
         user = pwd.getpwnam("postgres") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
         self._user, self._group = user.pw_uid, user.pw_gid
@@ -101,7 +100,6 @@ class Postgres:
         self.signal(signal.SIGCONT)
 
     def url(self, database: str = "postgres", password: str = QUOTED) -> str:
-        """Return the URL of a database."""
         return f"postgresql://capamesh:{password}@127.0.0.1:{self.port}/{database}"
 
     def new_database(self) -> str:
@@ -116,7 +114,6 @@ class Postgres:
         return f"{url}?connect_timeout=60"
 
     def execute(self, statement: str | sql.Composed, url: str = "") -> None:
-        """Run a statement."""
         with psycopg.connect(url or self.url(), autocommit=True) as connection:
             connection.execute(statement)  # type: ignore[arg-type]
 

@@ -9,12 +9,10 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the memory of a process that is in RAM."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
 
 
 def peak_bytes(pid: int) -> int:
-    """Return the most memory of a process that was in RAM at one time."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     (peak,) = [line for line in lines if line.startswith("VmHWM:")]
     return int(peak.split()[1]) * 1024

@@ -176,7 +176,6 @@ class RawClient(asyncio.Protocol):
         self.transport.close()
 
     def reset(self) -> None:
-        """Send RST."""
         raw = self.transport.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()

@@ -63,7 +63,6 @@ def usable(one: Replica, now_s: float = 0.0) -> bool:
 
 
 def lose(*replicas: Replica) -> None:
-    """Take their links down."""
     for one in replicas:
         one.endpoint.link = None
 
@@ -105,7 +104,6 @@ def tell(
 
 
 def send(policy: Policy, one: Replica, now_s: float) -> None:
-    """Send one request there."""
     one.rif += 1
     policy.sent(one, now_s)
 

@@ -63,7 +63,6 @@ class Network:
         return Membership.join(Identity.generate(), token or self.invite(role=role), NOW)
 
     def serial_of(self, token: JoinToken) -> str:
-        """Return the serial of the invite in a token."""
         return read_invite(read_authority(self.owner.ca_der), token.invite_der).serial
 
     def revoking(self, *, peer: PeerId | None = None, token: JoinToken | None = None) -> bytes:
@@ -97,5 +96,4 @@ def says(
 
 
 def says_goodbye(node: Membership, counter: int = 2) -> bytes:
-    """Return the envelope of a node's goodbye."""
     return seal(KIND_GOODBYE, {}, node, Sequence(NOW_MS * 1_000_000, counter), NOW_MS)

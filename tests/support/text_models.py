@@ -91,7 +91,6 @@ def classifier() -> onnx.ModelProto:
 
 
 def write_encoder(models_folder: Path, name: str = "words") -> None:
-    """Write the encoder of texts into a folder of models."""
     _write(models_folder / name, encoder(), EMBEDDING_MANIFEST)
 
 

@@ -27,7 +27,6 @@ def application_of(
 
 
 def refusal(status: int, code: str, words: str) -> tuple[int, dict[str, str], dict[str, str]]:
-    """Return an error as routers word it."""
     return status, {"error": words, "code": code}, {"X-Capamesh-Error": code}
 
 

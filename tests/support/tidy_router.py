@@ -65,7 +65,6 @@ def infer(name: str, *headers: bytes) -> bytes:
 
 
 def of_kind(kind: str, name: str) -> bytes:
-    """Return a request of a kind."""
     make, _, _ = _KINDS[kind]
     return make(name, json_body(name))
 

@@ -59,11 +59,9 @@ class Builder:
         self._add(json.loads(self._called("json.dumps(backend.get_requires_for_build_wheel())")))
 
     def wheel(self, into: Path) -> Path:
-        """Build a wheel into a folder; return it."""
         return into / self._called(f"backend.build_wheel({str(into)!r})")
 
     def sdist(self, into: Path) -> Path:
-        """Build a source distribution into a folder; return it."""
         return into / self._called(f"backend.build_sdist({str(into)!r})")
 
     def _called(self, call: str) -> str:

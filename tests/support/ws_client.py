@@ -59,7 +59,6 @@ def frame(
 
 
 def infer(name: str = "", **changes: object) -> str:
-    """Return a request as a text."""
     return json.dumps({"id": name, "inputs": [X], **changes})
 
 
@@ -107,7 +106,6 @@ class WsClient:
         self.event(CloseConnection(code))
 
     async def open(self, request: bytes) -> None:
-        """Ask, and read the answer."""
         self.raw(request)
         async with asyncio.timeout(GUARD_S):
             self.answer = await self._reader.readuntil(b"\r\n\r\n")
@@ -145,7 +143,6 @@ class WsClient:
                 self.closed = int(event.code), event.reason or ""
 
     async def next(self) -> Any:
-        """Return the next message."""
         while not self.messages:
             assert not self.is_ended, self.closed
             await self.read()
