@@ -41,7 +41,7 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from chaos import own_pids, send_signal  # noqa: E402 - found by the path set above, as all of these
 from clusters import Cluster, peer_of  # noqa: E402
-from polling import until  # noqa: E402
+from patience import until  # noqa: E402
 from tiny_llama import Variant, gguf, write_decoder_folder  # noqa: E402
 
 from capamesh.cli.member import Member  # noqa: E402

@@ -35,7 +35,7 @@ from capamesh.cli.member import Member
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))  # before `benchmarks/chaos.py`
 from chaos import frozen, send_signal, slowed, worker_pids  # noqa: E402 - found by the line above
-from polling import until  # noqa: E402 - likewise
+from patience import until  # noqa: E402 - likewise
 
 POLICIES = ("prequal", "p2c", "least-request", "peak-ewma", "affinity", "prefix")
 EVERY_S = 0.05

@@ -17,7 +17,7 @@ from typing import Any
 
 import aiohttp
 from job_cluster import JobCluster, processes, send, url_of, workers_of
-from polling import until
+from patience import until
 
 from capamesh.cli.local_cluster import is_routable
 from capamesh.cli.member import Member

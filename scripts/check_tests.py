@@ -60,7 +60,7 @@ def waits(path: str, text: str, virtual: Sequence[str] = VIRTUAL) -> list[Wait]:
 def _found_in(tree: ast.Module) -> Iterator[Wait]:
     pollers: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module in {"polling", "patience"}:
+        if isinstance(node, ast.ImportFrom) and node.module == "patience":
             pollers |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom) and node.module == "free_ports":
             yield Wait(node.lineno, "chooses a port")

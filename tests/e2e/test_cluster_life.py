@@ -21,7 +21,7 @@ from commands import command
 from direct_answers import digits_requests
 from engine_link import replaced
 from http_load import DIGITS, Load, Request, digits_body, failures
-from polling import until
+from patience import until
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.client import AsyncClient

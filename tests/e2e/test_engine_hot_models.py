@@ -16,7 +16,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from clusters import Cluster
 from engine_link import logged, row
-from polling import until
+from patience import until
 from tritonclient.utils import InferenceServerException
 
 from capamesh.client import AsyncClient

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from clusters import until_all_know
-from polling import until
+from patience import until
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.client import AsyncClient

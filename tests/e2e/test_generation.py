@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 from chaos import slowed, worker_pids
 from clusters import metrics_at
-from polling import until
+from patience import until
 from tiny_llama import Variant, gguf, write_decoder_folder
 
 from capamesh.cli.local_cluster import LocalCluster

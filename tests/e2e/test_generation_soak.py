@@ -21,7 +21,7 @@ import pytest
 from chaos import worker_pids
 from clusters import Cluster, still_in_flight
 from http_load import never_read
-from polling import until
+from patience import until
 from process_memory import peak_bytes, resident_bytes
 from tiny_llama import CONTEXT, TEXTS, write_decoder_folder
 

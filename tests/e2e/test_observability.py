@@ -11,7 +11,7 @@ from clusters import Cluster, get
 from http_load import DIGITS, Load, failures
 from observability_alerts import ALERTS
 from observability_asked import asked
-from polling import until
+from patience import until
 from prometheus import PROMETHEUS, prometheus
 
 

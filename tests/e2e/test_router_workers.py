@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 from clusters import Cluster, is_alive, until_all_know
 from http_load import DIGITS, Load, Request, digits_body, failures
-from polling import until
+from patience import until
 
 from capamesh.cli.__main__ import run
 from capamesh.router.http.server import LEAVE_S

@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from polling import until
+from patience import until
 from postgres import PASSWORD, QUOTED, Postgres, served
 
 from capamesh.cli.__main__ import run

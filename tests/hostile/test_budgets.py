@@ -12,7 +12,7 @@ import aiohttp
 import engine_models
 import pytest
 from hostile import MIB, Figures, attacked
-from polling import until
+from patience import until
 
 HEAD = (
     b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: localhost\r\nInference-Header-Content-Length: 9\r\n"

@@ -10,7 +10,7 @@ import pytest
 from clusters import Cluster
 from evil_nodes import LIES, EvilNode, offer_of, present
 from hostile import Figures
-from polling import until
+from patience import until
 
 from capamesh.client import AsyncClient
 from capamesh.protocol.errors import DeadlineExceeded, InvalidRequest, PeerError

@@ -14,7 +14,7 @@ from chaos import WallClock, why_no_clock
 from clusters import Cluster, peer_of, until_state
 from engine_link import logged
 from hostile import Figures
-from polling import until
+from patience import until
 
 from capamesh.cli.member import Member
 

@@ -23,7 +23,7 @@ from evil_nodes import (
 )
 from hostile import Figures, attacked
 from http_load import Load, Request, Shot, failures
-from polling import until
+from patience import until
 
 from capamesh.protocol.tensors import Datatype, TensorSpec
 from capamesh.router.ownership.version import SETTLE_S

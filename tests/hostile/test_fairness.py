@@ -13,7 +13,7 @@ from clusters import MODEL, request
 from hostile import Figures, attacked
 from http_load import Load, Request, Shot
 from machine_speed import times_slower
-from polling import until
+from patience import until
 
 TURNS = 2500
 """A run of 10 ms of a core of its own."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from evil_nodes import EvilNode, offer_of, present
 from hostile import Figures, attacked
-from polling import until
+from patience import until
 from typing_extensions import override
 
 from capamesh.protocol.adverts import ModelState

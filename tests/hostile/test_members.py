@@ -15,7 +15,7 @@ from typing import Any
 
 from engine_link import logged
 from hostile import MIB, AttackedNetwork, Figures, attacked
-from polling import until
+from patience import until
 
 ROOT = Path(__file__).resolve().parents[1]
 MESSAGES_AN_RPC = 20

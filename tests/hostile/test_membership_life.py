@@ -11,7 +11,7 @@ from clusters import Cluster, peer_of, state_of, until_state, until_status
 from engine_link import logged
 from hostile import Figures
 from http_load import DIGITS, Load, Shot
-from polling import until
+from patience import until
 
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.network import RevocationList

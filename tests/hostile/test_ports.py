@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from chaos import send_signal, sidecar_pid, worker_pids
 from hostile import Figures, attacked
-from polling import until
+from patience import until
 
 from capamesh.cli.member import Member
 

@@ -21,7 +21,7 @@ from chaos import send_signal, worker_pids
 from engine_link import logged
 from hostile import MIB, AttackedNetwork, Figures, attacked
 from machine_speed import times_longer
-from polling import until
+from patience import until
 
 BESIDE = 6
 """Under way at the same time."""

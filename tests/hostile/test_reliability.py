@@ -16,7 +16,7 @@ from clusters import kept_ports, until_status
 from hostile import AttackedNetwork, Figures, attacked
 from http_load import DIGITS, Load
 from machine_speed import times_slower
-from polling import until
+from patience import until
 
 from capamesh.cli.member import Member
 from capamesh.protocol.adverts import ModelState

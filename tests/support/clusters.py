@@ -21,7 +21,7 @@ import pytest_asyncio
 from chaos import Proxy
 from free_ports import free_port
 from http_load import Load, Request
-from polling import until
+from patience import until
 from typing_extensions import override
 
 from capamesh.cli.local_cluster import ANY_PORTS, LocalCluster

@@ -18,7 +18,7 @@ import numpy as np
 import structlog
 from clusters import CAPACITY_IN_FLIGHT, MODEL, Cluster, models_at, nodes_at
 from http_load import DIGITS, Request, digits_body
-from polling import until
+from patience import until
 
 from capamesh.protocol.adverts import (
     KIND_ADVERT,
@@ -305,42 +305,24 @@ async def until_usable(cluster: Cluster, *evil: EvilNode) -> None:
     await until(are_linked)
 
 
-class GrayNode(EvilNode):
-    """Serves `turning` as the others do, but that its runs fail for the indices of which `fails` is true."""
-
-    def __init__(
-        self,
-        folder: Path,
-        token: JoinToken,
-        digest: str,
-        turns: int,
-        fails: Callable[[int], bool],
-    ) -> None:
-        super().__init__(
-            folder, token, offer_of(MODEL, "1", digest, inputs=(INDEX,), outputs=(DONE,))
-        )
-        run_us = int(turns * TURN_S * 1e6)
-        self._turns = turns
-        self._fails = fails
-        self.delay_s = turns * TURN_S
-        self.load_reported = LoadReport(0, 0, CAPACITY_IN_FLIGHT, 0, run_us, 1 << 30, run_us, 0)
-        self.answers = self._answer
-
-    def _answer(self, call: InferCall) -> Sequence[Tensor] | CapameshError:
-        if self._fails(int(call.inputs[0].to_numpy()[0])):
-            return RunFailed("the run failed")
-        return [Tensor.from_numpy(DONE.name, np.array([self._turns], np.int64))]
-
-
 @asynccontextmanager
 async def gray_node(
     cluster: Cluster, turns: int, fails: Callable[[int], bool]
 ) -> AsyncIterator[str]:
-    """Add a node that fails in some of its runs, and yield its peer id.
+    """Add a node that serves `turning` as the others do, but that its runs fail for the indices of which `fails` is true; yield its peer id.
 
     Its files are the others', else it would serve another model; so it is none of our node agents.
     """
-    digest = await digest_of(cluster, MODEL)
-    gray = GrayNode(cluster.folder / "gray", cluster.token(), digest, turns, fails)
+
+    def answers(call: InferCall) -> Sequence[Tensor] | CapameshError:
+        if fails(int(call.inputs[0].to_numpy()[0])):
+            return RunFailed("the run failed")
+        return [Tensor.from_numpy(DONE.name, np.array([turns], np.int64))]
+
+    digest, run_us = await digest_of(cluster, MODEL), int(turns * TURN_S * 1e6)
+    offer = offer_of(MODEL, "1", digest, inputs=(INDEX,), outputs=(DONE,))
+    gray = EvilNode(cluster.folder / "gray", cluster.token(), offer)
+    gray.answers, gray.delay_s = answers, turns * TURN_S
+    gray.load_reported = LoadReport(0, 0, CAPACITY_IN_FLIGHT, 0, run_us, 1 << 30, run_us, 0)
     async with present(gray):
         yield gray.peer

@@ -56,18 +56,29 @@ OUT = (TensorSpec("y", Datatype.FP32, (-1, 2)),)
 
 
 class NullLog:
-    """Takes every event and keeps the names."""
+    """Takes every event: keeps its name, and in `told` its values, too."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
+        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.warnings: list[tuple[str, dict[str, Any]]] = []
 
-    def _take(self, event: str, **_: object) -> None:
+    def _take(self, event: str, **values: Any) -> None:
         self.events.append(event)
+        self.told.append((event, values))
 
-    debug = info = warning = error = exception = _take
+    debug = info = error = exception = _take
+
+    def warning(self, event: str, **values: Any) -> None:
+        self._take(event, **values)
+        self.warnings.append((event, values))
 
     def bind(self, **_: object) -> NullLog:
         return self
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        """Return the values of each event of that name."""
+        return [values for name, values in self.told if name == event]
 
 
 def offer(

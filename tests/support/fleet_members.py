@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fleet_fakes import NullLog
 from signed_adverts import FakeClocks, Network
 
 from capamesh.protocol.data_dir import DataDir
@@ -27,37 +28,12 @@ from capamesh.router.fleet.view import FleetView
 from capamesh.router.rules.model_rules import NO_RULES
 
 
-class EventLog:
-    """Keeps every event with its values."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, dict[str, Any]]] = []
-        self.warnings: list[tuple[str, dict[str, Any]]] = []
-
-    def _take(self, event: str, **values: Any) -> None:
-        self.events.append((event, values))
-
-    debug = info = error = exception = _take
-
-    def warning(self, event: str, **values: Any) -> None:
-        """Keep that it is a warning, too."""
-        self._take(event, **values)
-        self.warnings.append((event, values))
-
-    def bind(self, **_: object) -> EventLog:
-        return self
-
-    def of(self, event: str) -> list[dict[str, Any]]:
-        """Return the values of each event of that name."""
-        return [values for name, values in self.events if name == event]
-
-
 class Members(Dialler):
     """What one router makes of what it hears: `members` and the parts that they keep up to date."""
 
     def __init__(self, folder: Path, network: Network | None = None) -> None:
         self.network = network or Network()
-        self.log = EventLog()
+        self.log = NullLog()
         log: Any = self.log
         self.clocks = FakeClocks()
         self.clocks.resume()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from typing_extensions import override
@@ -37,23 +37,21 @@ class Awaited(ResponseHandler, LoadHandler):
 
 async def request(link: Link, meta: bytes, body: Sequence[Buffer] = ()) -> Answer:
     """Send a request and wait for its answer; raise what the peer answered, or `LinkLost`. Cancelling tells the peer."""
-    awaited = Awaited()
-    stream = link.ask(meta, body, awaited)
-    try:
-        answer: Answer = await awaited.future
-    except asyncio.CancelledError:
-        link.withdraw(stream)
-        raise
+    answer: Answer = await _asked(lambda asker: link.ask(meta, body, asker), link.withdraw)
     return answer
 
 
 async def probe(link: Link, meta: bytes = b"") -> bytes:
-    """Ask for the peer's load, of what `meta` says, and wait for it. Cancelling tells the peer."""
-    awaited = Awaited()
-    stream = link.ask_load(meta, awaited)
-    try:
-        load: bytes = await awaited.future
-    except asyncio.CancelledError:
-        link.withdraw_load(stream)
-        raise
+    """Ask likewise for the peer's load, of what `meta` says."""
+    load: bytes = await _asked(lambda asker: link.ask_load(meta, asker), link.withdraw_load)
     return load
+
+
+async def _asked(ask: Callable[[Awaited], int], withdraw: Callable[[int], object]) -> Any:
+    awaited = Awaited()
+    stream = ask(awaited)
+    try:
+        return await awaited.future
+    except asyncio.CancelledError:
+        withdraw(stream)
+        raise

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from link_awaiting import request
-from patience import eventually
+from patience import until
 
 from capamesh.protocol.errors import NotMember
 from capamesh.protocol.identity import Identity
@@ -258,13 +258,13 @@ async def town(
     assert answer.body == b"x" * 70_000
     await node.until(lambda: len(node.links) == 1)
     for end in (link, here.node_link):
-        await eventually(lambda end=end: is_at_rest(end), f"not at rest: {end!r}")
+        await until(lambda end=end: is_at_rest(end), f"not at rest: {end!r}")
     link.close("the test is over")
     await within(link.wait_ended())
     server.close()
     await node.until(lambda: not node.links)
-    await eventually(lambda: asyncio.all_tasks() <= tasks, "tasks are left")
-    await eventually(lambda: open_sockets() <= sockets, "sockets are left open")
+    await until(lambda: asyncio.all_tasks() <= tasks, "tasks are left")
+    await until(lambda: open_sockets() <= sockets, "sockets are left open")
     del link, here, sides
     gc.collect()
     await asyncio.sleep(0)

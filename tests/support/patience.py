@@ -1,30 +1,36 @@
-"""Waits for what has no event to wait for: it looks again and again, and says what has not happened."""
+"""Waits for what has no event to wait for: it looks again and again, and says what has not happened. IO: sleeps between two looks."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 LIMIT_S = 120.0
 """Nothing here takes long; whatever is not over by then hangs."""
 LOOK_S = 0.002
+EVERY_S = 0.05
 TURNS = 200
-"""The turns of the loop after which time is let pass."""
+"""The turns of the loop after which time is let pass; whoever asks others lets it pass at once."""
 
 
-async def eventually(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:
-    """Let the loop run until `condition` holds, for what has no event: sockets that the loop closes later."""
-    deadline_s = asyncio.get_running_loop().time() + limit_s
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline_s, what
-        await asyncio.sleep(LOOK_S)
-
-
-async def until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
-    """Let the loop turn until `condition` holds; what does not come of turns alone may have time, too."""
-    async with asyncio.timeout(limit_s):
-        for turn in itertools.count():
-            if condition():
-                return
-            await asyncio.sleep(0 if turn < TURNS else LOOK_S)
+async def until(
+    is_so: Callable[[], object | Awaitable[object]],
+    what: str = "it has not come to that",
+    *,
+    limit_s: float = LIMIT_S,
+    every_s: float = EVERY_S,
+) -> None:
+    """Return once `is_so` returns what is true, or an awaitable of that; raise `TimeoutError` with `what` after `limit_s`."""
+    free = TURNS
+    try:
+        async with asyncio.timeout(limit_s):
+            for turn in itertools.count(1):
+                found = is_so()
+                if isinstance(found, Awaitable):
+                    found, free = await found, 0
+                if found:
+                    return
+                await asyncio.sleep(min(every_s, LOOK_S * max(0, turn - free)))
+    except TimeoutError as error:
+        raise TimeoutError(what) from error

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from engine_models import model_of
+from engine_models import model_of, save
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "cat", "dog", "sat", "good", "bad", "##s")
@@ -101,8 +101,5 @@ def write_classifier(models_folder: Path, name: str = "mood") -> None:
 
 
 def _write(folder: Path, model: onnx.ModelProto, manifest: str) -> None:
-    version = folder / "1"
-    version.mkdir(parents=True)
-    (version / "model.onnx").write_bytes(model.SerializeToString())
-    (version / "tokenizer.json").write_bytes(tokenizer())
-    (folder / "capamesh.toml").write_text(manifest)
+    file = save(model, folder.parent, folder.name, manifest=manifest)
+    (file.parent / "tokenizer.json").write_bytes(tokenizer())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from engine_models import model_of
+from engine_models import model_of, save
 
 EXAMPLES = (
     "densenet_onnx",
@@ -126,9 +126,7 @@ def _classifier(
 
 
 def _write(folder: Path, name: str, model: onnx.ModelProto, config: str) -> None:
-    place = folder / name / "1"
-    place.mkdir(parents=True)
-    onnx.save(model, str(place / "model.onnx"))
+    save(model, folder, name)
     (folder / name / "config.pbtxt").write_text(config)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+from batch_requests import request, text_of
 from fleet_fakes import offer
 from job_pages import JobClients, make_place
 from router_http import serving
@@ -26,9 +26,7 @@ async def served(tmp_path: Path, **options: Any) -> AsyncIterator[JobClients]:
 
 
 def line(name: str, **changed: Any) -> bytes:
-    body = {"model": "words", "input": "a cat"}
-    value = {"custom_id": name, "method": "POST", "url": "/v1/embeddings", "body": body, **changed}
-    return json.dumps(value).encode() + b"\n"
+    return text_of(request(name, **changed))
 
 
 def part(name: str, data: bytes, headers: Iterable[str] = (), filename: str | None = None) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any
 
 from raw_http import GUARD_S
 from router_http import Http
+from scripted_client import ScriptedClient, all_given_back
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import (
     BytesMessage,
@@ -62,15 +63,13 @@ def infer(name: str = "", **changes: object) -> str:
     return json.dumps({"id": name, "inputs": [X], **changes})
 
 
-class WsClient:
+class WsClient(ScriptedClient):
     """A connection of a scripted client."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+        super().__init__(reader, writer, self._receive)
         self._frames = Connection(ConnectionType.CLIENT)
         self._parts: list[str | bytes] = []
-        self.is_ended = False
         self.answer = b""
         """The answer to its request for a WebSocket, the body too where it was refused."""
         self.messages: list[Any] = []
@@ -87,10 +86,6 @@ class WsClient:
     @property
     def status(self) -> int:
         return int(self.answer.split(b" ", 2)[1])
-
-    def raw(self, data: bytes) -> None:
-        if not self._writer.is_closing():
-            self._writer.write(data)
 
     def event(self, event: Event) -> None:
         self.raw(self._frames.send(event))
@@ -112,21 +107,12 @@ class WsClient:
             if self.status != 101:
                 self.answer += await self._reader.read()
 
-    async def read(self) -> None:
-        """Read what is there, and wait for something."""
-        async with asyncio.timeout(GUARD_S):
-            try:
-                data = await self._reader.read(1 << 16)
-            except ConnectionResetError:
-                data = b""
-        self.is_ended = not data
-        if not data:
-            return
+    def _receive(self, data: bytes) -> None:
         self._frames.receive_data(data)
         for event in self._frames.events():
-            self._take(event)
+            self._told(event)
 
-    def _take(self, event: Event) -> None:
+    def _told(self, event: Event) -> None:
         match event:
             case TextMessage() | BytesMessage():
                 self._parts.append(event.data if isinstance(event.data, str) else bytes(event.data))
@@ -143,9 +129,7 @@ class WsClient:
                 self.closed = int(event.code), event.reason or ""
 
     async def next(self) -> Any:
-        while not self.messages:
-            assert not self.is_ended, self.closed
-            await self.read()
+        await self.read_until(lambda: self.messages)
         return self.messages.pop(0)
 
     async def all(self, count: int) -> list[Any]:
@@ -153,17 +137,8 @@ class WsClient:
 
     async def end(self) -> tuple[int, str] | None:
         """Read until the connection is closed; return how the router closed it."""
-        while not self.is_ended:
-            await self.read()
+        await self.read_all()
         return self.closed
-
-    async def until_told(self) -> None:
-        """Read until the router says that it closes, or has closed."""
-        while not (self.closed or self.is_ended):
-            await self.read()
-
-    def leave(self) -> None:
-        self._writer.transport.abort()
 
 
 async def connected(
@@ -192,12 +167,3 @@ async def streaming(
     finally:
         client.leave()
     await all_given_back(http, others)
-
-
-async def all_given_back(http: Http, others: int = 0) -> None:
-    """Wait until nobody but so many others is connected, and see that nothing is held."""
-    async with asyncio.timeout(GUARD_S):
-        while len(http.front.connections) > others or http.fleet.counts:
-            await asyncio.sleep(0)
-    assert (http.front.requests.count, http.front.budget.used_bytes) == (0, 0)
-    assert http.front.budget.arriving_bytes == 0

@@ -36,7 +36,7 @@ from clusters import (
 )
 from evil_nodes import gray_node
 from http_load import Load, Request, failures, share_asked
-from polling import until
+from patience import until
 
 from capamesh.cli.member import Member
 

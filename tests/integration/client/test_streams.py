@@ -22,7 +22,7 @@ from fleet_fakes import (
     parting,
 )
 from loading_nodes import LoadingLink
-from patience import eventually
+from patience import until
 from router_http import Http
 from tidy_router import tidy
 
@@ -243,7 +243,7 @@ async def test_stream_that_is_given_up_is_closed_and_a_router_that_is_not_there_
     async with asking(["http://127.0.0.1:9", url]) as client:
         (answer,) = await client.read("stream", "m", rows(100), most=1)
     assert answer["y"].tolist() == [[0, 0]]
-    await eventually(lambda: not len(http.front.connections), "the stream is open")
+    await until(lambda: not len(http.front.connections), "the stream is open")
     assert len(link.calls) == 1
 
 

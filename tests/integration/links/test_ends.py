@@ -28,7 +28,7 @@ from link_sockets import (
     town,
     within,
 )
-from patience import eventually
+from patience import until
 
 from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.links.frames import FrameKind
@@ -60,7 +60,7 @@ async def test_every_request_fails_when_the_peer_ends_in_the_middle_of_an_answer
         link = await here.router_endpoint.dial(address, owner)
         asking = [asyncio.create_task(request(link, b"m", [bytes(200_000)])) for _ in range(20)]
         probing = asyncio.create_task(probe(link))
-        await eventually(lambda: link._core._streams.reserved_bytes == MB, "no answer began")
+        await until(lambda: link._core._streams.reserved_bytes == MB, "no answer began")
         go.set()
         for waiting in (*asking, probing):
             with pytest.raises(
@@ -125,7 +125,7 @@ async def test_requests_to_a_process_that_is_killed_or_stopped_fail(
         link = await transport.dial(address, Side(members.trust(), Role.NODE))
         asking = [asyncio.create_task(request(link, b"hold")) for _ in range(10)]
         asking.append(asyncio.create_task(request(link, b"give 200000000")))
-        await eventually(lambda: link._core._streams.reserved_bytes > 0, "no answer began")
+        await until(lambda: link._core._streams.reserved_bytes > 0, "no answer began")
         os.kill(pid, kind)
         if kind == signal.SIGSTOP:  # what is killed need not be silent to be missed
             link._liveness._times = dataclasses.replace(times, silent_s=2.0)

@@ -29,7 +29,7 @@ from link_sockets import (
     town,
     within,
 )
-from patience import eventually
+from patience import until
 
 from capamesh.protocol.errors import LinkLost, Overloaded, TooLarge
 from capamesh.protocol.links.frames import END, FINAL, FrameKind, LinkLimits, encode_frame
@@ -254,7 +254,7 @@ async def test_closing_a_link_whose_peer_reads_nothing_ends_it_all_the_same(
         transport = members.transport(here.router_member, None, patient)
         link = await transport.dial(address, Side(members.trust(), Role.NODE))
         asked = asyncio.create_task(request(link, b"m", [bytes(30 * MB)]))
-        await eventually(lambda: link._writer.is_paused, "never paused")
+        await until(lambda: link._writer.is_paused, "never paused")
         link._liveness._times = BRISK
         link.close("no longer wanted")
         for _ in range(10):  # turns of the loop alone: it waits for no socket and no time

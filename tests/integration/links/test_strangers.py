@@ -25,7 +25,7 @@ from link_sockets import (
     town,
     within,
 )
-from patience import eventually
+from patience import until
 
 from capamesh.protocol.connection_limits import ConnectionLimits, Rate
 from capamesh.protocol.errors import LinkLost
@@ -358,13 +358,13 @@ async def test_strangers_that_hold_connections_give_way_and_members_still_come_i
 
     async def until_held(open_: int, unproven: int) -> None:
         held = f"ConnectionLimiter({open_} open, {unproven} unproven)"
-        await eventually(lambda: repr(server.limiter) == held, repr(server))
+        await until(lambda: repr(server.limiter) == held, repr(server))
 
     before = open_sockets()
     strangers = [await within(asyncio.open_connection(HOST, port)) for _ in range(30)]
     await until_held(8, 8)
     assert server.limiter.displaced == 22
-    await eventually(lambda: open_sockets() - before == 30 + 8, "not those sockets are open")
+    await until(lambda: open_sockets() - before == 30 + 8, "not those sockets are open")
     router_endpoint = members.transport(members.join(Role.ROUTER), None, None)
     link = await within(router_endpoint.dial(f"{HOST}:{port}", router))
     assert (await within(request(link, b"still there"))).meta == b"still there"
@@ -377,7 +377,7 @@ async def test_strangers_that_hold_connections_give_way_and_members_still_come_i
     for _, writer in strangers:
         writer.close()
     await until_held(0, 0)
-    await eventually(lambda: open_sockets() <= before, "sockets are left open")
+    await until(lambda: open_sockets() <= before, "sockets are left open")
 
 
 async def test_more_handshakes_than_a_port_takes_in_a_second_are_closed_before_tls(
@@ -399,7 +399,7 @@ async def test_more_handshakes_than_a_port_takes_in_a_second_are_closed_before_t
             writer.transport.abort()
     assert (answered, server.limiter.refused) == (5, 7)
     server.close()
-    await eventually(lambda: not node.links, "links are left")
+    await until(lambda: not node.links, "links are left")
 
 
 @pytest.mark.parametrize("failure", [MemoryError(), RuntimeError("a defect"), None])

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 from link_sockets import HOST, LIMIT_S, Members, within
-from patience import eventually
+from patience import until
 from typing_extensions import override
 
 from capamesh.protocol.links.outgoing import RECORD_BYTES
@@ -120,7 +120,7 @@ async def test_all_that_is_sent_comes_into_buffers_of_any_size(
     data = os.urandom(30_000 if buffer_bytes == 1 else 3 * MB)
     async with pair(members, buffer_bytes) as (reading, peer):
         await peer.write(data)
-        await eventually(lambda: len(reading.came) == len(data), "not all came")
+        await until(lambda: len(reading.came) == len(data), "not all came")
         assert reading.came == data
 
 
@@ -136,7 +136,7 @@ async def test_writer_is_paused_while_the_peer_does_not_read_and_all_comes_in_or
         assert 0 < writing.transport.get_write_buffer_size() < len(data)
         writing.transport.write(b"the end")
         assert await peer.read(len(data) + 7) == data + b"the end"
-        await eventually(lambda: writing.told == ["pause", "resume"], "not resumed")
+        await until(lambda: writing.told == ["pause", "resume"], "not resumed")
         assert writing.transport.get_write_buffer_size() == 0
 
 
@@ -177,13 +177,13 @@ async def test_paused_reader_is_given_nothing_and_then_all(members: Members) -> 
 
         reading.buffer_updated = take_some  # type: ignore[method-assign]
         await peer.write(data)
-        await eventually(lambda: len(reading.came) == 3000, "nothing came")
+        await until(lambda: len(reading.came) == 3000, "nothing came")
         for _ in range(20):
             await asyncio.sleep(0)
         assert len(reading.came) == 3000
         reading.transport.resume_reading()
         reading.transport.resume_reading()
-        await eventually(lambda: len(reading.came) == len(data), "not all came")
+        await until(lambda: len(reading.came) == len(data), "not all came")
         assert reading.came == data
 
 

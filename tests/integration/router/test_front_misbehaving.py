@@ -13,7 +13,7 @@ import pytest
 from certificates import Authority
 from fleet_fakes import echo
 from misbehaving_clients import KINDS, Target, misbehave, slow_handshake
-from polling import until
+from patience import until
 from raw_http import HungUp, connected
 from router_http import Http
 from tidy_router import check, infer, tidy

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import pytest
 from fleet_fakes import Fleet, NullLog, call, echo
 from free_ports import free_port
-from polling import until
+from patience import until
 from raw_http import GUARD_S
 
 from capamesh.protocol.tensors import DEFAULT_LIMITS

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fleet_members import EventLog
+from fleet_fakes import NullLog
 
 from capamesh.protocol import private_files
 from capamesh.protocol.adverts import SequenceSource
@@ -43,7 +43,7 @@ class Home(DataDir):
     """A node's folder, as a process that starts sees it, and what it logs."""
 
     def __init__(self, folder: Path) -> None:
-        self.log: Any = EventLog()
+        self.log: Any = NullLog()
         super().__init__(folder, self.log)
 
     def joins(self, text: str | None, days: int = 0) -> Membership:
@@ -162,7 +162,7 @@ def test_token_of_a_start_does_not_replace_a_better_membership(
     newest = Home(tmp_path).joins(second)
     home = Home(tmp_path)
     assert home.joins(first, days) == newest
-    ((told, fields),) = home.log.events
+    ((told, fields),) = home.log.told
     assert told == event
     if event == "token_older_than_membership":
         assert fields["membership_ends"] == newest.expires_at.isoformat()
@@ -187,10 +187,10 @@ def test_damaged_bootstrap_file_is_set_aside_and_the_member_starts_without(home:
         file.write_bytes(content)
         assert [home.bootstrap(), home.bootstrap()] == [(), ()]
         assert file.with_name("bootstrap.json.damaged").read_bytes() == content
-        event, fields = home.log.events.pop()
+        event, fields = home.log.told.pop()
         assert (event, fields["file"]) == ("damaged_file_set_aside", "bootstrap.json")
         assert "--bootstrap" in fields["what_to_do"]
-        assert home.log.events == []
+        assert home.log.told == []
 
 
 def test_damaged_list_of_revocations_is_set_aside_once_and_asked_for_anew(home: Home) -> None:
@@ -205,7 +205,7 @@ def test_damaged_list_of_revocations_is_set_aside_once_and_asked_for_anew(home: 
         assert home.revocations(membership) == NOTHING
         assert not file.exists()
         assert file.with_name("revocations.bin.damaged").read_bytes() == damage
-    assert [fields["file"] for _, fields in home.log.events] == ["revocations.bin"] * 2
+    assert [fields["file"] for _, fields in home.log.told] == ["revocations.bin"] * 2
     home.keep_revocations(newer)  # as the mesh tells it
     assert home.revocations(membership) == newer
 
@@ -254,7 +254,7 @@ def test_member_starts_on_a_full_disk_and_says_what_is_not_kept(
     newer = OWNER.revoke(NOTHING, invites=["0" * 40], now=NOW)
     assert not home.keep_revocations(newer)
     assert home.disk == "not kept: boot_ns, revocations.bin: No space left on device"
-    assert [fields["file"] for _, fields in home.log.events] == ["boot_ns", "revocations.bin"]
+    assert [fields["file"] for _, fields in home.log.told] == ["boot_ns", "revocations.bin"]
     assert home.write_status({"role": "node", "state": "ready"})  # in the place of the old one
     reported = read_status(tmp_path)
     assert (reported["state"], reported["disk"]) == ("ready", home.disk)
@@ -265,7 +265,7 @@ def test_member_starts_on_a_full_disk_and_says_what_is_not_kept(
     assert (tmp_path / "boot_ns").read_text() == str(1002 * S)
     full_disk(True)
     assert home.joins(token(40)) == member
-    assert home.log.events[-1][0] == "token_not_taken"
+    assert home.log.told[-1][0] == "token_not_taken"
     assert not Home(tmp_path / "new").write_status({"state": "ready"})
 
 

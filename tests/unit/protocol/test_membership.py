@@ -6,7 +6,7 @@ import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fleet_members import EventLog
+from fleet_fakes import NullLog
 
 from capamesh.protocol.data_dir import DataDir
 from capamesh.protocol.errors import ConfigError
@@ -144,7 +144,7 @@ class Member:
 
     def __init__(self, folder: Path, *, has_file: bool = True) -> None:
         self.file = folder / "token"
-        self.log: Any = EventLog()
+        self.log: Any = NullLog()
         self.home = DataDir(folder / "data", self.log)
         text = token(10 * DAY)
         self.file.write_text(text)
@@ -169,10 +169,10 @@ class Member:
 
     def beats(self, *days: int) -> list[tuple[str, dict[str, Any]]]:
         """Beat on these days; return what is logged."""
-        self.log.events.clear()
+        self.log.told.clear()
         for day in days:
             self.upkeep.beat(NOW + day * DAY)
-        return list(self.log.events)
+        return list(self.log.told)
 
     def events(self, *days: int) -> list[str]:
         return [event for event, _ in self.beats(*days)]
@@ -228,7 +228,7 @@ def test_end_is_warned_of_reported_and_taken_back(member: Member, tmp_path: Path
     assert what_to_do in fields["what_to_do"]
     assert member.upkeep.look(NOW + 11 * DAY)
     assert not member.upkeep.look(NOW + 11 * DAY)
-    assert member.log.events[-1][0] == "membership_expired"
+    assert member.log.told[-1][0] == "membership_expired"
     assert member.upkeep.ended is not None
     put(member.file, token(30 * DAY))
     assert member.events(11) == ["membership_renewed", "membership_lasts"]

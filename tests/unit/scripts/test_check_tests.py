@@ -7,7 +7,7 @@ from check_tests import faults_of, waits
 
 UNIT, INTEGRATION, WHOLE = (f"tests/{name}/test_a.py" for name in ("unit", "integration", "e2e"))
 SLEEP, PAUSE, CLOCK = "time.sleep(1)", "await asyncio.sleep(0.1)", "time.monotonic()"
-POLL = "from patience import eventually\nawait eventually(lambda: 1, 'never')"
+POLL = "from patience import until\nawait until(lambda: 1, 'never')"
 PORT = "from free_ports import free_port"
 
 

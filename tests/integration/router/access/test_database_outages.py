@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from fleet_members import EventLog
+from fleet_fakes import NullLog
 from postgres import Postgres, served
 from psycopg import sql
 
@@ -55,7 +55,7 @@ class Watched:
         self.ring = KeyRing()
         self.quotas = Quotas()
         self.now_s = 0.0
-        self.log = EventLog()
+        self.log = NullLog()
         self.watch = KeyWatch(
             DatabaseLocation.of(url, "keys"),
             Path(tempfile.mkdtemp()),
@@ -76,7 +76,7 @@ class Watched:
 
     @property
     def events(self) -> list[str]:
-        return [event for event, _ in self.log.events]
+        return self.log.events
 
     async def reached(self) -> None:
         """Look until the database is reached."""
@@ -183,7 +183,7 @@ async def test_password_is_in_no_text(server: Postgres, url: str, secret: str) -
     wrong = server.patient(server.url(password=secret))
     watched = Watched(wrong)
     await watched.watch.close()
-    ((event, told),) = watched.log.events
+    ((event, told),) = watched.log.told
     assert (event, "password authentication failed" in told["reason"]) == ("keys_unreachable", True)
     with pytest.raises(ConfigError) as caught:
         KeyStore(DatabaseLocation.of(wrong, "keys")).all()

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from fleet_fakes import offer
 from job_pages import JobClients
-from polling import until
+from patience import until
 from router_http import WALL_S, bearer
 from upload_forms import BOUNDARY, DATA, form, line, on_disk, part, refused, served, usual
 

@@ -13,7 +13,7 @@ import pytest
 from fleet_fakes import Ask, FakeLink, Reply, answer_of, echo, failing, fp32, hang, offer, parting
 from kept_ages import ages_since
 from loading_nodes import LoadingLink
-from patience import eventually, until
+from patience import until
 from router_http import Http
 from tidy_router import tidy
 
@@ -138,7 +138,7 @@ async def test_client_that_neither_reads_nor_leaves_is_hung_up_on() -> None:
         node(http, parting(1000, rows=10_000))
         slow = await http.infer({"x": [1, 2]}, path=STREAM)
         await slow.content.readany()
-        await eventually(lambda: not http.front.requests.count, "it is not hung up on")
+        await until(lambda: not http.front.requests.count, "it is not hung up on")
         assert http.fleet.counts == {}
         slow.close()
 
@@ -263,7 +263,7 @@ async def test_many_that_wait_for_one_load_are_bounded(http: Http, away: Loading
 
     async with session:
         asked = [asyncio.create_task(ask()) for _ in range(MAX_OF_MODEL + 10)]
-        await eventually(lambda: sum(task.done() for task in asked) >= 10, "none is refused")
+        await until(lambda: sum(task.done() for task in asked) >= 10, "none is refused")
         away.load()
         statuses = await asyncio.gather(*asked)
     assert (statuses.count(200), statuses.count(503)) == (MAX_OF_MODEL, 10)

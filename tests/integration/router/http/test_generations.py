@@ -17,7 +17,7 @@ from fleet_fakes import Ask, FakeLink, Reply, after, failing, hang, offer
 from loading_nodes import LoadingLink
 from loop_clock import LoopClock
 from openapi_fits import answers_of, misfits
-from patience import eventually
+from patience import until
 from router_http import DRAWN, Http
 from tidy_router import tidy
 
@@ -382,7 +382,7 @@ async def test_whole_answer_over_the_limit_is_refused_and_the_node_stopped() -> 
         answer = await chat(http)
         assert (answer.status, (await answer.json())["error"]["code"]) == (413, "too_large")
         assert len(link.released) < 10
-        await eventually(lambda: link.asks[0].ended == "withdrawn", "the node goes on")
+        await until(lambda: link.asks[0].ended == "withdrawn", "the node goes on")
         assert (await chat(http)).status == 413
 
 
@@ -496,7 +496,7 @@ async def test_client_is_told_that_no_node_is_left(monkeypatch: pytest.MonkeyPat
     async with tidy(timeout_s=20.0) as http:
         nodes(http, counting(9, dies_after=(4,)), count=1)
         asked = asyncio.create_task(streamed(http))
-        await eventually(lambda: "waiting" in http.fleet.counts, "no other node is waited for")
+        await until(lambda: "waiting" in http.fleet.counts, "no other node is waited for")
         clock.set_forward(21.0)
         *pieces, last = await asked
         assert text_of(pieces) == numbers(4)
@@ -509,7 +509,7 @@ async def test_answers_have_a_limit_of_their_own(monkeypatch: pytest.MonkeyPatch
     async with tidy(answer_timeout_s=20.0, timeout_s=30.0) as http:
         links = nodes(http, chatting(*words("a"), end=hang), count=2)
         asked = asyncio.create_task(streamed(http))
-        await eventually(lambda: any(link.released for link in links), "no piece has come")
+        await until(lambda: any(link.released for link in links), "no piece has come")
         clock.set_forward(21.0)
         *pieces, last = await asked
         assert (text_of(pieces), last["error"]["code"]) == ("a", "deadline_exceeded")
@@ -524,7 +524,7 @@ async def test_client_that_left_meanwhile_has_nobody_asked_and_pays_for_what_was
     first.link.end(is_sudden=True)
     await http.settled()
     assert len(asks_of(links)) == 1
-    await eventually(lambda: bool(http.quotas.unwritten().rows), "nothing is counted")
+    await until(lambda: bool(http.quotas.unwritten().rows), "nothing is counted")
     (used,) = http.quotas.unwritten().rows.values()
     prompt = 51 // 4  # reckoned by its bytes, for the node has counted nothing yet
     assert (used.requests, used.rows) == (1, prompt + 2)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from chat_nodes import CHAT, counting, part_of
 from fleet_fakes import Ask
-from patience import eventually
+from patience import until
 from raw_http import plain_socket
 from router_http import Http, serving
 
@@ -125,7 +125,7 @@ async def test_thousand_half_open_streams_hold_up_nobody_and_leave_nothing() -> 
             if number % 2:  # a half by a reset, the others in order
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.close()
-        await eventually(
+        await until(
             lambda: not (http.front.requests.count or http.fleet.counts), "a request is under way"
         )
         assert link.waiting == {}
@@ -141,8 +141,8 @@ async def _opened(http: Http) -> list[socket.socket]:
         await loop.sock_sendall(sock, request_of(body_of(stream=True)))
         socks.append(sock)
     # as many as the model has room for are under way, and the others wait or were refused
-    await eventually(lambda: len(http.front.connections) == STREAMS, "connections are not there")
-    await eventually(lambda: http.fleet.counts, "no stream is under way")
+    await until(lambda: len(http.front.connections) == STREAMS, "connections are not there")
+    await until(lambda: http.fleet.counts, "no stream is under way")
     for sock in socks[::2]:
         sock.shutdown(socket.SHUT_WR)
     return socks

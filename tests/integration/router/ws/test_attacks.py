@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from fleet_fakes import echo, hang
 from loop_clock import LoopClock
-from patience import eventually
+from patience import until
 from router_http import Http
+from scripted_client import all_given_back
 from tidy_router import tidy
-from ws_client import WsClient, all_given_back, connected, frame, infer, streaming
+from ws_client import WsClient, connected, frame, infer, streaming
 
 from capamesh.router.http.calm import MOST
 from capamesh.router.ws.connection import AHEAD_BYTES
@@ -95,7 +96,7 @@ async def test_flood_of_frames_is_ended(
     async with streaming(http) as client:
         with clock.standing_still():  # time would give some back
             client.raw(flood)
-            await client.until_told()
+            await client.read_until(lambda: client.closed or client.is_ended)
         await ended(http, client, 1008, said)
         assert flood[0] != 0x89 or len(client.pongs) >= int(MOST)
 
@@ -125,7 +126,7 @@ async def test_length_that_never_comes_holds_no_memory(http: Http) -> None:
     async with streaming(http) as client:
         client.raw(frame(0x82, b"abcd", size=2**40))
         client.ping(b"1")
-        await eventually(lambda: http.front.budget.used_bytes, "the message is not begun")
+        await until(lambda: http.front.budget.used_bytes, "the message is not begun")
         assert http.front.budget.used_bytes < 100
 
 
@@ -138,7 +139,7 @@ async def test_bytes_that_are_sent_ahead_are_bounded(http: Http) -> None:
             await link.asked.wait()
             client.raw(frame(0x81, infer("b").encode()) * 100_000)
             connection: Any = next(iter(slow.front.connections))
-            await eventually(lambda: not connection.transport.is_reading(), "it is still read")
+            await until(lambda: not connection.transport.is_reading(), "it is still read")
             guest = connection._guest
             assert AHEAD_BYTES < guest._backlog_bytes <= 2 * AHEAD_BYTES
             client.leave()
@@ -158,7 +159,7 @@ async def test_client_that_reads_nothing_is_ended_and_stalls_nobody() -> None:
             for at in range(20):
                 other.send(infer(str(at)))
                 assert (await other.next())["id"] == str(at)
-            await eventually(lambda: len(http.front.connections) == 1, "it is not hung up on")
+            await until(lambda: len(http.front.connections) == 1, "it is not hung up on")
         client.leave()
 
 

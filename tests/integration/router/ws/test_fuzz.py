@@ -8,8 +8,9 @@ from dataclasses import replace
 from fleet_fakes import Ask, after, echo, failing, hang, offer, parting
 from fuzz_cases import seeds
 from router_http import Http
+from scripted_client import all_given_back
 from tidy_router import tidy
-from ws_client import STREAM, all_given_back, connected, infer
+from ws_client import STREAM, connected, infer
 from ws_mischief import Mischief
 from wsproto.utilities import ProtocolError
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from fleet_fakes import Ask, FakeLink, after, echo, failing, hang, offer
 from loading_nodes import LoadingLink
-from patience import eventually
+from patience import until
 from router_http import Http
+from scripted_client import all_given_back
 from tidy_router import tidy
-from ws_client import WsClient, all_given_back, connected, frame, head, infer, streaming
+from ws_client import WsClient, connected, frame, head, infer, streaming
 
 from capamesh.protocol.adverts import ModelOffer, Scheduling
 from capamesh.protocol.errors import CapameshError, LinkLost, NoEndpoint, Overloaded
@@ -119,7 +120,7 @@ async def test_node_that_dies_is_told_and_another_goes_on_anew(http: Http) -> No
     async with streaming(http, PATH) as client:
         client.send(sound(*range(1, 17)))
         assert await all_of(client, 2) == ["0", "1"]
-        await eventually(lambda: len(first.asks) == 3, "the third window is not asked for")
+        await until(lambda: len(first.asks) == 3, "the third window is not asked for")
         second = node(http, "B")
         first.end(is_sudden=True)
         told, answer = await client.all(2)
@@ -197,7 +198,7 @@ async def test_client_that_sends_faster_than_it_is_answered_is_not_read(http: Ht
         await link.asked.wait()
         connection: Any
         (connection,) = http.front.connections
-        await eventually(lambda: not connection.transport.is_reading(), "it is still read")
+        await until(lambda: not connection.transport.is_reading(), "it is still read")
         assert http.front.budget.used_bytes < 1000
         assert (await all_of(client, 3000))[-1] == "2999"
 
@@ -270,7 +271,7 @@ async def test_much_that_is_sent_before_the_model_is_loaded_is_not_read_and_not_
     sent = [frame(0x82, sound(*range(at, at + SAMPLES))) for at in range(0, 40_000, SAMPLES)]
     await early.ask(PATH, *sent)
     (connection,) = http.front.connections
-    await eventually(lambda: connection._guest._is_reading_paused, "it is read on")
+    await until(lambda: connection._guest._is_reading_paused, "it is read on")
     early.link.load()
     assert await early.status() == 101
     assert await all_of(early.client, len(sent)) == [str(at) for at in range(len(sent))]

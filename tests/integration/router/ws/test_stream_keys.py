@@ -9,7 +9,8 @@ import pytest
 from fleet_fakes import offer
 from loading_nodes import LoadingLink
 from router_http import Http
-from ws_client import STREAM, all_given_back, connected, infer, streaming
+from scripted_client import all_given_back
+from ws_client import STREAM, connected, infer, streaming
 
 from capamesh.protocol.adverts import Scheduling
 from capamesh.protocol.windows import Windows

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fleet_fakes import fp32
-from patience import eventually
+from patience import until
 from worker_fakes import LIMIT_S, LONG, SHORT, FakeClock, FakeModel, FakeSwitch, engine_of
 
 from capamesh.node.contract.verdict import Verdict
@@ -213,7 +213,7 @@ async def test_bulk_runs_in_threads_that_give_way(
     rig.doubled(1, 2, 3)
     assert rig.model.ran == []
     # the one that had nothing to run may be seen to begin later
-    await eventually(lambda: len(gave_way) == 2, "a thread has not given way")
+    await until(lambda: len(gave_way) == 2, "a thread has not given way")
     assert set(ran_in) <= set(gave_way)
     rig.submit(4)
     await rig.idle()

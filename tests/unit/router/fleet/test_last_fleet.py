@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_members import EventLog
+from fleet_fakes import NullLog
 from hypothesis import given
 from hypothesis import strategies as st
 from signed_adverts import FakeClocks
@@ -61,7 +61,7 @@ class Kept:
     """A last fleet of one node, and its file."""
 
     def __init__(self, folder: Path, clocks: Clocks | None = None) -> None:
-        self.log = EventLog()
+        self.log = NullLog()
         self.fleet = LastFleet()
         self.fleet.heard(PeerId("A"), b"advert", is_news=True)
         self.path = folder / LAST_FLEET_FILE

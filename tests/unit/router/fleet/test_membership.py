@@ -55,7 +55,7 @@ def test_advert_brings_its_node_into_the_view_and_has_it_dialled(router: Members
     assert (router.peers, router.hurried) == ([peer], [("127.0.0.1:7001", True)])
     assert [endpoint.address for endpoint in router.dialled] == ["127.0.0.1:7001"]
     told = {"node": "gpu-1", "peer": peer, "models": ["m/1"]}
-    assert router.log.events == [("node_joined", told)]
+    assert router.log.told == [("node_joined", told)]
     assert [type(change) for change in router.changes[0]] == [Joined]
 
 
@@ -75,7 +75,7 @@ def left(router: Members) -> list[tuple[str, str]]:
     """Return who has left, and why, by the log."""
     return [
         (values["peer"], values.get("reason", event))
-        for event, values in router.log.events
+        for event, values in router.log.told
         if event in {"node_left", "node_lost"}
     ]
 

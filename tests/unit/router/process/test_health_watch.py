@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from fleet_fakes import Fleet, echo
-from fleet_members import EventLog
+from fleet_fakes import Fleet, NullLog, echo
 
 from capamesh.protocol.errors import LinkLost
 from capamesh.router.balancing.unhealthy import Verdict
@@ -20,7 +19,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.fleet = Fleet([echo])
-        self.log = EventLog()
+        self.log = NullLog()
         log: Any = self.log
         self.verdicts: list[Verdict] = []
         self.watch = HealthWatch(

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from fleet_fakes import NullLog, advert
-from fleet_members import EventLog
 from job_desk import PINNED, spec_with
 from job_nodes import FakeNodes
 from router_http import made_parts
@@ -197,7 +196,7 @@ def test_rules_or_a_policy_that_are_none_end_the_start_by_their_name(tmp_path: P
 
 
 def test_verdict_on_a_node_is_logged(tmp_path: Path) -> None:
-    log = EventLog()
+    log = NullLog()
     parts = made_parts(tmp_path, log)
     parts.members.apply([Joined(advert("A", "127.0.0.1:1"))])
     served = parts.balancer.served(ModelName("m"), ModelVersion("1"))

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from fleet_members import EventLog
+from fleet_fakes import NullLog
 
 from capamesh.protocol.errors import CapameshError, ConfigError
 from capamesh.router.access.engines.location import DatabaseLocation
@@ -28,7 +28,7 @@ class Watched:
         self.ring = KeyRing()
         self.quotas = Quotas()
         self.now_s = 0.0
-        self.log = EventLog()
+        self.log = NullLog()
         self.watch = KeyWatch(
             DatabaseLocation(path),
             path.parent,
@@ -164,5 +164,5 @@ async def test_usage_of_which_it_was_not_told_that_it_was_written_counts_once(
     await watched.watch.close()
     assert watched.store.usage(0, 1) == {UsageRow(0, "lab", "m"): Amount(2, 3, 15)}
     assert watched.quotas.unwritten().rows == {}
-    events = [event for event, _ in watched.log.events]
+    events = watched.log.events
     assert events == ["keys_read", "usage_unwritten", "usage_written"]

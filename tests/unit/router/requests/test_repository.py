@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import pytest
-from fleet_fakes import FakeLink, Fleet, advert, offer
-from fleet_members import EventLog
+from fleet_fakes import FakeLink, Fleet, NullLog, advert, offer
 from structlog.typing import FilteringBoundLogger
 
 from capamesh.protocol.adverts import ModelOffer, ModelState
@@ -78,7 +77,7 @@ class Rig:
 
     def __init__(self) -> None:
         self.fleet = Fleet()
-        self.log = EventLog()
+        self.log = NullLog()
         self.links: dict[str, ControlLink] = {}
         self.control = RepositoryControl(self.fleet.view, cast(FilteringBoundLogger, self.log))
 
