@@ -76,8 +76,8 @@ time_t time(time_t *out) {
 
 PACER = """
 import os, signal, sys, time
-period_s, parent = float(sys.argv[1]), os.getppid()
-shares = [each.split(":") for each in sys.argv[2:]]
+period_s, parent = 0.02, os.getppid()
+shares = [each.split(":") for each in sys.argv[1:]]
 turns = []
 for number, (pid, share) in enumerate(shares):
     begin_s = period_s * number / len(shares)
@@ -136,14 +136,14 @@ def frozen(pids: Sequence[int]) -> Iterator[None]:
 
 
 @contextmanager
-def slowed(shares: Mapping[int, float], *, period_s: float = 0.02) -> Iterator[None]:
+def slowed(shares: Mapping[int, float]) -> Iterator[None]:
     """Let each process run for only its share of the time, at another part of each period than the others.
 
     A process of its own stops them and lets them go on, so that a busy caller does not change their shares; it
     ends when the caller does.
     """
     each = [f"{pid}:{share}" for pid, share in shares.items()]
-    pacing = subprocess.Popen([sys.executable, "-c", PACER, str(period_s), *each])
+    pacing = subprocess.Popen([sys.executable, "-c", PACER, *each])
     try:
         yield
     finally:

@@ -218,7 +218,6 @@ class Cluster(LocalCluster):
         return await metrics_at(self.http_url)
 
     async def fleet(self) -> dict[str, dict[str, Any]]:
-        """Return `/v1/nodes` by peer."""
         return await nodes_at(self.http_url)
 
 

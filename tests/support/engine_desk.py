@@ -32,7 +32,6 @@ class Desk:
         *,
         batch_rows: int = 8,
         is_batching: bool = True,
-        max_rows: int = 0,
         max_delay_us: int = 0,
         profile: ServiceProfile | None = PROFILE,
         limit_rows: int = 0,
@@ -45,7 +44,6 @@ class Desk:
             (TensorSpec("y", F32, (-1, -1)), TensorSpec("z", F32, (-1,))),
             is_batching=is_batching,
             batch_rows=batch_rows,
-            max_rows=max_rows,
         )
         rules = rules or Rules(batching=BatchingRules(max_delay_us=max_delay_us))
         self.batcher = DynamicBatcher(plan, rules, profile, **{"max_in_flight": 1_000, **engine})

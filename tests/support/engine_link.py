@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import aiohttp
 import numpy as np
-from link_awaiting import probe, request
+from awaited_calls import probe, request
 from link_ends import Owner
+from patience import LIMIT_S
 from prometheus_client.parser import text_string_to_metric_families
 from typing_extensions import override
 
@@ -39,8 +40,6 @@ from capamesh.protocol.tensors import Limits, Tensor
 T = TypeVar("T")
 
 POLL_S = 0.02
-LIMIT_S = 120.0
-"""For what takes a second or two where nothing is wrong; it only ends a test that hangs."""
 HOUR = dt.timedelta(hours=1)
 
 
@@ -98,7 +97,6 @@ async def ask(
 
 
 async def control(link: Link, action: ControlAction, model: str) -> None:
-    """Have a model loaded or unloaded; raise why the node did not."""
     call = ControlCall(action, ModelName(model), ModelVersion(""))
     await request(link, encode_control(call))
 

@@ -138,7 +138,6 @@ class EvilNode(LinkHandler):
         )
 
     async def run(self) -> None:
-        """Be there until cancelled."""
         server = await self._transport.listen("127.0.0.1", 0, lambda: self)
         self._address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         mesh = asyncio.create_task(self._mesh.run())
@@ -209,7 +208,6 @@ async def present(evil: EvilNode) -> AsyncIterator[EvilNode]:
 
 
 def made_up(spec: TensorSpec, rows: int, value: int) -> Tensor:
-    """Return an output as its spec says, all of one value."""
     shape = [rows if dim < 0 else dim for dim in spec.shape]
     assert spec.datatype is not Datatype.BYTES
     return Tensor.from_numpy(spec.name, np.full(shape, value, spec.datatype.numpy_dtype))
@@ -239,13 +237,11 @@ async def digest_of(cluster: Cluster, model: str = "digits") -> str:
 
 
 def wrong(call: InferCall) -> list[Tensor]:
-    """Answer 42, in the form that digits has."""
     specs = [spec for spec in DIGITS_OUT if not call.outputs or spec.name in call.outputs]
     return [made_up(spec, call.inputs[0].shape[0], WRONG_LABEL) for spec in specs]
 
 
 def _strange(_: InferCall) -> list[Tensor]:
-    """Answer in another form than the model has."""
     specs = [TensorSpec(spec.name, Datatype.FP64, (-1, 3)) for spec in DIGITS_OUT]
     return [made_up(spec, 1, WRONG_LABEL) for spec in specs]
 

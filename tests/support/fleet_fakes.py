@@ -150,7 +150,6 @@ def echo_of(asked: InferCall, load: LoadReport | None = None) -> Answer:
 
 
 def echo(ask: Ask) -> None:
-    """Answer at once with the first input as `y`."""
     asyncio.get_running_loop().call_soon(lambda: ask.answer(echo_of(ask.call)))
 
 
@@ -429,7 +428,6 @@ class Nodes:
         models: Sequence[ModelOffer] = (offer(),),
         invite: str = "",
     ) -> FakeLink:
-        """Add a node with one address whose link follows `script`."""
         self.hear(advert(peer, f"{peer.lower()}:1", models=models), invite)
         self.links.append(linked(self.endpoints[-1], *script))
         return self.links[-1]
@@ -469,7 +467,6 @@ class Nodes:
 
     @property
     def asked(self) -> list[int]:
-        """How many requests each node got."""
         return [len(link.asks) for link in self.links]
 
     @property

@@ -8,13 +8,13 @@ from typing import cast
 
 from fleet_fakes import Fleet, NullLog, answer_of, fp32, keys_of, offer
 from link_ends import Ends, Transport
-from origins import ANYWHERE
 
 from capamesh.protocol.adverts import ModelOffer
 from capamesh.protocol.links.calls import LoadReport, encode_load
 from capamesh.protocol.links.events import ProbeReceived, RequestReceived
 from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits
 from capamesh.router.access.keys import Key
+from capamesh.router.access.origin_check import ANY_HOST, OriginCheck
 from capamesh.router.access.quotas import Quotas
 from capamesh.router.grpc.http2 import Http2Session
 from capamesh.router.grpc.server import GrpcServer
@@ -66,7 +66,9 @@ class World:
         )
         if keys:
             inference.ring.take(keys, 0.0, 0.0)
-        self.front = front = Front(inference, OpenRequests(), arrival_s=30.0, origin_check=ANYWHERE)
+        self.front = front = Front(
+            inference, OpenRequests(), arrival_s=30.0, origin_check=OriginCheck((ANY_HOST,))
+        )
         descriptions = ModelDescriptions(inference, is_ready=lambda: True, wall_clock=lambda: 0.0)
         repository = RepositoryControl(fleet.view, inference.log)
         self.grpc = GrpcServer(inference, descriptions, front, repository, make_session)

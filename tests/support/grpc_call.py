@@ -24,7 +24,6 @@ class Called(NamedTuple):
 async def call(
     http: Http, method: str, message: bytes, headers: Mapping[str, str] | None = None
 ) -> Called:
-    """Call a method of the inference service with one message and wait for the end."""
     fields = {**dict(HEAD), b":path": f"/{SERVICE}/{method}".encode()}
     fields |= {name.lower().encode(): of.encode() for name, of in (headers or {}).items()}
     client = await connected(http)

@@ -94,16 +94,13 @@ class Figures:
         self.lines: list[str] = []
 
     def at_most(self, what: str, value: float, bar: float) -> None:
-        """Keep a figure, and fail where it is over its bar."""
         self.lines.append(f"{what}: {value:g} (bar: at most {bar:g})")
         assert value <= bar, self.lines[-1]
 
     def note(self, what: str, value: float) -> None:
-        """Keep a figure that has no bar."""
         self.lines.append(f"{what}: {value:g}")
 
     def at_least(self, what: str, value: float, bar: float) -> None:
-        """Keep a figure, and fail where it is under its bar."""
         self.lines.append(f"{what}: {value:g} (bar: at least {bar:g})")
         assert value >= bar, self.lines[-1]
 

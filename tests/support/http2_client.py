@@ -42,7 +42,6 @@ class Http2Client:
         self.bodies: dict[int, bytes] = {}
 
     def begin(self, **settings: int) -> bytes:
-        """Return the preface and the first settings."""
         told = [(SettingCodes[name.upper()], value) for name, value in settings.items()]
         values = (code.to_bytes(2, "big") + number(value) for code, value in told)
         return PREFACE + frame(SETTINGS, 0, 0, b"".join(values))
@@ -71,7 +70,6 @@ class Http2Client:
         return frame(RST, 0, stream, number(code))
 
     def take(self, data: bytes) -> None:
-        """Read what a server sent."""
         self._rest += data
         while len(self._rest) >= 9:
             frame, size = Frame.parse_frame_header(memoryview(self._rest[:9]))
@@ -93,5 +91,4 @@ class Http2Client:
 
     @property
     def resets(self) -> list[tuple[int, int]]:
-        """Return the streams that were reset, and the codes."""
         return [(f.stream_id, f.error_code) for f in self.frames if isinstance(f, RstStreamFrame)]

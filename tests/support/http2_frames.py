@@ -32,7 +32,6 @@ MOST_WINDOW = 2**31 - 1
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"", reserved: int = 0) -> bytes:
-    """Return a frame as its numbers say, broken or not."""
     head = len(payload).to_bytes(3, "big") + bytes((kind, flags))
     return head + (stream | reserved << 31).to_bytes(4, "big") + payload
 

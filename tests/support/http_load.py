@@ -31,7 +31,6 @@ Request = tuple[bytes, bytes]
 
 
 def digits_body(timeout_s: float = 0.0) -> bytes:
-    """Return a request for one row of `digits`."""
     tensor = {"name": "X", "datatype": "FP32", "shape": [1, 64], "data": [0.0] * 64}
     parameters = {"parameters": {"timeout": round(timeout_s * 1e6)}} if timeout_s else {}
     return json.dumps({**parameters, "inputs": [tensor]}).encode()

@@ -76,7 +76,6 @@ class JobClients:
         self.http.revoke(text)
 
     def body(self, **more: Any) -> dict[str, Any]:
-        """Return a job over the file of the place."""
         return {"model": "m", "input": {"url": f"{self.place}/in.jsonl"}, **more}
 
     async def ask(
@@ -89,7 +88,6 @@ class JobClients:
         return response
 
     async def told(self, key: str, method: str, path: str, body: Any = None) -> Any:
-        """Return the JSON of an answer that all is well with."""
         response = await self.ask(key, method, path, body)
         assert response.status in {200, 201}, await response.text()
         return await response.json()

@@ -313,7 +313,6 @@ def result(row: int) -> dict[str, Any]:
 
 
 def page(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the first entries, and whether there are more."""
     return {"data": entries[:2], "has_more": len(entries) > 2}
 
 

@@ -102,13 +102,11 @@ class Ends:
             self.deliver()
 
     def read(self) -> list[Event]:
-        """Let the peer read what the link has written."""
         data = bytes(self.transport.sent)
         self.transport.sent.clear()
         return feed(self.peer, data)
 
     async def reads(self) -> list[Event]:
-        """Let the link write, and the peer read it."""
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         return self.read()

@@ -16,8 +16,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from link_awaiting import request
-from patience import until
+from awaited_calls import request
+from patience import LIMIT_S, until
 
 from capamesh.protocol.errors import NotMember
 from capamesh.protocol.identity import Identity
@@ -36,8 +36,6 @@ from capamesh.protocol.network import (
     tls_context,
 )
 
-LIMIT_S = 60.0
-"""Nothing here takes long; whatever is not over by then hangs."""
 HOST = "127.0.0.1"
 BRISK = LinkTimes(hello_s=0.4, ping_every_s=0.1, silent_s=0.3)
 """For tests of handshakes whose time is over."""
@@ -188,7 +186,6 @@ class Town:
 
     @property
     def node_link(self) -> Link:
-        """The node's end of the honest link."""
         (link,) = [one for one in self.node.links if one.member and is_of(one, self.router_member)]
         return link
 
@@ -375,7 +372,6 @@ class RawPeer:
         return Frame(kind, stream, value, flags, raw[:meta], raw[meta:])
 
     async def frame_of(self, kind: FrameKind) -> Frame:
-        """Read on until a frame of this kind comes."""
         while (frame := await self.frame()).kind != kind:
             pass
         return frame

@@ -67,7 +67,6 @@ class Wire:
         self._random = random.Random(seed) if seed is not None else None
 
     def step(self, sender: Connection, receiver: Connection, budget: int = 1 << 20) -> list[Event]:
-        """Carry what `sender` would write at once."""
         data = b"".join(sender.take(budget))
         if self._random is None:
             return feed(receiver, data)

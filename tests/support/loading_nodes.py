@@ -54,7 +54,6 @@ class LoadingLink(FakeLink):
             super().withdraw(stream)
 
     def load(self) -> None:
-        """Have the model ready, and say so."""
         before = self._fleet.view.adverts[self._peer]
         ready = replace(self._model, state=ModelState.READY)
         now = advert(self._peer, f"{self._peer.lower()}:1", models=(ready,), counter=2)

@@ -145,7 +145,6 @@ class Seeded(World):
 
 
 async def run(count: int, seed: int) -> dict[str, Any]:
-    """Send the requests; return what is printed."""
     loop = asyncio.get_running_loop()
     time.perf_counter = time.monotonic = loop.time  # the time that code takes is not to be seen
     server.formatdate = lambda *_, **__: "Thu, 01 Jan 1970 00:00:00 GMT"  # type: ignore[assignment]

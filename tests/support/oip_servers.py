@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from aiohttp import web
-from threaded_server import LIMIT_S, Handler, application_of, refusal, served
+from patience import LIMIT_S
+from threaded_server import Handler, application_of, refusal, served
 
 from capamesh.protocol.oip import (
     HEADER_LENGTH_NAME,
@@ -100,8 +101,6 @@ class OipServer:
 
 
 def answering(body: Any) -> Handler:
-    """Return a handler that always answers so."""
-
     async def handler(_: web.Request) -> Any:
         return body
 
@@ -169,7 +168,6 @@ def read_request(connection: socket.socket) -> bytes:
 
 
 def answer(body: bytes, *, length: int | None = None) -> bytes:
-    """Return an HTTP answer of JSON."""
     return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
         len(body) if length is None else length,
         body,

@@ -35,7 +35,6 @@ def peer_of(at: int) -> PeerId:
 
 
 def join(fleet: Fleet, at: int, models: tuple[ModelOffer, ...]) -> Endpoint:
-    """Add a node with a link, and return its endpoint."""
     card = CARDS[at % len(CARDS)]
     kind = "cpu" if "EPYC" in card else "cuda"
     device = Device(

@@ -69,7 +69,6 @@ class Postgres:
         )
 
     def start(self) -> None:
-        """Start it and wait until it takes connections."""
         flags = " ".join(f"-c {each}" for each in _FLAGS)
         flags += f" -c port={self.port} -c unix_socket_directories={self.folder}"
         log = str(self.folder / "log")
@@ -103,7 +102,6 @@ class Postgres:
         return f"postgresql://capamesh:{password}@127.0.0.1:{self.port}/{database}"
 
     def new_database(self) -> str:
-        """Make an empty database and return its URL."""
         name = f"keys_{secrets.token_hex(6)}"
         self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return self.url(name)
@@ -120,7 +118,6 @@ class Postgres:
 
 @contextmanager
 def served() -> Iterator[Postgres]:
-    """Run a server on a port that is free."""
     binaries()
     folder = Path(tempfile.mkdtemp(prefix="pg"))
     server = Postgres(folder, free_port())

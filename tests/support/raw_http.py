@@ -142,7 +142,6 @@ class RawClient(asyncio.Protocol):
         return [await self.answer() for _ in range(count)]
 
     def so_far(self) -> list[RawAnswer]:
-        """Return the answers that have come."""
         answers = []
         while (found := _answer_in(self.received, b"POST", is_whole=self.has_ended)) is not None:
             answers.append(found[0])
@@ -158,7 +157,6 @@ class RawClient(asyncio.Protocol):
         return answers
 
     async def ended(self) -> None:
-        """Wait until the server hangs up."""
         async with asyncio.timeout(GUARD_S):
             while not self.has_ended:
                 await self._more()

@@ -208,11 +208,9 @@ class Http:
         return text
 
     def bearer(self, *verbs: Verb, **scope: Any) -> dict[str, str]:
-        """Return the headers of a client with a new key."""
         return bearer(self.key(*verbs, **scope))
 
     def metadata(self, *verbs: Verb, **scope: Any) -> tuple[tuple[str, str], ...]:
-        """Return the metadata of a client of gRPC with a new key."""
         return (("authorization", f"Bearer {self.key(*verbs, **scope)}"),)
 
     def revoke(self, text: str) -> None:

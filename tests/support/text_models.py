@@ -95,7 +95,6 @@ def write_encoder(models_folder: Path, name: str = "words") -> None:
 
 
 def write_classifier(models_folder: Path, name: str = "mood") -> None:
-    """Write the classifier of texts into a folder of models, with its labels."""
     _write(models_folder / name, classifier(), CLASSIFIER_MANIFEST)
     (models_folder / name / "labels.txt").write_text("bad\ngood\n")
 

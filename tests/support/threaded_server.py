@@ -10,10 +10,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from aiohttp import web
+from patience import LIMIT_S
 
 Handler = Callable[[web.Request], Awaitable[Any]]
-LIMIT_S = 120.0
-"""Nothing here takes long; whatever is not over by then hangs."""
 
 
 def application_of(

@@ -46,7 +46,6 @@ def usual(data: bytes, purpose: str = "user_data", filename: str = "in.bin") -> 
 
 
 def on_disk(clients: JobClients) -> list[Path]:
-    """Return the files that lie in the folder of uploads."""
     folder = clients.http.job_service.places.jobs_folder / "files"
     return sorted(path for path in folder.rglob("*") if path.is_file())
 

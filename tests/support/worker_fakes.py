@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from fleet_fakes import OUT, SPEC
+from patience import LIMIT_S
 
 from capamesh.node.repository import Manifest, ModelSource, VerifiedContent
 from capamesh.node.repository.chunks import ChunkList
@@ -27,8 +28,6 @@ from capamesh.protocol.errors import InvalidRequest, RunFailed
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.tensors import Tensor, TensorSpec
 
-LIMIT_S = 60.0
-"""Nothing here takes long; whatever is not over by then hangs."""
 SHORT = ServiceProfile((ProfilePoint(1, 1e-5), ProfilePoint(64, 1e-4)))
 """Of a model that runs in the event loop."""
 LONG = ServiceProfile((ProfilePoint(1, 10.0), ProfilePoint(64, 20.0)))

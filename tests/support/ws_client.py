@@ -29,7 +29,6 @@ X = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
 
 
 def head(path: str = STREAM, *lines: str, host: str = "localhost") -> bytes:
-    """Return the request for a WebSocket."""
     fields = (
         f"Host: {host}",
         "Upgrade: websocket",

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from link_awaiting import probe, request
+from awaited_calls import probe, request
 from link_sockets import (
     HOST,
     LIMIT_S,

@@ -9,8 +9,9 @@ import socket
 from collections.abc import Callable
 
 import pytest
-from link_awaiting import probe, request
-from link_sockets import LIMIT_S, Members, Side, Town, is_at_rest, town, within
+from awaited_calls import probe, request
+from link_sockets import Members, Side, Town, is_at_rest, town, within
+from patience import LIMIT_S
 
 from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.links.events import Answer

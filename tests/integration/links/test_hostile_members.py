@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
-from link_awaiting import request
+from awaited_calls import request
 from link_sockets import (
     BRISK,
     LIMIT_S,

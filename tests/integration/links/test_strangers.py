@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
-from link_awaiting import request
+from awaited_calls import request
 from link_sockets import (
     BRISK,
     HOST,

@@ -12,8 +12,8 @@ from itertools import pairwise
 from typing import Any, cast
 
 import pytest
-from link_sockets import HOST, LIMIT_S, Members, within
-from patience import until
+from link_sockets import HOST, Members, within
+from patience import LIMIT_S, until
 from typing_extensions import override
 
 from capamesh.protocol.links.outgoing import RECORD_BYTES

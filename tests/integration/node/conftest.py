@@ -13,7 +13,8 @@ import engine_models
 import onnx
 import pytest
 from fleet_fakes import NullLog
-from link_sockets import HOST, LIMIT_S, Members, Side, within
+from link_sockets import HOST, Members, Side, within
+from patience import LIMIT_S
 
 from capamesh.node.contract.settings import WorkerSettings
 from capamesh.node.devices.in_flight_journal import InFlightJournal

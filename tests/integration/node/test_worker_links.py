@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
+from awaited_calls import request
 from engine_link import control, load_of, until
 from engine_models import FOREVER, looping, model_of
-from link_awaiting import request
-from link_sockets import LIMIT_S, within
+from link_sockets import within
+from patience import LIMIT_S
 from tiny_llama import write_decoder_folder
 
 from capamesh.node.generation.slots import Logits

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from fleet_fakes import OUT, SPEC, NullLog, advert, fp32
 from onnx import helper
-from worker_fakes import LIMIT_S, LONG, FakeModel, FakeSwitch, source_of
+from patience import LIMIT_S
+from worker_fakes import LONG, FakeModel, FakeSwitch, source_of
 
 from capamesh.node.contract.settings import WorkerSettings
 from capamesh.node.contract.verdict import Verdict

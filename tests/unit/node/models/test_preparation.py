@@ -16,10 +16,11 @@ import pytest
 from fleet_fakes import SPEC
 from model_files import f32, onnx_model, write_onnx
 from onnx import helper
+from patience import LIMIT_S
 from text_models import write_encoder
 from tiny_llama import CONTEXT, write_decoder_folder
 from typing_extensions import override
-from worker_fakes import LIMIT_S, FakeClock, FakeModel, FakeSwitch, source_of
+from worker_fakes import FakeClock, FakeModel, FakeSwitch, source_of
 
 from capamesh.node.models import preparation
 from capamesh.node.models.preparation import LoadResult, Preparation

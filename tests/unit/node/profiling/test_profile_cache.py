@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from worker_fakes import LIMIT_S
+from patience import LIMIT_S
 
 from capamesh.node.profiling import cache_upkeep, profile_cache
 from capamesh.node.profiling.cache_upkeep import MAX_PROFILES, PROFILES, UNUSED_S, clean

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from fleet_fakes import fp32
-from patience import until
-from worker_fakes import LIMIT_S, LONG, SHORT, FakeClock, FakeModel, FakeSwitch, engine_of
+from patience import LIMIT_S, until
+from worker_fakes import LONG, SHORT, FakeClock, FakeModel, FakeSwitch, engine_of
 
 from capamesh.node.contract.verdict import Verdict
 from capamesh.node.devices.in_flight_journal import InFlightJournal

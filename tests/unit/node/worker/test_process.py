@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fleet_fakes import NullLog
-from worker_fakes import LIMIT_S
+from patience import LIMIT_S
 
 from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.agent.worker_handle import start_of

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from worker_fakes import LIMIT_S, FakeClock
+from patience import LIMIT_S
+from worker_fakes import FakeClock
 
 from capamesh.node.runtime.tasks.task import ModelTask, TaskRequest
 from capamesh.node.worker import task_calls

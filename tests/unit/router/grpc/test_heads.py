@@ -8,7 +8,6 @@ from hpack.exceptions import HPACKError
 from http2_client import HEAD
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from origins import ANYWHERE
 
 from capamesh.protocol.errors import (
     CapameshError,
@@ -26,6 +25,7 @@ from capamesh.protocol.errors import (
     TooManyRequests,
     Unsatisfiable,
 )
+from capamesh.router.access.origin_check import ANY_HOST, OriginCheck
 from capamesh.router.grpc.arriving import ArrivingMessage
 from capamesh.router.grpc.header_blocks import TABLE_BYTES, BadBlock, HeaderDecoder, encoded
 from capamesh.router.grpc.heads import CallHeads
@@ -38,13 +38,13 @@ from capamesh.router.http.calm import A_SECOND, MOST, Calm
 
 def test_head_says_what_is_called_and_how_it_is_routed() -> None:
     more = ((b"x-capamesh-policy", b"prequal"), (b"grpc-timeout", b""))
-    head, time_s = CallHeads(ANYWHERE).read((*HEAD, *more))
+    head, time_s = CallHeads(OriginCheck((ANY_HOST,))).read((*HEAD, *more))
     assert (head.path, head.is_grpc, head.options.policy) == (dict(HEAD)[b":path"], True, "prequal")
     assert (time_s, head.refusal) == (None, None)
 
 
 def test_wish_that_is_none_is_a_refusal_with_the_text_of_http() -> None:
-    head, _ = CallHeads(ANYWHERE).read((*HEAD, (b"x-capamesh-polizy", b"prequal")))
+    head, _ = CallHeads(OriginCheck((ANY_HOST,))).read((*HEAD, (b"x-capamesh-polizy", b"prequal")))
     assert isinstance(head.refusal, InvalidRequest)
     assert "did you mean X-Capamesh-Policy?" in head.refusal.message
 
@@ -52,7 +52,7 @@ def test_wish_that_is_none_is_a_refusal_with_the_text_of_http() -> None:
 @pytest.mark.parametrize("text", [b"1", b"S", b"123456789S", b"1.5S", b"-1S", b"1s"])
 def test_time_that_is_none_is_refused(text: bytes) -> None:
     with pytest.raises(InvalidRequest, match="1 to 8 digits"):
-        CallHeads(ANYWHERE).read((*HEAD, (b"grpc-timeout", text)))
+        CallHeads(OriginCheck((ANY_HOST,))).read((*HEAD, (b"grpc-timeout", text)))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_time_that_is_none_is_refused(text: bytes) -> None:
 )
 def test_calls_are_posts_of_grpc(name: bytes, value: bytes, is_grpc: bool) -> None:
     changed = tuple((key, value if key == name else of) for key, of in HEAD)
-    assert CallHeads(ANYWHERE).read(changed)[0].is_grpc is is_grpc
+    assert CallHeads(OriginCheck((ANY_HOST,))).read(changed)[0].is_grpc is is_grpc
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from origins import ANYWHERE
 
 from capamesh.protocol.tensors import Limits
 from capamesh.router.access.keys import KeyRing
+from capamesh.router.access.origin_check import ANY_HOST, OriginCheck
 from capamesh.router.http.exchange import InferTarget
 from capamesh.router.http.heads import MAX_HEAD_BYTES, MAX_LINES, Head, Heads, may_become_head
 from capamesh.router.http.key_check import KeyCheck
@@ -21,7 +21,7 @@ WISHES = RoutingOptions(Constraints(max_price=0.5), policy="p2c")
 INFER = "POST /v2/models/m/infer HTTP/1.1"
 
 
-HEADS = Heads(LIMITS, KeyCheck(KeyRing()), ANYWHERE)
+HEADS = Heads(LIMITS, KeyCheck(KeyRing()), OriginCheck((ANY_HOST,)))
 
 
 def read(first: str, *lines: str) -> Head | None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from fleet_fakes import Fleet, NullLog, keys_of
-from origins import ANYWHERE
 from ws_client import head
 from ws_mischief import Mischief
 from wsproto.connection import Connection, ConnectionType
@@ -17,6 +16,7 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, Tex
 
 from capamesh.protocol.oip import InferRequest
 from capamesh.protocol.tensors import Limits
+from capamesh.router.access.origin_check import ANY_HOST, OriginCheck
 from capamesh.router.http.body_budget import BodyBudget
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.key_check import KeyCheck
@@ -96,7 +96,7 @@ class Talk:
         self.used_s = 0.0
         self.site = "127.0.0.1"
         self.context = StreamContext(self.front)  # type: ignore[arg-type]
-        asked = read_head(head(), ANYWHERE)
+        asked = read_head(head(), OriginCheck((ANY_HOST,)))
         assert asked is not None
         self.connection = StreamConnection(self.context, self, asked, None)  # type: ignore[arg-type]
         assert self.transport.written == asked.accepted

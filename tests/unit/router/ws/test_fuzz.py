@@ -7,12 +7,12 @@ import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
-from origins import ANYWHERE
 from ws_client import head
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, Ping, TextMessage
 
 from capamesh.protocol.errors import CapameshError
+from capamesh.router.access.origin_check import ANY_HOST, OriginCheck
 from capamesh.router.ws.frames import Frames, Kind, Part, head_of
 from capamesh.router.ws.handshake import read_head
 from capamesh.router.ws.messages import is_end, split
@@ -105,7 +105,7 @@ def test_head_of_any_kind_is_read_or_refused(query: str, lines: list[str], model
         )
     )
     with contextlib.suppress(CapameshError):
-        read_head(raw, ANYWHERE)
+        read_head(raw, OriginCheck((ANY_HOST,)))
 
 
 @given(body=st.binary(max_size=40))
