@@ -23,11 +23,11 @@ from clusters import nodes_at
 from google.protobuf.json_format import MessageToDict
 from triton_models import (
     EXAMPLES,
+    ZERO_START,
     file_start,
     write_examples,
     write_implicit,
     write_texts,
-    zero_start,
 )
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
@@ -63,7 +63,7 @@ async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Loc
     models = folder / "models"
     models.mkdir()
     write_examples(models)
-    write_implicit(models, "zero", zero_start())
+    write_implicit(models, "zero", ZERO_START)
     write_implicit(models, "filed", file_start(models, "filed", 100))
     write_texts(models, "texts")
     write_implicit(models, BROKEN)

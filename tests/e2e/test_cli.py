@@ -20,7 +20,7 @@ import pytest
 from clusters import is_alive
 from commands import environment, run, run_json, words_of
 from prometheus_client.parser import text_string_to_metric_families
-from triton_models import write_implicit, zero_start
+from triton_models import ZERO_START, write_implicit
 
 import capamesh.cli
 from capamesh.client import Client
@@ -261,7 +261,7 @@ def test_network_is_made_joined_stopped_and_resumed_by_one_command_each(tmp_path
     own, other, models = tmp_path / "own machine", tmp_path / "other machine", tmp_path / "models"
     for name in ("digits", "silero_vad"):
         shutil.copytree(MODELS / name, models / name)
-    write_implicit(models, "remembers", zero_start())
+    write_implicit(models, "remembers", ZERO_START)
     options = ("--home", str(own), "--http", "127.0.0.1:0", "--advertise", "127.0.0.1", "--json")
     with running("up", "--models", str(models), *options) as up:
         first = document(up)

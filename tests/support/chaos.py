@@ -179,8 +179,7 @@ def crowded(pids: Sequence[int], *, core: int, hogs: int) -> Iterator[None]:
 class Proxy:
     """A TCP proxy in this process whose wire can go bad; it sees only what TLS leaves to see.
 
-    `is_held`: it accepts, and passes nothing on until that ends. `is_cut`: it ends what is open and whatever
-    comes. `delay_s` and `bytes_per_s` (0: any number) hold in each direction. `reset_after_bytes`: so many
+    `is_held`: it accepts, and passes nothing on until that ends. `delay_s` and `bytes_per_s` (0: any number) hold in each direction. `reset_after_bytes`: so many
     more of the answers' bytes, and the connection is reset in the midst of them, once.
     """
 
@@ -219,14 +218,10 @@ class Proxy:
     def is_held(self, held: bool) -> None:
         (self._open.clear if held else self._open.set)()
 
-    @property
-    def is_cut(self) -> bool:
-        return self._is_cut
-
-    @is_cut.setter
-    def is_cut(self, cut: bool) -> None:
-        self._is_cut = cut
-        if cut:
+    def cut(self, *, is_cut: bool = True) -> None:
+        """End what is open and whatever comes, until it is called for the opposite."""
+        self._is_cut = is_cut
+        if is_cut:
             self._abort()
 
     def _abort(self) -> None:

@@ -37,7 +37,6 @@ def all_asked_of(ask: Ask) -> dict[str, Any]:
 
 
 def part_of(pieces: object) -> Answer:
-    """Return an answer, or a part of one, with these pieces."""
     data = join_elements([pieces if isinstance(pieces, bytes) else json.dumps(pieces).encode()])
     return answer_of("1", Tensor("parts", Datatype.BYTES, (1,), data))
 

@@ -197,7 +197,6 @@ class EvilNode(LinkHandler):
 
 @asynccontextmanager
 async def present(evil: EvilNode) -> AsyncIterator[EvilNode]:
-    """Let it be there meanwhile."""
     task = asyncio.create_task(evil.run())
     try:
         yield evil

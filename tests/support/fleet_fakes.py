@@ -77,7 +77,6 @@ class NullLog:
         return self
 
     def of(self, event: str) -> list[dict[str, Any]]:
-        """Return the values of each event of that name."""
         return [values for name, values in self.told if name == event]
 
 
@@ -495,8 +494,6 @@ class PolicyMaker:
 
 
 def with_policy(rules: RoutingRules, policy: str) -> RoutingRules:
-    """Return rules whose default policy is `policy`."""
-
     def filled(of_model: ModelRules) -> ModelRules:
         return replace(of_model, policy=policy) if of_model.policy == DEFAULT_POLICY else of_model
 

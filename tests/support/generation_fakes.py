@@ -44,7 +44,6 @@ class FakeSlots(Slots):
         self.extended: list[int] = []
         self.scored: list[int] = []
         self.replayed: list[int] = []
-        self.copied = 0
         self.fails: Exception | None = None
         self.habit = 0.0
         """What the token has in advance that is next in a circle of four: with some, answers repeat themselves."""
@@ -95,7 +94,6 @@ class FakeSlots(Slots):
     def copy(self, source: int, target: int, count: int) -> None:
         assert source != target
         assert count <= self._used[source]
-        self.copied += 1
         self._cache[target, :count] = self._cache[source, :count]
         self._used[target] = count
 

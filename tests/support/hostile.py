@@ -72,9 +72,6 @@ class MemoryWatch:
         self._ended.set()
         self._thread.join()
 
-    def now_bytes(self, pid: int) -> int:
-        return sum(map(own_bytes, children_of(pid)))
-
     def _run(self) -> None:
         while not self._ended.wait(SAMPLE_S):
             for pid, limit in self._limits.items():
@@ -111,7 +108,7 @@ class AttackedNetwork(Cluster):
     watch: MemoryWatch
 
     def bytes_of(self, member: Member) -> int:
-        return self.watch.now_bytes(member.pid)
+        return sum(map(own_bytes, children_of(member.pid)))
 
     def peak_bytes(self, member: Member) -> int:
         """Return the most that a member has occupied since the watch began."""

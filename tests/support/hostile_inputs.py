@@ -103,7 +103,6 @@ def write_arrow_bomb(path: Path, values: int = 375_000_000) -> None:
 
 
 def write_wide_csv(path: Path, columns: int = 700_000) -> None:
-    """Write CSV of so many columns, and one row."""
     letters = itertools.product(string.ascii_lowercase + string.digits, repeat=4)
     names = ",".join("".join(each) for each in itertools.islice(letters, columns))
     path.write_text(f"{names}\n{','.join('0' * columns)}\n", encoding="ascii")

@@ -153,7 +153,6 @@ class Rig:
         return done
 
     async def until(self, is_so: Callable[[Job], bool], job: Job, most_s: float = 600.0) -> Job:
-        """Return the job once something is so of it."""
         async with asyncio.timeout(most_s):
             while True:
                 now = await self.store.get(job.id, None)

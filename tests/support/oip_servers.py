@@ -7,12 +7,12 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
 from patience import LIMIT_S
-from threaded_server import Handler, application_of, refusal, served
+from threaded_server import Handler, application_of, refusal
 
 from capamesh.protocol.oip import (
     HEADER_LENGTH_NAME,
@@ -38,7 +38,6 @@ class OipServer:
 
     def __init__(self) -> None:
         self.url = ""
-        self.wishes: list[dict[str, str]] = []
         self.asked: list[InferRequest] = []
         self.paths: list[str] = []
         self.revocations: list[bytes] = []
@@ -78,9 +77,6 @@ class OipServer:
         answer = InferResponse(asked.model, "1", asked.id, asked.inputs)
         buffers, json_bytes = encode_response(answer, asked)
         headers = {} if json_bytes is None else {HEADER_LENGTH_NAME: str(json_bytes)}
-        self.wishes.append(
-            {name: text for name, text in request.headers.items() if name.startswith("X-Capamesh")}
-        )
         headers["X-Capamesh-Node"] = "12D3KooWnode"
         if request.headers.get("X-Capamesh-Explain") == "1":
             headers["X-Capamesh-Explanation"] = '{"policy": "p2c", "replicas": []}'
@@ -105,13 +101,6 @@ def answering(body: Any) -> Handler:
         return body
 
     return handler
-
-
-@contextlib.contextmanager
-def running_server() -> Iterator[OipServer]:
-    server = OipServer()
-    with served(server.application()) as server.url:
-        yield server
 
 
 Script = Callable[[socket.socket], None]

@@ -57,7 +57,7 @@ def fleet(rifs: str | list[int]) -> tuple[Replica, ...]:
 
 
 def usable(one: Replica, now_s: float = 0.0) -> bool:
-    """The least that eligibility asks."""
+    """The least that eligibility asks, and that a probe does."""
     del now_s
     return one.endpoint.is_usable
 
@@ -72,34 +72,19 @@ def name(one: Replica | None) -> str:
     return "-" if one is None else str(one.endpoint.peer)
 
 
-def picks(
-    policy: Policy,
-    replicas: tuple[Replica, ...],
-    times: int,
-    shape: RequestShape = SHAPE,
-    now_s: float = 0.0,
-) -> str:
+def picks(policy: Policy, replicas: tuple[Replica, ...], times: int, now_s: float = 0.0) -> str:
     """Return the names of the replicas picked one after the other, none of them getting busier."""
-    return "".join(name(policy.pick(replicas, usable, shape, now_s)) for _ in range(times))
+    return "".join(name(policy.pick(replicas, usable, SHAPE, now_s)) for _ in range(times))
 
 
 def tell(
-    policy: Policy,
-    one: Replica,
-    now_s: float = 0.0,
-    *,
-    rif: int = 0,
-    queued: int | None = None,
-    run_us: int = 10_000,
-    latency_us: int = 0,
+    policy: Policy, one: Replica, now_s: float = 0.0, *, rif: int = 0, run_us: int = 10_000
 ) -> None:
     """Let a replica tell that `rif` requests are there, all but one queued, and that each takes `run_us`."""
-    waiting = max(0, rif - 1) if queued is None else queued
+    waiting = max(0, rif - 1)
     queue_us = waiting * run_us + (run_us // 2 if rif else 0)
-    one.reported(
-        LoadReport(rif, waiting, 100, queue_us, run_us, 0, latency_us or queue_us + run_us, rif),
-        now_s,
-    )
+    load = LoadReport(rif, waiting, 100, queue_us, run_us, 0, queue_us + run_us, rif)
+    one.reported(load, now_s)
     policy.reported(one, now_s)
 
 

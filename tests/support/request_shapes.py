@@ -108,7 +108,6 @@ class RequestShapes:
         return ("\r\n".join(fields) + "\r\n\r\n").encode()
 
     def _tensor(self, name: str) -> tuple[str, Datatype, list[int], bytes]:
-        """Return a tensor's name, datatype, shape and bytes."""
         rng = self._rng
         # half of them to one model, so that much becomes known of its replicas
         datatype = Datatype.FP32 if rng.random() < 0.6 else rng.choice(list(Datatype))

@@ -67,7 +67,6 @@ DRAWN = "07" * 12
 
 @functools.cache
 def network() -> tuple[NetworkOwner, Membership]:
-    """Return the owner of the network of all routers of tests, and their membership."""
     now = dt.datetime.fromtimestamp(WALL_S, dt.UTC)
     owner = NetworkOwner.create("home", now)
     token = owner.invite(

@@ -62,12 +62,10 @@ class Network:
         """Return a new member, whom `token` admitted, or an invite of its own."""
         return Membership.join(Identity.generate(), token or self.invite(role=role), NOW)
 
-    def serial_of(self, token: JoinToken) -> str:
-        return read_invite(read_authority(self.owner.ca_der), token.invite_der).serial
-
     def revoking(self, *, peer: PeerId | None = None, token: JoinToken | None = None) -> bytes:
         """Return the first revocation list of the network, encoded, that names a node or an invite."""
-        invites = [] if token is None else [self.serial_of(token)]
+        authority = read_authority(self.owner.ca_der)
+        invites = [read_invite(authority, each.invite_der).serial for each in (token,) if each]
         empty = RevocationList.empty(self.owner.network_id)
         peers = [] if peer is None else [peer]
         return self.owner.revoke(empty, peers=peers, invites=invites, now=NOW).encode()

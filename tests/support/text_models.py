@@ -43,10 +43,10 @@ def table() -> np.ndarray:
     return np.random.default_rng(7).standard_normal((len(WORDS), DIMENSIONS)).astype(np.float32)
 
 
-def tokenizer(*, is_padded: bool = True) -> bytes:
+def tokenizer() -> bytes:
     """Return a tokenizer's file: words in lower case, [CLS] before a text and [SEP] behind it.
 
-    As many files do, it says to pad all texts to 16 tokens with `is_padded`, which a node does not heed.
+    As many files do, it says to pad all texts to 16 tokens, which a node does not heed.
     """
     made = Tokenizer(
         models.WordPiece({word: at for at, word in enumerate(WORDS)}, unk_token="[UNK]")  # noqa: S106 - no password
@@ -57,21 +57,19 @@ def tokenizer(*, is_padded: bool = True) -> bytes:
         single="[CLS] $A [SEP]",
         special_tokens=[("[CLS]", WORDS.index("[CLS]")), ("[SEP]", WORDS.index("[SEP]"))],
     )
-    if is_padded:
-        made.enable_padding(length=16, pad_id=0, pad_token="[PAD]")  # noqa: S106 - no password
-        made.enable_truncation(16)
+    made.enable_padding(length=16, pad_id=0, pad_token="[PAD]")  # noqa: S106 - no password
+    made.enable_truncation(16)
     return made.to_str().encode()
 
 
-def encoder(*, has_mask: bool = True) -> onnx.ModelProto:
+def encoder() -> onnx.ModelProto:
     """Return a model whose output `hidden` is `table` at each token.
 
     The mask is taken and changes nothing: what lies behind a text's end is left to whoever makes one vector of it.
     """
-    mask = ", int64[rows, tokens] attention_mask" if has_mask else ""
     return model_of(
-        f"""encoder (int64[rows, tokens] input_ids{mask}) => (float[rows, tokens, {DIMENSIONS}] hidden)
-        {{ hidden = Gather(table, input_ids) {"unused = Identity(attention_mask)" if has_mask else ""} }}""",
+        f"""encoder (int64[rows, tokens] input_ids, int64[rows, tokens] attention_mask) => (float[rows, tokens, {DIMENSIONS}] hidden)
+        {{ hidden = Gather(table, input_ids) unused = Identity(attention_mask) }}""",
         table=table(),
     )
 

@@ -18,6 +18,7 @@ EXAMPLES = (
     "simple_sequence",
     "simple_string",
 )
+ZERO_START = 'initial_state { name: "start" data_type: TYPE_INT32 dims: [ 1 ] zero_data: true }'
 _PAIR = ("INPUT0", "INPUT1")
 _SUMS = ("OUTPUT0", "OUTPUT1")
 
@@ -59,11 +60,6 @@ def write_texts(folder: Path, name: str) -> None:
         'output { name: "OUTPUT0" data_type: TYPE_STRING dims: [ -1 ] }'
     )
     _write(folder, name, model, config)
-
-
-def zero_start() -> str:
-    """Return an `initial_state` of zeros."""
-    return 'initial_state { name: "start" data_type: TYPE_INT32 dims: [ 1 ] zero_data: true }'
 
 
 def file_start(folder: Path, name: str, value: int) -> str:

@@ -69,11 +69,8 @@ class FakeModel:
     sees the first number of every row and may raise.
     """
 
-    def __init__(
-        self, inputs: tuple[TensorSpec, ...] = SPEC, outputs: tuple[TensorSpec, ...] = OUT
-    ) -> None:
-        self.inputs = inputs
-        self.outputs = outputs
+    def __init__(self, inputs: tuple[TensorSpec, ...] = SPEC) -> None:
+        self.inputs, self.outputs = inputs, OUT
         self.provider = "CPUExecutionProvider"
         self.precision = "fp32"
         self.is_data_dependent = False

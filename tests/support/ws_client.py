@@ -63,8 +63,6 @@ def infer(name: str = "", **changes: object) -> str:
 
 
 class WsClient(ScriptedClient):
-    """A connection of a scripted client."""
-
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         super().__init__(reader, writer, self._receive)
         self._frames = Connection(ConnectionType.CLIENT)

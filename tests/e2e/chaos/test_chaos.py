@@ -176,9 +176,9 @@ async def reset_in_the_midst_of_an_answer(cluster: Cluster, _: Member, proxy: Pr
 
 
 async def refused(cluster: Cluster, _: Member, proxy: Proxy) -> None:
-    proxy.is_cut = True
+    proxy.cut()
     await asyncio.sleep(2)
-    proxy.is_cut = False
+    proxy.cut(is_cut=False)
 
 
 async def accepted_in_silence(cluster: Cluster, node: Member, proxy: Proxy) -> None:

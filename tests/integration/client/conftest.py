@@ -10,7 +10,8 @@ from itertools import islice
 from typing import Any
 
 import pytest
-from oip_servers import OipServer, Script, ScriptedServer, running_server
+from oip_servers import OipServer, Script, ScriptedServer
+from threaded_server import served
 
 from capamesh.client import AsyncClient, Client
 from capamesh.client.jobs.async_jobs import AsyncFiles, AsyncJob, AsyncJobs
@@ -18,8 +19,9 @@ from capamesh.client.jobs.async_jobs import AsyncFiles, AsyncJob, AsyncJobs
 
 @pytest.fixture
 def server() -> Iterator[OipServer]:
-    with running_server() as served:
-        yield served
+    made = OipServer()
+    with served(made.application()) as made.url:
+        yield made
 
 
 @pytest.fixture

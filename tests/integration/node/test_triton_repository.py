@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import triton_models
-from triton_models import EXAMPLES, file_start, write_examples, write_implicit, zero_start
+from triton_models import EXAMPLES, ZERO_START, file_start, write_examples, write_implicit
 
 from capamesh.node.models.preparation import LoadResult, Preparation
 from capamesh.node.profiling.profile_cache import ProfileCache
@@ -164,7 +164,7 @@ def totals(model: Hosted, values: Sequence[int]) -> list[int]:
 
 def test_implicit_state_begins_as_the_configuration_says_and_goes_on(tmp_path: Path) -> None:
     write_implicit(tmp_path, "plain")
-    write_implicit(tmp_path, "zero", zero_start())
+    write_implicit(tmp_path, "zero", ZERO_START)
     write_implicit(tmp_path, "filed", file_start(tmp_path, "filed", 100))
     assert totals(hosted(tmp_path, "plain"), [1, 2, 3]) == [1, 3, 6]
     assert totals(hosted(tmp_path, "zero"), [1, 2, 3]) == [1, 3, 6]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from virtual_time import VirtualLoop
+from virtual_time import new_loop
 
 HERE = Path(__file__).parent
 REAL = {
@@ -26,4 +26,4 @@ def pytest_asyncio_loop_factories(
     del config
     if str(item.path.relative_to(HERE)) in REAL:
         return {"real": asyncio.SelectorEventLoop}
-    return {"virtual": VirtualLoop}
+    return {"virtual": new_loop}
