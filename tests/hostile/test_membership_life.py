@@ -7,13 +7,14 @@ import datetime as dt
 from pathlib import Path
 
 import pytest
-from clusters import Cluster, peer_of, state_of, until_state, until_status
+from clusters import Cluster, peer_of, until_state, until_status
 from engine_link import logged
 from hostile import Figures
 from http_load import DIGITS, Load, Shot
 from patience import until
 
 from capamesh.protocol.identity import Identity
+from capamesh.protocol.member_status import verdict
 from capamesh.protocol.network import RevocationList
 
 SHORT_S = 15.0
@@ -80,7 +81,7 @@ async def test_members_whose_membership_has_ended_say_so_and_are_good_again_by_a
         network.renew(WARNED_S)
         for member in network.members:
             await until_status(member, lambda status: status["state"] == "expired")
-            assert state_of(member) == "expired"
+            assert verdict(member.status(), dt.datetime.now(dt.UTC)).state == "expired"
             assert member.status()["expires_in_s"] <= 0
             assert len(logged(member, "membership_expired")) == 1
         (warning, *_) = logged(network.router, "membership_ends")

@@ -236,11 +236,6 @@ def peer_of(member: Member) -> str:
     return str(member.status()["peer_id"])
 
 
-def state_of(member: Member) -> str:
-    """Return what `capamesh ... status` would say of it now."""
-    return verdict(member.status(), dt.datetime.now(dt.UTC)).state
-
-
 async def until_status(member: Member, is_so: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     """Wait until a member's status is so, while it runs; return that."""
 
@@ -254,8 +249,8 @@ async def until_status(member: Member, is_so: Callable[[dict[str, Any]], object]
 
 
 async def until_state(member: Member, state: str) -> None:
-    """Wait until its status, as the command would show it, says so."""
-    await until_status(member, lambda _: state_of(member) == state)
+    """Wait until `capamesh ... status` would say so of it."""
+    await until_status(member, lambda said: verdict(said, dt.datetime.now(dt.UTC)).state == state)
 
 
 def is_alive(pid: int) -> bool:

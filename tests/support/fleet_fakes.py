@@ -81,17 +81,14 @@ class NullLog:
 
 
 def offer(
-    name: str = "m", version: str = "1", state: ModelState = ModelState.READY, reason: str = ""
+    name: str = "m",
+    version: str = "1",
+    state: ModelState = ModelState.READY,
+    reason: str = "",
+    **more: Any,
 ) -> ModelOffer:
-    return ModelOffer(
-        ModelName(name),
-        ModelVersion(version),
-        "sha256-chunks:" + "0" * 64,
-        state,
-        reason,
-        SPEC,
-        OUT,
-    )
+    known = ModelName(name), ModelVersion(version), "sha256-chunks:" + "0" * 64
+    return ModelOffer(*known, state, reason, SPEC, OUT, **more)
 
 
 def device(index: int = 0, *addresses: str) -> Device:
@@ -547,10 +544,6 @@ class Fleet(Nodes):
 def keys_of(fleet: Fleet) -> RepeatedCalls:
     """Return the idempotency keys of a router with this core."""
     return RepeatedCalls(clock=fleet.clock, timers=asyncio.get_running_loop())
-
-
-def idempotent_not(given: ModelOffer) -> ModelOffer:
-    return replace(given, is_idempotent=False)
 
 
 def in_virtual_time(test: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., T]:

@@ -45,7 +45,6 @@ class Members(Dialler):
         self.let_go: list[Endpoint] = []
         self.hurried: list[tuple[str, bool]] = []
         self.changes: list[list[Change]] = []
-        """What `on_changes` was called with."""
         owners = self.owners = OwnerKeeper(
             folder,
             rules=NO_RULES,

@@ -131,9 +131,7 @@ class FakeNodes(Nodes):
         self.best_rows = best_rows
         self.row_s = row_s
         self.refused: set[float] = set()
-        """The values that nodes refuse."""
         self.failing: set[float] = set()
-        """The values on which the model's run fails."""
         self.deadly: set[float] = set()
         """The values that end the worker that runs them."""
         self.fatal: set[float] = set()

@@ -72,9 +72,6 @@ class JobClients:
         """Return a new key of a tenant, for jobs where nothing else is said."""
         return self.http.key(*(verbs or (Verb.JOBS,)), tenant=tenant, **scope)
 
-    def revoke(self, text: str) -> None:
-        self.http.revoke(text)
-
     def body(self, **more: Any) -> dict[str, Any]:
         return {"model": "m", "input": {"url": f"{self.place}/in.jsonl"}, **more}
 

@@ -35,7 +35,6 @@ class LoadingLink(FakeLink):
         self.is_ready_at_once = True
         self.wanted = asyncio.Event()
         self.wants = 0
-        """The loads that were asked for."""
 
     @override
     def ask(self, meta: bytes, body: Sequence[Any], asker: ResponseHandler) -> int:

@@ -39,6 +39,7 @@ class Postgres:
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
         self.port = port
+        self._data = str(folder / "data")
         self._bin = binaries()
         self.is_running = False
 
@@ -52,10 +53,6 @@ class Postgres:
         os.chown(secret, self._user, self._group)
         options = "--username=capamesh --auth=scram-sha-256 --encoding=UTF8 --locale=C --no-sync"
         self._run("initdb", f"--pwfile={secret}", *options.split(), "-D", self._data)
-
-    @property
-    def _data(self) -> str:
-        return str(self.folder / "data")
 
     def _run(self, program: str, *words: str) -> None:
         subprocess.run(

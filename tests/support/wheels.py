@@ -53,7 +53,6 @@ class Builder:
         self._source = source
         self._variables = variables
         self.names: set[str] = set()
-        """The packages that are there."""
         project = tomllib.loads((source / "pyproject.toml").read_text())
         self._add(project["build-system"]["requires"])
         self._add(json.loads(self._called("json.dumps(backend.get_requires_for_build_wheel())")))

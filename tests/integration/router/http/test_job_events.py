@@ -184,7 +184,7 @@ async def test_stream_ends_with_its_key(clients: JobClients) -> None:
     reply = await follow(clients, job, key=key)
     kept = await follow(clients, job, key=other)
     await followed_by(clients, 2)
-    clients.revoke(key)
+    clients.http.revoke(key)
     await all_of(reply)
     assert clients.http.job_service.following.followers == 1
     kept.close()

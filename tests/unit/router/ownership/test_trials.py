@@ -15,7 +15,6 @@ from fleet_fakes import (
     echo,
     failing,
     fp32,
-    idempotent_not,
     offer,
 )
 
@@ -66,7 +65,7 @@ async def test_request_with_a_key_or_that_must_not_run_twice_is_never_sent_on_tr
         await infer(fleet, options=RoutingOptions(affinity=f"key {number}"))
     assert link.asks == []
     fleet = Fleet(owners=Owners())
-    fleet.node("A", echo, models=(idempotent_not(offer()),), invite="honest")
+    fleet.node("A", echo, models=(offer(is_idempotent=False),), invite="honest")
     link = fleet.node("X", WRONG, models=(other(),), invite="evil")
     for _ in range(300):
         await infer(fleet)

@@ -24,7 +24,6 @@ from fleet_fakes import (
     fp32,
     garbage,
     hang,
-    idempotent_not,
     in_virtual_time,
     offer,
     telling,
@@ -438,7 +437,7 @@ def once(case: str, *scripts: Reply) -> tuple[Fleet, InferCall, dict[str, Any]]:
     fleet = Fleet(rules=RoutingRules(ModelRules(is_retried=case != "rules")))
     for at, (peer, script) in enumerate(zip("ABCDE", scripts, strict=False)):
         is_said = case == "all say so" or (case == "one says so" and at == 1)
-        fleet.node(peer, script, models=(idempotent_not(offer()) if is_said else offer(),))
+        fleet.node(peer, script, models=(offer(is_idempotent=False) if is_said else offer(),))
     return fleet, SEQUENCE if case == "sequence" else call("m", "1"), {"is_copy": case == "copy"}
 
 
@@ -469,7 +468,7 @@ async def test_liars_who_say_that_requests_may_not_run_twice_fail_none(
 ) -> None:
     fleet = Fleet(invites={"A": "evil", "B": "evil", "H": "one", "I": "two"})
     for peer in "AB":
-        fleet.node(peer, lie, models=(idempotent_not(offer()),))
+        fleet.node(peer, lie, models=(offer(is_idempotent=False),))
     for peer in honest:
         fleet.node(peer)
     learn(fleet)
@@ -481,7 +480,7 @@ async def test_liars_who_say_that_requests_may_not_run_twice_fail_none(
 async def test_request_that_its_own_nodes_may_not_run_twice_goes_to_none_of_them_again() -> None:
     fleet = Fleet(invites={"A": "own", "B": "own", "E": "other"})
     for peer in "AB":
-        fleet.node(peer, failing(RunFailed("crashed")), models=(idempotent_not(offer()),))
+        fleet.node(peer, failing(RunFailed("crashed")), models=(offer(is_idempotent=False),))
     fleet.node("E")
     assert (await infer(fleet)).peer == "E"
     fleet.endpoints[2].link = None

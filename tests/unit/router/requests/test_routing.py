@@ -25,7 +25,6 @@ from fleet_fakes import (
     fp32,
     garbage,
     hang,
-    idempotent_not,
     in_virtual_time,
     linked,
     offer,
@@ -225,7 +224,7 @@ async def test_full_version_is_not_relieved_by_another_nor_hedged_by_it() -> Non
 
 async def test_request_that_may_have_run_goes_to_no_version_that_must_not_run_it_twice() -> None:
     fleet = Fleet()
-    fleet.node("A", echo, models=(idempotent_not(offer(version="1")),))
+    fleet.node("A", echo, models=(offer(is_idempotent=False),))
     fleet.node("B", failing(LinkLost("gone")), models=(offer(version="2"),))
     with pytest.raises(LinkLost):
         await infer(fleet)
