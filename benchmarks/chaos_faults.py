@@ -109,7 +109,7 @@ async def to_silence(cluster: Cluster) -> AsyncIterator[Faulty]:
     async with cluster.proxied(1) as (node, proxy):
 
         async def hold(is_held: bool) -> None:
-            proxy.is_held = is_held
+            proxy.hold(is_held=is_held)
 
         yield Faulty(peer_of(node), lambda: hold(True), lambda: hold(False))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -52,9 +53,8 @@ async def by_json(
     return seen(told["outputs"][0]["data"], reply.headers)
 
 
-async def by_pages(http: Http, headers: dict[str, str]) -> Seen:
-    """Ask in a way that aiohttp serves."""
-    return await by_json(http, headers, is_chunked=True)
+by_pages: Ask = functools.partial(by_json, is_chunked=True)
+"""Asks in a way that aiohttp serves."""
 
 
 async def by_binary(http: Http, headers: dict[str, str]) -> Seen:

@@ -179,8 +179,8 @@ def crowded(pids: Sequence[int], *, core: int, hogs: int) -> Iterator[None]:
 class Proxy:
     """A TCP proxy in this process whose wire can go bad; it sees only what TLS leaves to see.
 
-    `is_held`: it accepts, and passes nothing on until that ends. `delay_s` and `bytes_per_s` (0: any number) hold in each direction. `reset_after_bytes`: so many
-    more of the answers' bytes, and the connection is reset in the midst of them, once.
+    `delay_s` and `bytes_per_s` (0: any number) hold in each direction. `reset_after_bytes`: so many more of the answers' bytes, and the
+    connection is reset in the midst of them, once.
     """
 
     def __init__(self, listen: tuple[str, int], target: tuple[str, int]) -> None:
@@ -210,13 +210,9 @@ class Proxy:
             self._abort()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    @property
-    def is_held(self) -> bool:
-        return not self._open.is_set()
-
-    @is_held.setter
-    def is_held(self, held: bool) -> None:
-        (self._open.clear if held else self._open.set)()
+    def hold(self, *, is_held: bool = True) -> None:
+        """Accept, and pass nothing on until it is called for the opposite."""
+        (self._open.clear if is_held else self._open.set)()
 
     def cut(self, *, is_cut: bool = True) -> None:
         """End what is open and whatever comes, until it is called for the opposite."""

@@ -229,7 +229,6 @@ def offer_of(
 
 
 async def digest_of(cluster: Cluster, model: str = "digits") -> str:
-    """Return the digest of a model that the honest nodes have."""
     found = await models_at(cluster.http_url)
     (digest,) = [one["digest"] for one in found if one["name"] == model]
     return str(digest)

@@ -103,8 +103,6 @@ class Figures:
 
 
 class AttackedNetwork(Cluster):
-    """A running cluster with memory limits."""
-
     watch: MemoryWatch
 
     def bytes_of(self, member: Member) -> int:

@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -111,7 +111,7 @@ class Load:
         concurrency: int = 0,
         pause_s: float = 0.0,
         seed: int = 1,
-        at: Mapping[int, Callable[[], Awaitable[None]]] | None = None,
+        at: Mapping[int, Callable[[], Coroutine[Any, Any, None]]] | None = None,
     ) -> list[Shot]:
         """Send `requests`, `rate` a second by a seeded Poisson process, or always `concurrency`, each `pause_s` after an answer.
 
@@ -136,7 +136,7 @@ class Load:
                     elif number % 20 == 0:
                         await asyncio.sleep(0)
                     if at and number in at:
-                        events.create_task(_begun(at[number]))
+                        events.create_task(at[number]())
                     shot = Shot(number, due_s, body=body, expected=expected)
                     shots.append(shot)
                     asks.append(self._begin(self._ask(shot)))
@@ -262,10 +262,6 @@ class Load:
                 finally:
                     writer.close()
         self._down.discard(target)
-
-
-async def _begun(event: Callable[[], Awaitable[None]]) -> None:
-    await event()
 
 
 def _header(head: bytes, name: bytes) -> bytes:

@@ -307,7 +307,6 @@ def head(
 def message(
     kind: FrameKind, stream: int, meta: bytes, body: bytes, flags: int, total: int
 ) -> bytes:
-    """Return the first frame of a message."""
     return (
         head(len(meta) + len(body), len(meta), kind=kind, value=total, stream=stream, flags=flags)
         + meta

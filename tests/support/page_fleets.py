@@ -30,7 +30,6 @@ MODELS = (
 
 
 def peer_of(at: int) -> PeerId:
-    """Return a peer id like a real one."""
     return PeerId(f"12D3KooW{at * 7919 % 99991:05d}MeshNodeOfTheFleetThatIsNoOne{at:06d}")
 
 

@@ -170,7 +170,6 @@ class RawClient(asyncio.Protocol):
         self.transport.write_eof()
 
     def leave(self) -> None:
-        """Close: this side is gone."""
         self.transport.close()
 
     def reset(self) -> None:

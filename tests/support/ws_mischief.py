@@ -16,8 +16,6 @@ CLOSE_CODES = (0, 999, 1000, 1001, 1004, 1005, 1006, 1011, 1015, 2999, 3000, 499
 
 
 class Mischief:
-    """One connection's worth of it."""
-
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
 

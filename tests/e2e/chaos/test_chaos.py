@@ -183,11 +183,11 @@ async def refused(cluster: Cluster, _: Member, proxy: Proxy) -> None:
 
 async def accepted_in_silence(cluster: Cluster, node: Member, proxy: Proxy) -> None:
     before, peer = proxy.accepted, peer_of(node)
-    proxy.is_held = True
+    proxy.hold()
     await until_out(cluster.http_url, peer)
     await until_linked(cluster.http_url, peer, is_up=False)
     await until(lambda: proxy.accepted > before)  # it is dialled again, and accepts
-    proxy.is_held = False
+    proxy.hold(is_held=False)
     await until_in_rotation(cluster.http_url, peer)
 
 

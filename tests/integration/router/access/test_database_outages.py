@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from fleet_fakes import NullLog
+from fleet_members import NullLog
 from postgres import Postgres, served
 from psycopg import sql
 
