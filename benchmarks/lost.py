@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "scripts")]
 from chaos import own_pids, send_signal, sidecar_pid  # noqa: E402 - found by the line above
 from clusters import Cluster, kept_ports, until_state  # noqa: E402 - likewise
-from polling import until  # noqa: E402 - likewise
+from patience import until  # noqa: E402 - likewise
 from prometheus import PROMETHEUS, prometheus  # noqa: E402 - likewise
 
 LOST_S, ALERTED_S, BACK_S = 30.0, 60.0, 30.0

@@ -15,7 +15,7 @@ import aiohttp
 from clusters import get
 from free_ports import free_port
 from generate_observability import FOLDER, scraping
-from polling import until
+from patience import until
 
 PROMETHEUS = shutil.which("prometheus")
 

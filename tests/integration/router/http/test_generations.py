@@ -797,7 +797,7 @@ async def test_client_that_leaves_while_its_model_is_loaded_waits_no_more(http: 
     cold = http.fleet.routing.pipeline.cold
     assert cold._count == 1
     answer.close()
-    await eventually(lambda: cold._count == 0, "it waits no more")
+    await until(lambda: cold._count == 0, "it waits no more")
     link.load()
     await http.settled()
     assert link.asks == []
