@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -23,14 +23,12 @@ from machine import keep
 from report import Report
 from rich.console import Console
 
-from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.links.calls import InferCall
-from capamesh.protocol.tensors import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 from chaos import send_signal  # noqa: E402 - found by the line above
-from evil_nodes import LIES, Answers, Late, lying, right_request  # noqa: E402 - likewise
+from evil_nodes import LIES, Answers, Given, lying, right_request  # noqa: E402 - likewise
 from hostile import attacked, children_of  # noqa: E402 - likewise
 from http_load import Load, Shot, failed, failures, quantile_s  # noqa: E402 - likewise
 
@@ -55,7 +53,7 @@ def in_turns(at: int) -> Answers:
     names = itertools.cycle(["invalid", "run_failed", "strange outputs", "too_large"])
     turn = itertools.islice(names, at, None)
 
-    def lie(call: InferCall) -> Sequence[Tensor] | CapameshError | Late | None:
+    def lie(call: InferCall) -> Given:
         return LIES[next(turn)](call)
 
     return lie

@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 from chaos import send_signal, sidecar_pid, worker_pids
-from clusters import Cluster, is_alive, peer_of, until_state, until_status
+from clusters import Cluster, is_alive, metrics_at, nodes_at, peer_of, until_state, until_status
 from commands import command
 from direct_answers import digits_requests
 from engine_link import replaced
@@ -98,7 +98,7 @@ async def test_network_loses_processes_and_nodes_gains_one_and_ends_without_a_fa
         assert (failures(shots), {shot.node for shot in shots}) == ([], {peer_of(added)})
         await until((added.data_folder / "revocations.bin").exists)
         await second.stop(40)
-        assert peer_of(second) not in await cluster.fleet()
+        assert peer_of(second) not in await nodes_at(cluster.http_url)
 
         # a request that is still being sent when the router stops is answered
         reader, writer = await asyncio.open_connection(*cluster.address)
@@ -108,7 +108,7 @@ async def test_network_loses_processes_and_nodes_gains_one_and_ends_without_a_fa
         await writer.drain()
 
         async def is_open() -> bool:
-            return (await cluster.metrics())["capamesh_open_requests"] == 2
+            return (await metrics_at(cluster.http_url))["capamesh_open_requests"] == 2
 
         await until(is_open)
         cluster.router.signal(signal.SIGTERM)
@@ -136,7 +136,7 @@ async def test_owner_drains_a_node_that_nobody_can_dial_and_enables_it_again(
         assert node.status()["data_addresses"] == []
 
         async def has_one_link() -> bool:
-            links = (await cluster.fleet())[drained]["links"]
+            links = (await nodes_at(cluster.http_url))[drained]["links"]
             return [link["address"].partition("in-")[0] for link in links] == ["dialled-"]
 
         # it may have dialled twice, and the router notices later which has ended

@@ -13,7 +13,7 @@ from typing import Any
 import engine_models
 import numpy as np
 import pytest
-from clusters import Cluster, peer_of
+from clusters import Cluster, nodes_at, peer_of
 from direct_answers import digits_requests
 from engine_link import ask, load_of, logged, node_link, replaced, row, until
 from http_load import Load, Request, failures
@@ -65,7 +65,7 @@ async def until_seen(
     """Return a node as the router sees it, once it serves these models and has answered some since it was last dialled."""
 
     async def seen() -> dict[str, Any]:
-        return (await cluster.fleet()).get(peer_of(member), {})
+        return (await nodes_at(cluster.http_url)).get(peer_of(member), {})
 
     return await until(
         seen,
@@ -95,7 +95,7 @@ async def digits_asked(cluster: Cluster, models: Path) -> AsyncIterator[None]:
         is_over.set()
         shots = await running
     assert failures(shots) == []
-    assert {shot.node for shot in shots} == set(await cluster.fleet())
+    assert {shot.node for shot in shots} == set(await nodes_at(cluster.http_url))
 
 
 def states(node: dict[str, Any]) -> dict[str, str]:

@@ -16,7 +16,8 @@ import onnxruntime as ort
 import pytest
 import pytest_asyncio
 import tritonclient.http as triton
-from engine_link import counted, metrics_text, until
+from clusters import metrics_text
+from engine_link import counted, until
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.client import AsyncClient, Client
@@ -76,7 +77,10 @@ async def test_metrics_tell_of_the_agent_s_and_the_worker_s_event_loop(
 
     async def beats() -> list[float]:
         """Return how often both loops were measured."""
-        lines = [line.rpartition(" ") for line in (await metrics_text(node)).splitlines()]
+        lines = [
+            line.rpartition(" ")
+            for line in (await metrics_text(node.status()["metrics"])).splitlines()
+        ]
         values = {name: float(value) for name, _, value in lines if not name.startswith("#")}
         return [
             values.get(f"capamesh_event_loop_{measure}_seconds_count{{{of}}}", 0.0)

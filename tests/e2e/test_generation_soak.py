@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import pytest
 from chaos import worker_pids
-from clusters import Cluster, still_in_flight
+from clusters import Cluster, metrics_at, still_in_flight
 from http_load import never_read
 from patience import until
 from process_memory import peak_bytes, resident_bytes
@@ -204,7 +204,7 @@ async def test_many_callers_leave_nothing_behind(tmp_path: Path) -> None:
         assert {"whole", "streamed", "left", "context_length_exceeded"} <= ends.keys(), ends
         counted = sum(
             value
-            for name, value in (await cluster.metrics()).items()
+            for name, value in (await metrics_at(cluster.http_url)).items()
             if name.startswith('capamesh_requests_total{code="') and 'model="tiny"' in name
         )
         # who leaves before the router has read his request is not counted

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import engine_models
 import numpy as np
-from clusters import Cluster
+from clusters import Cluster, nodes_at
 from engine_link import until
 
 from capamesh.client import AsyncClient
@@ -58,7 +58,7 @@ async def used(client: AsyncClient, models: Sequence[str]) -> AsyncIterator[None
 
 async def states(cluster: Cluster) -> dict[str, str]:
     """Return the state of each model by name, as the router knows it."""
-    nodes = (await cluster.fleet()).values()
+    nodes = (await nodes_at(cluster.http_url)).values()
     return {model["name"]: model["state"] for node in nodes for model in node["models"]}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import engine_models
 import pytest
+from clusters import metrics_at
 from hostile import MIB, Figures, attacked
 from patience import until
 
@@ -92,7 +93,7 @@ async def test_thousand_unfinished_bodies_fill_no_memory_and_turn_nobody_away(
     async with attacked(tmp_path, sample_models, nodes=1) as network:
 
         async def has_answered(count: int) -> bool:
-            samples = (await network.metrics()).items()
+            samples = (await metrics_at(network.http_url)).items()
             return count <= sum(value for name, value in samples if name.startswith(ANSWERED))
 
         with Crowd(network.address) as crowd:
@@ -122,7 +123,7 @@ async def test_strangers_that_are_idle_or_deaf_take_no_place_and_no_memory(
                 await network.until_still(HUNG_UP)
                 await crowd.come([b"", half] * 200)
                 await network.until_still(HUNG_UP)
-                metrics = await network.metrics()
+                metrics = await metrics_at(network.http_url)
         assert seen.failures == []
         assert metrics[HUNG_UP] > 0
         figures.at_most("connections of 500 allowed", metrics["capamesh_http_connections"], 500)

@@ -7,7 +7,7 @@ from pathlib import Path
 import engine_models
 import numpy as np
 import pytest
-from clusters import Cluster
+from clusters import Cluster, nodes_at
 from evil_nodes import LIES, EvilNode, offer_of, present
 from hostile import Figures
 from patience import until
@@ -28,7 +28,9 @@ LOAD_S = 60.0
 
 async def digests(cluster: Cluster, state: str) -> dict[str, str]:
     """Return the digests of the models that nodes say to be in `state`, by name."""
-    models = [model for node in (await cluster.fleet()).values() for model in node["models"]]
+    models = [
+        model for node in (await nodes_at(cluster.http_url)).values() for model in node["models"]
+    ]
     return {model["name"]: model["digest"] for model in models if model["state"] == state}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from chaos import WallClock, why_no_clock
-from clusters import Cluster, peer_of, until_state
+from clusters import Cluster, metrics_at, nodes_at, peer_of, until_state
 from engine_link import logged
 from hostile import Figures
 from patience import until
@@ -69,7 +69,7 @@ async def test_router_whose_clock_is_wrong_serves_a_fleet_says_whose_it_is_and_l
             clock.jump_to(MINUTES_20_S)
             await network.add_node()
             await network.wait_routable(3)
-            behind_s = (await network.metrics())["capamesh_clock_behind_seconds"]
+            behind_s = (await metrics_at(network.http_url))["capamesh_clock_behind_seconds"]
             clock.jump_to(0.0)
             await until_clock_is(network.router, "")
             clock.jump_to(DAYS_40_S)
@@ -79,7 +79,7 @@ async def test_router_whose_clock_is_wrong_serves_a_fleet_says_whose_it_is_and_l
             await until_clock_is(network.router, "")
         figures.at_most("a router 20 minutes, and 40 days off: failed", seen.failed, 0)
         assert -MINUTES_20_S - 30 < behind_s < -MINUTES_20_S + 30
-        assert len(await network.fleet()) == 3
+        assert len(await nodes_at(network.http_url)) == 3
         for event in ("clock_is_wrong", "clock_is_right"):
             await until_logged(network.router, event)
         for event in ("node_left", "node_lost", "node_unlinked", "mesh_down"):
@@ -99,7 +99,7 @@ async def test_node_whose_clock_is_wrong_is_used_and_is_used_at_once_when_it_is_
                 for offset_s, problem in ((MINUTES_20_S, "behind"), (-MINUTES_20_S, "ahead of")):
                     wrong.jump_to(offset_s)
                     await until_clock_is(node, f"{problem} this machine's: one of the two is wrong")
-                    assert peer_of(node) in await network.fleet()
+                    assert peer_of(node) in await nodes_at(network.http_url)
                 await until_logged(node, "clock_is_wrong")
                 assert network.router.status()["clock"]["problem"] == ""
                 # ahead for one life
@@ -120,4 +120,4 @@ async def test_node_whose_clock_is_wrong_is_used_and_is_used_at_once_when_it_is_
         took_s = time.monotonic() - ready_s
         figures.at_most("a node 25 minutes ahead, then right: s until routable", took_s, 2.0)
         figures.at_most("beside a node 20 and 25 minutes off: failed", seen.failed, 0)
-        assert peer_of(node) in await network.fleet()
+        assert peer_of(node) in await nodes_at(network.http_url)

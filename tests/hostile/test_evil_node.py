@@ -8,7 +8,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-from clusters import Cluster, models_at
+from clusters import Cluster, models_at, nodes_at
 from evil_nodes import (
     LIES,
     WRONG_LABEL,
@@ -25,6 +25,7 @@ from hostile import Figures, attacked
 from http_load import Load, Request, Shot, failures
 from patience import until
 
+from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.tensors import Datatype, TensorSpec
 from capamesh.router.ownership.version import SETTLE_S
 
@@ -48,7 +49,7 @@ async def is_known(cluster: Cluster, evil: EvilNode) -> None:
     evil.advertise()
 
     async def is_so() -> bool:
-        models = (await cluster.fleet()).get(evil.peer, {}).get("models", ())
+        models = (await nodes_at(cluster.http_url)).get(evil.peer, {}).get("models", ())
         known = {(model["version"], model["digest"]) for model in models}
         return known == {(offer.version, offer.digest) for offer in evil.offers}
 
@@ -127,11 +128,13 @@ async def test_node_with_one_token_owns_no_model_s_traffic(
             await is_not_asked(evil)
 
         offer = offer_of("digits", "1", digest)
-        small = EvilNode(tmp_path / "small", cluster.token(), offer, message_bytes=1)
+        small = EvilNode(
+            tmp_path / "small", cluster.token(), offer, limits=LinkLimits(message_bytes=1)
+        )
         small.answers = wrong
 
         async def is_refused() -> bool:
-            links = (await cluster.fleet()).get(small.peer, {}).get("links", ())
+            links = (await nodes_at(cluster.http_url)).get(small.peer, {}).get("links", ())
             return any("at most 1 bytes" in link["last_error"] for link in links)
 
         async with present(small):

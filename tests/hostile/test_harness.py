@@ -24,7 +24,6 @@ async def test_process_over_its_memory_limit_is_killed_and_one_under_it_is_not()
     ]
     over, under = processes
     watch = MemoryWatch({over.pid: 32 * MIB, under.pid: 512 * MIB})
-    watch.start()
     try:
         async with asyncio.timeout(120):
             assert await over.wait() == -signal.SIGKILL

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import itertools
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from chaos import send_signal
-from evil_nodes import DIGITS_OUT, LIES, Answers, Late, lying, made_up, right_request
+from evil_nodes import DIGITS_OUT, LIES, Answers, Given, lying, made_up, right_request
 from hostile import Figures, attacked, children_of
 from http_load import Load, failed, failures
 
-from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.links.calls import InferCall
-from capamesh.protocol.tensors import Tensor
 
 REQUESTS = 400
 MOST_ROUNDS = 40
@@ -34,7 +31,7 @@ class NowAndThen:
         self._turn = itertools.cycle((False, True))
         self.told = 0
 
-    def __call__(self, call: InferCall) -> Sequence[Tensor] | CapameshError | Late | None:
+    def __call__(self, call: InferCall) -> Given:
         if not next(self._turn):
             return [made_up(spec, 1, self._right) for spec in DIGITS_OUT]
         self.told += 1

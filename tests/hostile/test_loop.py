@@ -12,6 +12,7 @@ import gzip
 import math
 from pathlib import Path
 
+from clusters import metrics_at
 from engine_link import logged
 from hostile import MIB, AttackedNetwork, Figures, attacked
 from machine_speed import times_slower, touch_memory
@@ -62,11 +63,11 @@ def _highest(metric: Metric, grown: dict[str, float]) -> float:
 
 async def _settled_metrics(network: AttackedNetwork) -> dict[str, float]:
     """Return metrics that were made, and that the loop came around before, since this was called."""
-    metrics = await network.metrics()
+    metrics = await metrics_at(network.http_url)
     for _ in range(2):  # the first that differ were made since; the next know the beat after that
         beats = metrics[f"{LOOP_BUSY.name}_count"]
         while metrics[f"{LOOP_BUSY.name}_count"] == beats:
-            metrics = await network.metrics()
+            metrics = await metrics_at(network.http_url)
     return metrics
 
 

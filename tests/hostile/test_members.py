@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from clusters import metrics_at, nodes_at
 from engine_link import logged
 from hostile import MIB, AttackedNetwork, Figures, attacked
 from patience import until
@@ -228,7 +229,7 @@ async def test_one_advert_of_many_addresses_and_models_costs_little_and_dials_li
             await asyncio.sleep(1)  # and whatever else there is to dial within a second
         dials = Victim()
         dials.dialled_s = sorted(at for victim in victims for at in victim.dialled_s)
-        fleet = await network.fleet()
+        fleet = await nodes_at(network.http_url)
         (made_up,) = [node for node in fleet.values() if len(node["models"]) == 300]
         grown = (network.peak_bytes(network.router) - before) / MIB
         figures.at_most("an advert of 1,024 addresses and 300 models: router grows, MiB", grown, 20)
@@ -248,10 +249,10 @@ async def test_endless_identities_of_one_token_take_no_honest_nodes_place(
         group = {"token": network.token().encode(), "count": IDENTITIES}
 
         async def are_there() -> bool:
-            return len(await network.fleet()) >= 64 + len(honest)
+            return len(await nodes_at(network.http_url)) >= 64 + len(honest)
 
         async def is_refused() -> bool:
-            return (await network.metrics())["capamesh_members_refused"] >= 1
+            return (await metrics_at(network.http_url))["capamesh_members_refused"] >= 1
 
         async with (
             network.honest() as seen,
@@ -261,7 +262,7 @@ async def test_endless_identities_of_one_token_take_no_honest_nodes_place(
             # who is over the quota has come as well, and the operator was told of it
             await until(lambda: network.router.status().get("invites_over_quota"))
             await until(is_refused)
-            fleet = await network.fleet()
+            fleet = await nodes_at(network.http_url)
         grown = (network.peak_bytes(network.router) - before) / MIB
         figures.at_most(f"{sent} identities of one token: router grows, MiB", grown, 100)
         figures.at_most("of them in the fleet", len(fleet.keys() - honest), 64)

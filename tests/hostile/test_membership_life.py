@@ -7,7 +7,7 @@ import datetime as dt
 from pathlib import Path
 
 import pytest
-from clusters import Cluster, peer_of, until_state, until_status
+from clusters import Cluster, metrics_at, peer_of, until_state, until_status
 from engine_link import logged
 from hostile import Figures
 from http_load import DIGITS, Load, Shot
@@ -69,7 +69,7 @@ async def test_members_are_renewed_and_their_owners_key_changed_while_requests_g
         assert seen.failures == []
         figures.at_least("requests answered over two renewals of all members", seen.answered, 50)
         figures.at_most("requests failed over two renewals of all members", seen.failed, 0)
-        assert (await network.metrics())["capamesh_membership_expires_seconds"] > SHORT_S
+        assert (await metrics_at(network.http_url))["capamesh_membership_expires_seconds"] > SHORT_S
 
 
 @pytest.mark.slow  # a warning has to fall between two looks at the membership, 5 s apart
@@ -87,7 +87,7 @@ async def test_members_whose_membership_has_ended_say_so_and_are_good_again_by_a
         (warning, *_) = logged(network.router, "membership_ends")
         assert 0 < warning["left_s"] <= WARNED_S / 2
         assert "--token-file" in warning["what_to_do"]
-        assert (await network.metrics())["capamesh_membership_expires_seconds"] <= 0
+        assert (await metrics_at(network.http_url))["capamesh_membership_expires_seconds"] <= 0
         junk = tmp_path / "junk"
         junk.write_text("capamesh1junk")
         junk.replace(tmp_path / "router.token")

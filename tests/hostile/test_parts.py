@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import numpy as np
+from clusters import metrics_at
 from evil_nodes import IDLE, EvilNode, offer_of, present, until_usable
 from hostile import MIB, AttackedNetwork, Figures, attacked
 from typing_extensions import override
@@ -201,7 +202,7 @@ async def _unlike(network: AttackedNetwork, evil: PartingNode, case: Case, figur
         and evil.asked >= 1
     )
     blamed = f'capamesh_attempts_failed_total{{code="{case.code}",model="{name}"}}'
-    is_blamed = (await network.metrics()).get(blamed, 0) >= 1
+    is_blamed = (await metrics_at(network.http_url)).get(blamed, 0) >= 1
     if is_right and is_blamed >= case.is_blamed:
         return ""
     return f"{name}: {last} behind {len(parts)} parts, blamed: {is_blamed}"

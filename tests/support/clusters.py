@@ -214,12 +214,6 @@ class Cluster(LocalCluster):
                 process.kill()
                 await process.wait()
 
-    async def metrics(self) -> dict[str, float]:
-        return await metrics_at(self.http_url)
-
-    async def fleet(self) -> dict[str, dict[str, Any]]:
-        return await nodes_at(self.http_url)
-
 
 def kept_ports() -> dict[str, Any]:
     """Return the options of a cluster whose router is started again at its addresses: no other is given its ports while it is away."""
@@ -279,10 +273,14 @@ async def nodes_at(url: str) -> dict[str, dict[str, Any]]:
     return {node["peer_id"]: node for node in (await get(f"{url}/v1/nodes"))["nodes"]}
 
 
+async def metrics_text(url: str) -> str:
+    async with aiohttp.ClientSession() as session, session.get(url) as reply:
+        return await reply.text()
+
+
 async def metrics_at(url: str) -> dict[str, float]:
     """Return `/metrics`, each sample by its name and labels."""
-    async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as reply:
-        text = await reply.text()
+    text = await metrics_text(f"{url}/metrics")
     lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in lines}
 
@@ -313,11 +311,6 @@ async def until_node(url: str, peer: str, is_so: Callable[[Mapping[str, Any]], b
 async def until_in_rotation(url: str, *peers: str) -> float:
     """Wait until all of the nodes have all their share of requests; return how many seconds that took."""
     return max([await until_node(url, peer, is_in_rotation) for peer in peers])
-
-
-async def until_out(url: str, peer: str) -> float:
-    """Wait until a node has not all its share of requests; return how many seconds that took."""
-    return await until_node(url, peer, lambda node: not is_in_rotation(node))
 
 
 async def until_linked(url: str, peer: str, *, is_up: bool = True) -> float:

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-import aiohttp
 import numpy as np
 from awaited_calls import probe, request
+from clusters import metrics_text, until_status
 from link_ends import Owner
 from patience import LIMIT_S
 from prometheus_client.parser import text_string_to_metric_families
@@ -106,14 +106,9 @@ async def load_of(link: Link, model: str) -> LoadReport:
     return decode_load(await probe(link, encode_probe(ModelName(model), ModelVersion(""))))
 
 
-async def metrics_text(node: Process) -> str:
-    async with aiohttp.ClientSession() as session, session.get(node.status()["metrics"]) as reply:
-        return await reply.text()
-
-
 async def counted(node: Process, model: str) -> dict[str, float]:
     """Return what the node's metrics say of a model: "requests ok", "dropped expired", "rows" and so on."""
-    text = await metrics_text(node)
+    text = await metrics_text(node.status()["metrics"])
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -142,12 +137,8 @@ async def replaced(node: Process, before: int) -> dict[str, Any]:
 
     That a router sees the node as usable does not tell it: it may not have noticed yet that the process before is gone.
     """
-
-    async def status() -> dict[str, Any]:
-        return node.status()
-
-    return await until(
-        status, lambda said: said["worker_pids"] not in ([before], [None]) and said["links"] > 0
+    return await until_status(
+        node, lambda said: said["worker_pids"] not in ([before], [None]) and said["links"] > 0
     )
 
 

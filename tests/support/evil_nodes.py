@@ -10,7 +10,7 @@ import datetime as dt
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -66,32 +66,22 @@ DONE = TensorSpec("done", Datatype.INT64, (1,))
 TURN_S = 4e-6
 
 
-@dataclass(frozen=True, slots=True)
-class Late:
-    """An error that is told after a while."""
-
-    after_s: float
-    error: CapameshError
-
-
-Answers = Callable[[InferCall], Sequence[Tensor] | CapameshError | Late | None]
-"""What to answer a request: outputs, an error, or nothing, ever."""
+Given = list[Tensor] | CapameshError | tuple[float, CapameshError] | None
+"""What to answer a request: outputs, an error, one after so many seconds, or nothing, ever."""
+Answers = Callable[[InferCall], Given]
 
 
 class EvilNode(LinkHandler):
     """Advertises `offer` and answers as `answers` says, with outputs after `delay_s`, with errors at once; `asked` counts the requests that came."""
 
     def __init__(
-        self, folder: Path, token: JoinToken, offer: ModelOffer, *, message_bytes: int | None = None
+        self, folder: Path, token: JoinToken, offer: ModelOffer, limits: LinkLimits | None = None
     ) -> None:
         log = structlog.get_logger()
         folder.mkdir(parents=True, exist_ok=True)
         home = DataDir(folder)
         self.membership = home.membership(token.encode(), Role.NODE, dt.datetime.now(dt.UTC))
         self._trust = self.membership.trust()
-        limits = LinkLimits()
-        if message_bytes is not None:
-            limits = replace(limits, message_bytes=message_bytes)
         self._transport = LinkTransport(
             self.membership, folder, agent_version="0.0", limits=limits, log=log
         )
@@ -172,8 +162,8 @@ class EvilNode(LinkHandler):
         delay_s = self.delay_s
         if isinstance(given, CapameshError):
             delay_s = 0.0
-        elif isinstance(given, Late):
-            delay_s, given = given.after_s, given.error
+        elif isinstance(given, tuple):
+            delay_s, given = given
         asyncio.get_running_loop().call_later(
             delay_s, self._reply, link, stream, call.version, given
         )
@@ -250,7 +240,7 @@ LIES: dict[str, Answers] = {
     "run_failed": lambda _: RunFailed("the model failed"),
     "strange outputs": _strange,
     "never answers": lambda _: None,
-    "late": lambda _: Late(LATE_S, InvalidRequest("your request is wrong")),
+    "late": lambda _: (LATE_S, InvalidRequest("your request is wrong")),
     "once": lambda _: InvalidRequest("your request is wrong"),
 }
 """What liars answer; of `once` they advertise beside that no request may run twice."""
@@ -308,7 +298,7 @@ async def gray_node(
     Its files are the others', else it would serve another model; so it is none of our node agents.
     """
 
-    def answers(call: InferCall) -> Sequence[Tensor] | CapameshError:
+    def answers(call: InferCall) -> Given:
         if fails(int(call.inputs[0].to_numpy()[0])):
             return RunFailed("the run failed")
         return [Tensor.from_numpy(DONE.name, np.array([turns], np.int64))]

@@ -46,7 +46,6 @@ from capamesh.router.policies import IsEligible, Policy, RequestShape, make_poli
 from capamesh.router.policies.policy import MayBeProbed, PolicyBase
 from capamesh.router.process.request_parts import RequestParts
 from capamesh.router.requests.call import Call, Outcome, RoutingOptions
-from capamesh.router.requests.repeated_calls import RepeatedCalls
 from capamesh.router.rules.model_rules import DEFAULT_POLICY, NO_RULES, ModelRules, RoutingRules
 from capamesh.router.telemetry import Telemetry
 
@@ -310,7 +309,8 @@ class FakeLink:
 
     def withdraw(self, stream: int) -> None:
         if self.waiting.pop(stream, None) is not None:
-            self._withdrawn(stream)
+            self.withdrawn.append(stream)
+            self.cancelled.set()
             next(ask for ask in self.asks if ask.stream == stream).ended = "withdrawn"
 
     def release(self, stream: int, part: Answer) -> None:
@@ -328,7 +328,8 @@ class FakeLink:
 
     def withdraw_load(self, stream: int) -> None:
         if self.probing.pop(stream, None) is not None:
-            self._withdrawn(stream)
+            self.withdrawn.append(stream)
+            self.cancelled.set()
 
     def end(self, reason: str = "the peer closed it", *, is_sudden: bool = False) -> None:
         """The link ends: all who wait are told, and only then its owner is. `is_sudden`: as when the process does."""
@@ -350,10 +351,6 @@ class FakeLink:
             raise self.refusal
         self._streams += 2
         return self._streams
-
-    def _withdrawn(self, stream: int) -> None:
-        self.withdrawn.append(stream)
-        self.cancelled.set()
 
 
 def linked(endpoint: Endpoint, *script: Reply) -> FakeLink:
@@ -539,11 +536,6 @@ class Fleet(Nodes):
     def take_rules(self, rules: RoutingRules) -> None:
         """Go by other rules, as a router that reads them anew does."""
         self.core.take_rules(with_policy(rules, self.policy))
-
-
-def keys_of(fleet: Fleet) -> RepeatedCalls:
-    """Return the idempotency keys of a router with this core."""
-    return RepeatedCalls(clock=fleet.clock, timers=asyncio.get_running_loop())
 
 
 def in_virtual_time(test: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., T]:

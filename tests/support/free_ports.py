@@ -11,10 +11,8 @@ from contextlib import suppress
 
 BELOW_OUTGOING = range(20_000, 32_768)
 """Linux gives outgoing connections higher ones: what listens here can be started again on the same port."""
-
 OF_NOBODY = range(10_000, 20_000)
 """No start of ours chooses one of these: what is free here is not taken by one that runs beside a test."""
-
 _given: deque[int] = deque(maxlen=1000)
 """The ports that were returned of late. Who got one may not listen there yet, or may listen there again."""
 

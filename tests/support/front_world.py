@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from fleet_fakes import Fleet, NullLog, answer_of, fp32, keys_of, offer
+from fleet_fakes import Fleet, NullLog, answer_of, fp32, offer
 from link_ends import Ends, Transport
 
 from capamesh.protocol.adverts import ModelOffer
@@ -62,7 +62,7 @@ class World:
             self.log,  # type: ignore[arg-type]
             ended=ended,
             meter=Meter(Quotas(), fleet.routing.pipeline, fleet.view, clock=fleet.clock),
-            repeated=keys_of(fleet),
+            repeated=fleet.core.repeated,
         )
         if keys:
             inference.ring.take(keys, 0.0, 0.0)

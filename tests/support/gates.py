@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from typing import Any
 
@@ -22,15 +21,8 @@ class Gate:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.controller, name)
 
-    def admit(
-        self,
-        tenant: str,
-        priority: int,
-        bulk_rows: int,
-        now_s: float,
-        remaining_s: float = math.inf,
-    ) -> Permit:
-        return self.controller.admit(self.replicas, tenant, priority, bulk_rows, now_s, remaining_s)
+    def admit(self, *asked: Any) -> Permit:
+        return self.controller.admit(self.replicas, *asked)
 
     def bulk_room(self, now_s: float) -> int:
         return self.controller.bulk_room(self.replicas, now_s)

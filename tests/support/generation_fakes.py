@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
@@ -208,20 +209,10 @@ class Desk:
 
     def finish(self, sequence: TokenSequence) -> str | None:
         """Return how `sequence` ended: the reason, an error's code, or None if it has not."""
-        last = self.told[sequence][-1] if self.told[sequence] else None
-        if last is None:
+        if not self.told[sequence]:
             return None
+        last = self.told[sequence][-1]
         return last.finish or (last.error.code if last.error else None)
-
-
-@dataclasses.dataclass
-class Seen:
-    compared: int
-    gave_way: int
-    bulk_gave_way: int
-    replayed: int
-    drafted: int
-    accepted: int
 
 
 def run_schedule(
@@ -229,8 +220,8 @@ def run_schedule(
     desk: Desk,
     new_request: Callable[[], GenerationRequest],
     alone: Callable[[GenerationRequest, int], list[int]],
-) -> Seen:
-    """Have requests come, go and give way by chance, and compare each answer with what `alone` says of its request."""
+) -> Counter[str]:
+    """Have requests come, go and give way by chance, and compare each answer with what `alone` says of its request; return counts."""
     asked: list[tuple[GenerationRequest, list[int], TokenSequence]] = []
     cancelled: set[TokenSequence] = set()
     for _ in range(rng.randint(20, 60)):
@@ -239,9 +230,8 @@ def run_schedule(
         if action < 0.25:
             request = new_request()
             whole = [alone(request, choice) for choice in range(request.choices)]
-            if (
-                request.choices == 1 and rng.random() < 0.2
-            ):  # its node was lost, it comes from there
+            if request.choices == 1 and rng.random() < 0.2:
+                # its node was lost, it comes from there
                 had = whole[0][: rng.randrange(len(whole[0]))]
                 request = dataclasses.replace(request, resumed=tuple(had))
             with contextlib.suppress(CapameshError):
@@ -260,13 +250,13 @@ def run_schedule(
         assert ids == (expected if is_whole else expected[: len(ids)])
     load = desk.engine.load()
     assert (load.tokens_in_flight, load.waiting) == (0, 0)
-    return Seen(
-        len(asked),
-        load.preemptions,
-        sum(each.times_put_back for request, _, each in asked if request.is_bulk),
-        sum(bool(request.resumed) for request, _, _ in asked),
-        load.drafted_tokens,
-        load.accepted_tokens,
+    return Counter(
+        compared=len(asked),
+        gave_way=load.preemptions,
+        bulk_gave_way=sum(each.times_put_back for request, _, each in asked if request.is_bulk),
+        replayed=sum(bool(request.resumed) for request, _, _ in asked),
+        drafted=load.drafted_tokens,
+        accepted=load.accepted_tokens,
     )
 
 

@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from clusters import Cluster
+from clusters import Cluster, metrics_at
 
 from capamesh.cli.member import Member
 
@@ -64,8 +64,6 @@ class MemoryWatch:
         self.peaks: dict[int, int] = dict.fromkeys(limits, 0)
         self.kills: list[int] = []
         """The members one of whose processes was killed, once for each."""
-
-    def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
@@ -117,7 +115,9 @@ class AttackedNetwork(Cluster):
         with suppress(TimeoutError):
             async with asyncio.timeout(STILL_LIMIT_S):
                 before: list[float] = []
-                while before != (now := [(await self.metrics())[name] for name in names]):
+                while before != (
+                    now := [(await metrics_at(self.http_url))[name] for name in names]
+                ):
                     before = now
                     await asyncio.sleep(STILL_S)
 
@@ -150,7 +150,6 @@ async def attacked(
         await network.wait_routable(nodes)
         limits = {node.pid: NODE_BYTES for node in network.nodes}
         network.watch = MemoryWatch(limits | {network.router.pid: ROUTER_BYTES})
-        network.watch.start()
         try:
             yield network
         finally:

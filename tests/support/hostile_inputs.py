@@ -66,7 +66,8 @@ def write_parquet_bomb(path: Path, values: int = 2**31 - 1) -> None:
     size = len(page)
     page_head = _struct((1, _I32, 0), (2, _I32, size), (3, _I32, size), (5, _STRUCT, about))
     first = 4 + len(head) + len(dictionary)
-    size = len(head) + len(dictionary) + len(page_head) + len(page)
+    body = head + dictionary + page_head + page
+    size = len(body)
     column = (
         (1, _I32, 2), (2, _LIST, (_I32, [0, 3, 8])), (3, _LIST, (_TEXT, [b"x"])), (4, _I32, 0),
         (5, _I64, values), (6, _I64, size), (7, _I64, size), (9, _I64, first), (11, _I64, 4),
@@ -80,16 +81,8 @@ def write_parquet_bomb(path: Path, values: int = 2**31 - 1) -> None:
     footer = _struct(
         (1, _I32, 1), (2, _LIST, (_STRUCT, schema)), (3, _I64, 1), (4, _LIST, (_STRUCT, [group]))
     )
-    path.write_bytes(
-        b"PAR1"
-        + head
-        + dictionary
-        + page_head
-        + page
-        + footer
-        + struct.pack("<I", len(footer))
-        + b"PAR1"
-    )
+    end = struct.pack("<I", len(footer)) + b"PAR1"
+    path.write_bytes(b"PAR1" + body + footer + end)
 
 
 def write_arrow_bomb(path: Path, values: int = 375_000_000) -> None:

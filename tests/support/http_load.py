@@ -281,9 +281,6 @@ def _asked(head: bytes) -> tuple[str, ...]:
     return tuple(part.strip(b'"').decode() for part in inside.split(b",") if part)
 
 
-# figures
-
-
 def failures(shots: Iterable[Shot]) -> list[str]:
     """Return what went wrong, each kind once with its count; empty when all were answered, and rightly."""
     kinds = Counter(
@@ -319,9 +316,6 @@ def attempts_a_request(shots: Sequence[Shot]) -> float:
     """Return how many nodes were asked for one answered request; they must have been explained."""
     answered = [shot for shot in shots if shot.is_answered]
     return sum(len(shot.asked) for shot in answered) / max(1, len(answered))
-
-
-# other clients
 
 
 async def never_read(

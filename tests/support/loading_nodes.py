@@ -22,9 +22,7 @@ from capamesh.protocol.tensors import Limits
 class LoadingLink(FakeLink):
     def __init__(self, fleet: Fleet, peer: str, model: ModelOffer, *script: Reply) -> None:
         """Add the node `peer` to the fleet, which has `model` once it is loaded."""
-        away = ModelOffer(
-            model.name, model.version, model.digest, ModelState.UNLOADED, "no room", (), ()
-        )
+        away = replace(model, state=ModelState.UNLOADED, reason="no room", inputs=(), outputs=())
         fleet.node(peer, models=(away,))
         super().__init__(*script, endpoint=fleet.endpoints[-1])
         fleet.endpoints[-1].link = self  # type: ignore[assignment]

@@ -53,13 +53,13 @@ class Target:
         self, *, protocol: str = "http/1.1", is_plain: bool = False
     ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
         """Connect, and hang up at the end."""
-        if self.tls is None or is_plain:
-            reader, writer = await asyncio.open_connection(self.host, self.port)
-        else:
-            self.tls.set_alpn_protocols([protocol])  # asked for before anybody else has a turn
-            reader, writer = await asyncio.open_connection(
-                self.host, self.port, ssl=self.tls, server_hostname="localhost"
-            )
+        tls = None if is_plain else self.tls
+        if tls is not None:
+            tls.set_alpn_protocols([protocol])  # asked for before anybody else has a turn
+        name = None if tls is None else "localhost"
+        reader, writer = await asyncio.open_connection(
+            self.host, self.port, ssl=tls, server_hostname=name
+        )
         try:
             yield reader, writer
         finally:

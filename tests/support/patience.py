@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 LIMIT_S = 120.0
 """Nothing here takes long; whatever is not over by then hangs."""
 LOOK_S = 0.002
-EVERY_S = 0.05
 TURNS = 200
 """The turns of the loop after which time is let pass; whoever asks others lets it pass at once."""
 
@@ -19,7 +18,7 @@ async def until(
     what: str = "it has not come to that",
     *,
     limit_s: float = LIMIT_S,
-    every_s: float = EVERY_S,
+    every_s: float = 0.05,
 ) -> None:
     """Return once `is_so` returns what is true, or an awaitable of that; raise `TimeoutError` with `what` after `limit_s`."""
     free = TURNS

@@ -36,9 +36,8 @@ def binaries() -> Path:
 class Postgres:
     """One server, which can be stopped, frozen and started again."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = port
         self._data = str(folder / "data")
         self._bin = binaries()
         self.is_running = False
@@ -117,10 +116,10 @@ class Postgres:
 def served() -> Iterator[Postgres]:
     binaries()
     folder = Path(tempfile.mkdtemp(prefix="pg"))
-    server = Postgres(folder, free_port())
+    server = Postgres(folder)
     try:
         server.initialize()
-        server.port = free_port()  # what was free before may be another's by now
+        server.port = free_port()
         server.start()
         try:
             yield server

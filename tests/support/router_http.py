@@ -161,10 +161,9 @@ class Http:
         front: Front,
         fleet: Nodes,
         client: Client,
-        log: NullLog,
     ) -> None:
         self.parts, self.jobs, self.front = parts, jobs, front
-        self.fleet, self.client, self.log = fleet, client, log
+        self.fleet, self.client, self.log = fleet, client, parts.log
         self.view, self.telemetry, self.quotas = parts.fleet, parts.telemetry, parts.quotas
         self.ended = parts.traces.ended
         self.history, self.feed = page.history, page.feed
@@ -344,7 +343,7 @@ async def serving(
             url = yarl.URL(standing.metrics_address if is_for_operators else standing.http_address)
             async with aiohttp.ClientSession(url) as session:
                 client = Client(session, str(url.host), url.port or 0)
-                yield Http(parts, page, jobs, fronts, front, fleet, client, log)
+                yield Http(parts, page, jobs, fronts, front, fleet, client)
         finally:
             await fronts.clean_up()
             await jobs.close()

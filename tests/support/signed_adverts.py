@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from typing import Any
 
-from fleet_fakes import offer
+from fleet_fakes import advert
 
 from capamesh.protocol.adverts import (
     KIND_ADVERT,
     KIND_GOODBYE,
-    Device,
-    NodeAdvert,
     Sequence,
     advert_to_body,
     seal,
@@ -76,21 +75,10 @@ def says(
 ) -> bytes:
     """Return the envelope of a node's advert, started at `boot_ms`; `values` are other fields than usual."""
     sequence = Sequence(boot_ms * 1_000_000, counter)
-    fields = {
-        "peer": node.identity.peer_id,
-        "sequence": sequence,
-        "devices": (
-            Device(0, "cpu", "cpu", "CPUExecutionProvider", 100, 50, (f"127.0.0.1:{port}",)),
-        ),
-        "models": (offer(),),
-        "region": "",
-        "price_per_million": 0.0,
-        "agent_version": "0.1",
-        "is_draining": False,
-        "name": "gpu-1",
-        **values,
-    }
-    return seal(KIND_ADVERT, advert_to_body(NodeAdvert(**fields)), node, sequence, NOW_MS)
+    usual = advert(node.identity.peer_id, f"127.0.0.1:{port}")
+    fields = {"region": "", "price_per_million": 0.0, "name": "gpu-1", **values}
+    told = replace(usual, sequence=sequence, **fields)
+    return seal(KIND_ADVERT, advert_to_body(told), node, sequence, NOW_MS)
 
 
 def says_goodbye(node: Membership, counter: int = 2) -> bytes:

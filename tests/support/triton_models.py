@@ -19,8 +19,6 @@ EXAMPLES = (
     "simple_string",
 )
 ZERO_START = 'initial_state { name: "start" data_type: TYPE_INT32 dims: [ 1 ] zero_data: true }'
-_PAIR = ("INPUT0", "INPUT1")
-_SUMS = ("OUTPUT0", "OUTPUT1")
 
 
 def write_examples(folder: Path) -> None:
@@ -128,8 +126,8 @@ def _write(folder: Path, name: str, model: onnx.ModelProto, config: str) -> None
 
 def _sums_config(name: str, word: str) -> str:
     tensor = f"data_type: TYPE_{word} dims: [ 16 ]"
-    inputs = ", ".join(f'{{ name: "{one}" {tensor} }}' for one in _PAIR)
-    outputs = ", ".join(f'{{ name: "{one}" {tensor} }}' for one in _SUMS)
+    inputs = ", ".join(f'{{ name: "{one}" {tensor} }}' for one in ("INPUT0", "INPUT1"))
+    outputs = ", ".join(f'{{ name: "{one}" {tensor} }}' for one in ("OUTPUT0", "OUTPUT1"))
     return f"""
     name: "{name}" platform: "onnxruntime_onnx" max_batch_size: 8 input [ {inputs} ] output [ {outputs} ]
     """

@@ -57,5 +57,4 @@ async def refused(response: aiohttp.ClientResponse, status: int) -> dict[str, An
     assert set(body) == {"error"}
     assert set(body["error"]) == {"message", "type", "param", "code"}
     assert response.headers["X-Capamesh-Error"] == body["error"]["code"]
-    found: dict[str, Any] = body["error"]
-    return found
+    return dict(body["error"])

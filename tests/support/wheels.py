@@ -38,13 +38,7 @@ for file in sorted((root / 'capamesh').rglob('*.py')):
 
 
 class Builder:
-    """The build backend, in an environment that has what it asks for and nothing else.
-
-    Args:
-        source: the folder of a project whose backend is hatchling.
-        folder: an empty folder for the environment.
-        variables: more of the environment of the processes.
-    """
+    """The build backend of a project, in an environment in a folder that has what it asks for and nothing else."""
 
     def __init__(self, source: Path, folder: Path, **variables: str) -> None:
         venv.create(folder, symlinks=True)

@@ -13,6 +13,7 @@ from typing import Any
 from raw_http import GUARD_S
 from router_http import Http
 from scripted_client import ScriptedClient, all_given_back
+from tidy_router import json_body
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import (
     BytesMessage,
@@ -25,7 +26,6 @@ from wsproto.events import (
 
 STREAM = "/v2/models/m/stream"
 MASK = b"\x01\x02\x03\x04"
-X = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
 
 
 def head(path: str = STREAM, *lines: str, host: str = "localhost") -> bytes:
@@ -59,7 +59,7 @@ def frame(
 
 
 def infer(name: str = "", **changes: object) -> str:
-    return json.dumps({"id": name, "inputs": [X], **changes})
+    return json_body(name, **changes).decode()
 
 
 class WsClient(ScriptedClient):

@@ -26,13 +26,14 @@ from chaos import (
 from clusters import (
     MODEL,
     Cluster,
+    is_in_rotation,
     metrics_at,
     peer_of,
     requests,
     still_in_flight,
     until_in_rotation,
     until_linked,
-    until_out,
+    until_node,
 )
 from evil_nodes import gray_node
 from http_load import Load, Request, failures, share_asked
@@ -87,7 +88,7 @@ async def no_request_fails(
 async def frozen_node(cluster: Cluster) -> None:
     peer = peer_of(cluster.nodes[0])
     with frozen(own_pids(cluster.nodes[0])):
-        await until_out(cluster.http_url, peer)
+        await until_node(cluster.http_url, peer, lambda node: not is_in_rotation(node))
         await until_linked(cluster.http_url, peer, is_up=False)
     await until_in_rotation(cluster.http_url, peer)
 
@@ -184,7 +185,7 @@ async def refused(cluster: Cluster, _: Member, proxy: Proxy) -> None:
 async def accepted_in_silence(cluster: Cluster, node: Member, proxy: Proxy) -> None:
     before, peer = proxy.accepted, peer_of(node)
     proxy.hold()
-    await until_out(cluster.http_url, peer)
+    await until_node(cluster.http_url, peer, lambda node: not is_in_rotation(node))
     await until_linked(cluster.http_url, peer, is_up=False)
     await until(lambda: proxy.accepted > before)  # it is dialled again, and accepts
     proxy.hold(is_held=False)
@@ -371,7 +372,7 @@ async def test_no_request_fails_while_a_node_is_partitioned_off_and_it_is_back_w
             # every packet is lost, without a word to either side
             there, here = f"{INSIDE} route {{}} blackhole {NEAR}", f"ip route {{}} blackhole {FAR}"
             assert not shell(there.format("add"), here.format("add"))
-            await until_out(cluster.http_url, peer)
+            await until_node(cluster.http_url, peer, lambda node: not is_in_rotation(node))
             await until_linked(cluster.http_url, peer, is_up=False)
             assert not shell(there.format("del"), here.format("del"))
             await until_in_rotation(cluster.http_url, peer)

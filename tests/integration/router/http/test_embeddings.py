@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from fleet_fakes import Ask, answer_of, answering, failing, hang, offer
-from kept_ages import ages_since
 from loading_nodes import LoadingLink
 from patience import until
 from raw_http import GUARD_S, turns
@@ -282,14 +281,13 @@ async def test_request_with_an_idempotency_key_is_not_run_again_and_charged_once
     link = words(http)
     texts = ["x" * (1 + at % 7) for at in range(80)]
     named = {**http.bearer(), "Idempotency-Key": "k1"}
-    began_s = asyncio.get_running_loop().time()
     found = [await posted(http, named, input=texts) for _ in range(2)]
     (replica,) = http.fleet.replicas
     replica.offer = replace(replica.offer, best_rows=8)  # its node has measured anew
     found.append(await posted(http, named, input=texts))
     assert [each[2].get("X-Capamesh-Cache") for each in found] == [None, "repeated", "repeated"]
     assert found[0][1] == found[1][1] == found[2][1]
-    assert found[1][2]["Age"] in ages_since(began_s)
+    assert found[1][2]["Age"] == "0"
     assert len(link.asks) == 3
     used = http.quotas.unwritten().rows
     assert [(each.requests, each.rows) for each in used.values()] == [(1, 80)]
@@ -315,10 +313,9 @@ async def test_part_that_no_node_has_run_is_run_when_the_request_comes_again(htt
 async def test_kept_vectors_are_told_of() -> None:
     async with serving(rules=RoutingRules(ModelRules(cache=CacheRule(60.0)))) as http:
         link = words(http)
-        began_s = asyncio.get_running_loop().time()
         found = [(await posted(http, input=["a", "b"]))[2] for _ in range(2)]
         assert [each.get("X-Capamesh-Cache") for each in found] == [None, "hit"]
-        assert found[1]["Age"] in ages_since(began_s)
+        assert found[1]["Age"] == "0"
         assert len(link.asks) == 1
         _, _, told = await posted(http, {"Cache-Control": "no-cache"}, input=["a", "b"])
         assert ("X-Capamesh-Cache" in told, len(link.asks)) == (False, 2)

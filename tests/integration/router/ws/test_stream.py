@@ -9,8 +9,8 @@ import pytest
 from fleet_fakes import echo, failing, hang
 from router_http import Http
 from scripted_client import all_given_back
-from tidy_router import tidy
-from ws_client import STREAM, X, connected, infer, streaming
+from tidy_router import X, tidy
+from ws_client import STREAM, connected, infer, streaming
 
 from capamesh.protocol.errors import InvalidRequest, Overloaded
 from capamesh.protocol.tensors import Limits

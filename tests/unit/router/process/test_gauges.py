@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fleet_fakes import FakeLink, Fleet, NullLog, advert, call, echo, hang, keys_of
+from fleet_fakes import FakeLink, Fleet, NullLog, advert, call, echo, hang
 from router_http import made_parts
 
 from capamesh.protocol import implementation
@@ -96,7 +96,7 @@ async def test_probes_and_requests_that_were_not_admitted_are_counted() -> None:
 
 async def test_kept_answers_are_counted() -> None:
     fleet = Fleet([echo], rules=RoutingRules(ModelRules(cache=CacheRule(60.0))))
-    watch_cache(fleet.telemetry, fleet.routing.pipeline.cache, keys_of(fleet))
+    watch_cache(fleet.telemetry, fleet.routing.pipeline.cache, fleet.core.repeated)
     for _ in range(3):
         await fleet.infer(call(), NO_OPTIONS, 30.0)
     lines = fleet.telemetry.exposition().decode().splitlines()

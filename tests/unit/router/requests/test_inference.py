@@ -17,7 +17,6 @@ from fleet_fakes import (
     failing,
     fp32,
     hang,
-    keys_of,
     offer,
 )
 
@@ -80,7 +79,7 @@ class World:
             self.log,  # type: ignore[arg-type]
             standing=self,
             ended=ended,
-            repeated=keys_of(self.fleet),
+            repeated=self.fleet.core.repeated,
         )
         wanted = {"model": M, "version": ModelVersion(""), **target}
         self.request = Spoken(service, Target(**wanted))

@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from fleet_fakes import Fleet, NullLog, keys_of
+from fleet_fakes import Fleet, NullLog
 from ws_client import head
 from ws_mischief import Mischief
 from wsproto.connection import Connection, ConnectionType
@@ -42,7 +42,7 @@ class FakeFront:
             30.0,
             Limits(),
             NullLog(),  # type: ignore[arg-type]
-            repeated=keys_of(fleet),
+            repeated=fleet.core.repeated,
         )
         self.keys = KeyCheck(self.inference.ring)
         self.requests = OpenRequests()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from awaited_calls import outcome_of
-from fleet_fakes import Fleet, after, call, echo, failing, fp32, keys_of
+from fleet_fakes import Fleet, after, call, echo, failing, fp32
 
 from capamesh.protocol.channel.framing import Decoder, encode
 from capamesh.protocol.errors import DeadlineExceeded, KeyUsed, Overloaded, RunFailed
@@ -48,7 +48,7 @@ class Worker:
     def __init__(self, ledger: KeyLedger, *script: Any) -> None:
         self.ledger = ledger
         self.fleet = Fleet(list(script) or [echo], rules=ONCE)
-        self.calls = keys_of(self.fleet)
+        self.calls = self.fleet.core.repeated
         self.is_alive = True
         self.reads = True
         self.is_heard = True
