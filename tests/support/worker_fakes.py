@@ -69,8 +69,10 @@ class FakeModel:
     sees the first number of every row and may raise.
     """
 
-    def __init__(self, inputs: tuple[TensorSpec, ...] = SPEC) -> None:
-        self.inputs, self.outputs = inputs, OUT
+    def __init__(
+        self, inputs: tuple[TensorSpec, ...] = SPEC, outputs: tuple[TensorSpec, ...] = OUT
+    ) -> None:
+        self.inputs, self.outputs = inputs, outputs
         self.provider = "CPUExecutionProvider"
         self.precision = "fp32"
         self.is_data_dependent = False
