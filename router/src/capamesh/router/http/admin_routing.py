@@ -25,7 +25,7 @@ from capamesh.router.fleet.naming import name_of, nodes_meant, not_one
 from capamesh.router.fleet.overrides import Hold, Overrides
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.elsewhere import NOBODY_ELSE, REQUESTS, Elsewhere
-from capamesh.router.http.errors import status_of
+from capamesh.router.http.errors import CODE, status_of
 from capamesh.router.http.key_check import key_of
 from capamesh.router.http.options import MAX_CHARS, options_of
 from capamesh.router.http.route import Pages, Parameter, Route, json_of
@@ -349,5 +349,5 @@ def _refusal(status: int, message: str, headers: Mapping[str, str] | None = None
         status=status,
         body=error_body(message, ClientError.code),
         content_type="application/json",
-        headers={"X-Capamesh-Error": ClientError.code, **(headers or {})},
+        headers={CODE: ClientError.code, **(headers or {})},
     )

@@ -107,7 +107,7 @@ def make_application(
             )
             access.page(request.method, place, response.status, began_s, facts)
         if CHALLENGED in response.headers and is_asked_for(request):
-            response = login_page(request, response.status)
+            response = login_page(request, response)
         if requests.is_closing:
             response.force_close()
         return response

@@ -86,6 +86,8 @@ STATUS: dict[type[CapameshError], int] = {
 }
 """499 is nginx's status for a client that closed its request; nobody reads it."""
 
+CODE: Final = "X-Capamesh-Error"
+"""The header with the code of a refusal."""
 RETRY_AFTER_S = 1
 """The least that the header can say, and what is said where nobody knows more: nodes that drain or load a model are
 avoided for so long at most."""
@@ -114,7 +116,7 @@ def status_of(error: CapameshError) -> int:
 
 def error_reply(error: CapameshError) -> Reply:
     """Return an error as the protocol's body."""
-    headers = {"Content-Type": JSON, "X-Capamesh-Error": error.code}
+    headers = {"Content-Type": JSON, CODE: error.code}
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = CHALLENGE
     retry_s = retry_after_s(error)

@@ -17,7 +17,7 @@ from typing_extensions import override
 from capamesh.protocol.errors import CapameshError
 from capamesh.router.access.page_logins import LASTS_S
 from capamesh.router.http.bodies import read_body
-from capamesh.router.http.errors import CHALLENGE, status_of
+from capamesh.router.http.errors import CHALLENGE, CODE, error_response
 from capamesh.router.http.key_check import CHALLENGED, KEYS, login_cookie
 from capamesh.router.http.route import EVERYBODY, Content, Pages, Route
 from capamesh.router.http.safe_pages import SAFE
@@ -66,15 +66,18 @@ _ASKED: Final = (
 _REFUSED: Final = "This key is not taken: it is unknown, has ended, or may not read the network."
 
 
-def login_page(request: web.Request, status: int, said: str = _ASKED) -> web.Response:
-    """Return the page; `said` is text of this module's, never of a request's."""
+def login_page(
+    request: web.Request, refusal: web.StreamResponse, said: str = _ASKED
+) -> web.Response:
+    """Return the page in the place of a refusal; `said` is text of this module's, never of a request's."""
     root = "../" * (request.path.count("/") - 1)
     return web.Response(
-        status=status,
+        status=refusal.status,
         text=_HTML.format(style=_STYLE, said=said, root=root),
         content_type="text/html",
         headers={
             **SAFE,
+            CODE: refusal.headers[CODE],
             "Content-Security-Policy": _POLICY,
             "Cache-Control": "no-store",
             CHALLENGED: CHALLENGE,  # no name and password, for which a browser would ask in a window of its own
@@ -113,7 +116,7 @@ class LoginApi(Pages):
         try:
             text = keys.login(given.strip())
         except CapameshError as error:
-            return login_page(request, status_of(error), _REFUSED)
+            return login_page(request, error_response(error), _REFUSED)
         return _led_to_page(request, text, LASTS_S)
 
     async def logout(self, request: web.Request) -> web.Response:
