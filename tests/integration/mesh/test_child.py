@@ -151,6 +151,7 @@ async def test_child_gets_its_opening_answers_and_is_gone_after_a_clean_stop(
         await owner.until(lambda: len(owner.heard) == 1)
         pid = owner.child.pid
         assert owner.heard == [{"type": "echo", "key": "s3cret", "pid": pid}]
+        assert (os.getpgid(pid), os.getsid(pid)) == (pid, os.getsid(0))
         for name in ("cmdline", "environ"):
             proc = Path(f"/proc/{pid}/{name}")
             assert b"s3cret" not in proc.read_bytes()  # noqa: ASYNC240  # a proc file answers at once

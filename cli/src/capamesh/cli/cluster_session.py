@@ -14,8 +14,6 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import uvloop
-
 from capamesh.cli.example_requests import Example, tried_examples
 from capamesh.cli.home import OWN_NETWORK, default_home
 from capamesh.cli.local_cluster import JOIN_FILE, LocalCluster
@@ -83,7 +81,7 @@ def run_cluster(
     `on_serving` is called once, when the first model can be asked. Raises `ConfigError` and `LocalError` when it does not start.
     """
     warn_of_ignored(command, cluster.router_arguments, cluster.node_arguments(command))
-    uvloop.run(_session(cluster, on_serving, as_json=as_json, is_joinable=is_joinable))
+    asyncio.run(_session(cluster, on_serving, as_json=as_json, is_joinable=is_joinable))
 
 
 def warn_of_ignored(command: str, *members: Sequence[str]) -> list[str]:

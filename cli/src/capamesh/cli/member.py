@@ -78,8 +78,9 @@ class Member:
                     stderr=log,
                     env=environment,
                     pass_fds=(owner_fd,),
-                    # A Ctrl-C in the terminal reaches the cluster's owner alone, which stops members in order.
-                    start_new_session=True,
+                    # A Ctrl-C in the terminal reaches the cluster's owner alone, which stops members in order. They share its session:
+                    # jobs give way to people's requests within a session alone (autogroup).
+                    process_group=0,
                 )
         except BaseException:
             os.close(parent_liveness_fd)

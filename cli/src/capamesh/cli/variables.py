@@ -67,7 +67,7 @@ def ignored(command: str, *members: Sequence[str]) -> list[str]:
     """Return the names of those that set an option of a member, and reach neither that nor `command`, which starts it."""
     of_members = {name for each in members for _, name in _declared(_command(*each[:2]))}
     taken = {name for each in members for name in passed_on(each)}
-    own = {name for _, name in _declared(_command(command))}
+    own = {name for _, name in _declared(_command(*command.split()))}
     return sorted((of_members & set_here()) - taken - own)
 
 

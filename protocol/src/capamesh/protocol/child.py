@@ -264,8 +264,9 @@ class _Process(Process):
             pass_fds=inherited,
             stdin=subprocess.DEVNULL,
             env=environment,
-            # A Ctrl-C in the terminal reaches the owner alone, which then decides.
-            start_new_session=True,
+            # A Ctrl-C in the terminal reaches the owner alone, which then decides. No session of its own: Linux shares the cores among
+            # sessions (autogroup), and a thread that gives way to all others does so within its own.
+            process_group=0,
         )
         self.pid = self._popen.pid
         self._loop = asyncio.get_running_loop()
