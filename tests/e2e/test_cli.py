@@ -88,7 +88,7 @@ def test_dev_up_can_be_used_from_the_command_line_and_ends_at_ctrl_c(
     url = report["http_url"]
     router = ("--router", url)
     samples = sorted(folder.name for folder in MODELS.iterdir())
-    assert report["models"] == samples
+    assert (report["models"][0], sorted(report["models"])) == ("digits", samples)
     assert {"breast_cancer", "digits"} <= set(samples)
 
     (node,) = run_json("nodes", *router)["nodes"]
