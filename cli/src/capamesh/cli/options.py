@@ -326,10 +326,9 @@ def watched(token_file: str | None) -> Path | None:
 
 def _not_empty(token: str, where: str) -> str:
     if not token.strip():
-        raise ConfigError(
-            f"{where} is empty, where a join token was expected; the network's owner writes one with: "
-            "capamesh network token"
-        )
+        from capamesh.protocol.network.token import ASK_FOR_ANOTHER  # noqa: PLC0415 - help starts faster
+
+        raise ConfigError(f"{where} is empty, where a join token was expected; {ASK_FOR_ANOTHER}")
     return token
 
 

@@ -107,7 +107,7 @@ def test_missing_damaged_and_mixed_files_are_named(
 
 
 SECOND = timedelta(seconds=1)
-ASK = "ask the network's owner for a new one: capamesh network token"
+ASK = "ask the network's owner for a new one: capamesh token, where `capamesh up` runs, or capamesh network token"
 
 
 def checked(payload: bytes) -> str:

@@ -39,7 +39,7 @@ MAX_BOOTSTRAP = 16
 MAX_ADDRESS_CHARS = 256
 """The longest address (guess: a DNS name has at most 253 characters, a relayed address with two peer ids about 200)."""
 
-ASK_FOR_ANOTHER = "ask the network's owner for a new one: capamesh network token"
+ASK_FOR_ANOTHER = "ask the network's owner for a new one: capamesh token, where `capamesh up` runs, or capamesh network token"
 
 _CHECKSUM_BYTES = 4
 """Base58Check's length: one wrong token in four billion passes, and then a signature fails."""
