@@ -1,6 +1,6 @@
-"""Online requests beside a job: how much longer they wait, and what the job gets of what they leave. Starts no processes.
+"""Online requests beside a job: how much longer they wait, and what the job gets of what they leave. Starts one process.
 
-Imported by `jobs.py`. Turns with a job and without take turns; the load of requests comes at fixed times, whatever becomes of those
+Imported by `jobs.py`; as a program, the requests of a turn, which must not share the event loop of the job's own client. Turns with a job and without take turns; the load of requests comes at fixed times, whatever becomes of those
 before, at half of what the cluster answers. A turn with a job lasts as long as the job. What requests leave is told twice: as half of
 the job's rate alone, as if each of them took what a row in the best batch takes, and as the part of the cores' time that is idle.
 """
@@ -12,12 +12,14 @@ import itertools
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from subprocess import PIPE
 
 from clusters import metrics_at
-from http_load import Load, between, failed, quantile_s
+from http_load import Load, Request, Shot, between, failed, quantile_s
 from job_cluster import JobCluster, processes
 from job_contestants import Case, Ran, job
 from job_http import JobHttp
@@ -48,7 +50,36 @@ class Turn:
     refused: float
 
 
-def request_of(case: Case) -> tuple[bytes, bytes]:
+class Requests:
+    """Requests of one row that a process of their own sends at a rate."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        """Take a process that sends them."""
+        self._process = process
+
+    @classmethod
+    async def start(cls, case: Case, url: str, rate: float, seed: int, count: int = 0) -> Requests:
+        """Send so many, 0: until the end is asked for; return when the first may be on its way."""
+        words = [url, case.model, str(rate), str(seed), str(count)]
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, __file__, *words),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdin=PIPE,
+            stdout=PIPE,
+            limit=1 << 30,
+        )
+        process.stdin.write(request_of(case)[0] + b"\n")
+        await process.stdout.readline()
+        return cls(process)
+
+    async def end(self) -> tuple[list[Shot], float]:
+        """Return what became of each request, and the CPU seconds of the process; those without a count end now."""
+        out, _ = await self._process.communicate()
+        sent = json.loads(out)
+        return [Shot(**each) for each in sent["shots"]], sent["cpu_s"]
+
+
+def request_of(case: Case) -> Request:
     """Return one row as a request, and what its answer holds."""
     inputs = [
         {
@@ -83,35 +114,26 @@ async def turn(
     seed: int,
 ) -> Turn:
     """Send requests at a rate for some seconds, then for as long as a job of so many rows takes."""
-    load = Load(cluster.http_url, case.model, is_explained=False)
-    one = request_of(case)
     count = int(rate * seconds)
     began_s, used_s = time.monotonic(), cpu_of(cluster)
-    alone = await load.run(itertools.repeat(one, count), rate=rate, seed=seed)
+    alone, sent_cpu_s = await (
+        await Requests.start(case, cluster.http_url, rate, seed, count)
+    ).end()
     taken_s = (time.monotonic() - began_s) * len(os.sched_getaffinity(0))
-    idle = max(0.0, 1.0 - (cpu_of(cluster) - used_s) / taken_s)
-    is_over = asyncio.Event()
-
-    def stream() -> Iterator[tuple[bytes, bytes]]:
-        while not is_over.is_set():
-            yield one
-
+    idle = max(0.0, 1.0 - (cpu_of(cluster) - used_s + sent_cpu_s) / taken_s)
     before = await metrics_at(cluster.http_url)
-    ran: list[Ran] = []
-
-    async def run_job() -> None:
-        try:
-            ran.append(await job(case, cluster, http, rows))
-        finally:
-            is_over.set()
-
-    began_s = time.monotonic()
     # at the same times as without the job, for as long as both last
-    beside = await load.run(stream(), rate=rate, seed=seed, at={int(rate * SETTLE_S): run_job})
+    requests = await Requests.start(case, cluster.http_url, rate, seed)
+    try:
+        await asyncio.sleep(SETTLE_S)
+        began_s = time.monotonic()
+        ran = await job(case, cluster, http, rows)
+    finally:
+        beside, _ = await requests.end()
     after = await metrics_at(cluster.http_url)
     calls, refused = counted(before, after)
     shown_alone = alone[int(rate * SETTLE_S) :]
-    shown = between(beside, began_s + 2 * SETTLE_S)
+    shown = between(beside, began_s + SETTLE_S)
     return Turn(
         quantile_s(shown_alone, 0.99),
         quantile_s(shown, 0.99),
@@ -119,16 +141,15 @@ async def turn(
         quantile_s(shown, 0.5),
         failed(alone) + failed(beside),
         idle,
-        ran[0],
+        ran,
         calls,
         refused,
     )
 
 
 def cpu_of(cluster: JobCluster) -> float:
-    """Return the CPU time that the cluster and this process have used, in seconds."""
-    pids = [pid for member in cluster.members for pid in processes(member)]
-    return time.process_time() + sum(map(cpu_s, pids))
+    """Return the CPU time that the cluster has used, in seconds."""
+    return sum(cpu_s(pid) for member in cluster.members for pid in processes(member))
 
 
 def counted(before: dict[str, float], after: dict[str, float]) -> tuple[float, float]:
@@ -159,3 +180,33 @@ def figures(turns: list[Turn], alone_per_s: float, load: float) -> dict[str, flo
         "refused_part": sum(each.refused for each in turns) / max(1.0, calls),
         "failed_requests": sum(each.failed for each in turns),
     }
+
+
+async def send(url: str, model: str, rate: float, seed: int, count: int) -> None:
+    """Send the request of the first line of standard input so often, 0: until that ends; print what became of each."""
+    loop = asyncio.get_running_loop()
+    request = sys.stdin.buffer.readline().strip(), b'"outputs"'
+    is_over = asyncio.Event()
+    if not count:
+        loop.add_reader(sys.stdin.fileno(), is_over.set)
+    print(flush=True)
+
+    def requests() -> Iterator[Request]:
+        for number in itertools.count():
+            if is_over.is_set() or number == count > 0:
+                break
+            yield request
+
+    shots = await Load(url, model, is_explained=False).run(requests(), rate=rate, seed=seed)
+    told = ("number", "due_s", "sent_s", "ended_s", "status", "error", "is_right")
+    seen = {
+        "cpu_s": time.process_time(),
+        "shots": [{name: getattr(shot, name) for name in told} for shot in shots],
+    }
+    print(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    asyncio.run(
+        send(sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
+    )
