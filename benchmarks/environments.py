@@ -34,11 +34,16 @@ def python_of(requirements: Path, home: Path) -> Path:
     NotInstalled: pip cannot install the requirements.
     """
     stamp, python = home / "requirements.txt", home / "bin" / "python"
-    if not stamp.exists() or stamp.read_text() != requirements.read_text():
+    text = requirements.read_text()
+    if not stamp.exists() or stamp.read_text() != text:
         _run((sys.executable, "-m", "venv", "--clear", str(home)))
-        install = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        if (
+            "--hash=" in text
+        ):  # all packages are named; an extra of one would have pip look at newer ones
+            install.append("--no-deps")
         _run((str(python), *install, "-r", str(requirements)))
-        stamp.write_text(requirements.read_text())
+        stamp.write_text(text)
     return python
 
 
