@@ -62,7 +62,7 @@ class Requests:
         """Send so many, 0: until the end is asked for; return when the first may be on its way."""
         words = [url, case.model, str(rate), str(seed), str(count)]
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, __file__, *words),
+            *(sys.executable, "-P", "-m", "job_beside", *words),
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=PIPE,
             stdout=PIPE,
