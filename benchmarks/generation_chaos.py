@@ -120,7 +120,7 @@ class Stream:
                 if answer.status != 200:
                     self.error = f"{answer.status}: {(await answer.text())[:300]}"
                     return
-                self.node = answer.headers["X-Capamesh-Node"]
+                self.node = answer.headers.get("X-Capamesh-Node", "")
                 async for line in answer.content:
                     self._take(line.decode().strip())
         except (aiohttp.ClientError, TimeoutError) as exc:

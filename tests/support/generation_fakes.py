@@ -72,13 +72,17 @@ class FakeSlots(Slots):
         return self._logits(slot) if wants_logits else None
 
     @override
-    def replay(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
+    def replay(
+        self, pieces: Sequence[tuple[int, Sequence[int]]], *, wants_logits: bool
+    ) -> Logits | None:
         self._fail()
-        assert 1 <= len(tokens) <= self.most_replayed
-        self.replayed.append(len(tokens))
-        for token in tokens:
-            self._append(slot, token, _ALONE)
-        return self._logits(slot) if wants_logits else None
+        rows = sum(len(tokens) for _, tokens in pieces)
+        assert len(pieces) <= rows <= self.most_replayed
+        self.replayed.append(rows)
+        for slot, tokens in pieces:
+            for token in tokens:
+                self._append(slot, token, _ALONE)
+        return np.stack([self._logits(slot) for slot, _ in pieces]) if wants_logits else None
 
     @override
     def score(self, slot: int, tokens: Sequence[int]) -> Logits:

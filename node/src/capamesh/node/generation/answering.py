@@ -9,7 +9,7 @@ from capamesh.node.generation.parts import LENGTH, STOP, Finish, TokenLogprob, T
 from capamesh.node.generation.request import NO_LOGPROBS
 from capamesh.node.generation.sampling import edited, sample, token_logprob
 from capamesh.node.generation.sequence import Sequence
-from capamesh.node.generation.step_plan import Draft
+from capamesh.node.generation.step_plan import Piece
 from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed
 
 
@@ -33,7 +33,7 @@ def answer(sequence: Sequence, row: npt.NDArray[np.float32]) -> TokenPart:
         return broken_off(sequence, RunFailed(f"the next token could not be used: {exc!r}"))
 
 
-def answer_draft(draft: Draft) -> list[TokenPart]:
+def answer_draft(draft: Piece) -> list[TokenPart]:
     """Return what a draft that has run adds: a part for each token that is drawn of its scores, until one is not what was guessed.
 
     The sequence's slot then holds more than it should: the tokens behind `Sequence.held`.

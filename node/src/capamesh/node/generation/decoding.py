@@ -16,7 +16,7 @@ from capamesh.node.generation.lookup import Lookup
 from capamesh.node.generation.sequence import NO_SLOT, Sequence, SequencePart
 from capamesh.node.generation.shares import TenantShares
 from capamesh.node.generation.slots import Logits, Slots
-from capamesh.node.generation.step_plan import Draft, StepPlan
+from capamesh.node.generation.step_plan import Piece, StepPlan
 
 MOST_DRAFTS: Final = 2
 """The most drafts of a step (guess: each takes as long as a step without any)."""
@@ -58,7 +58,7 @@ class Decoding:
         if not live:
             return None
         tokens = [each.out[each.fed] for each in live]
-        drafts: list[Draft] = []
+        drafts: list[Piece] = []
         if self._most:
             drafts = self._drafts(live)
         if not drafts:
@@ -110,17 +110,17 @@ class Decoding:
             self.accepted += max(0, fed - 1)
         return parts
 
-    def _drafts(self, live: SequenceOf[Sequence]) -> list[Draft]:
+    def _drafts(self, live: SequenceOf[Sequence]) -> list[Piece]:
         """Return the drafts of all of `live` that have one."""
-        drafts: list[Draft] = []
+        drafts: list[Piece] = []
         for each in live:
             if each.lookup is not None:
                 guessed = each.lookup.draft(each.out, each.fed, self._most)
                 if guessed:
-                    drafts.append(Draft(each, [each.out[each.fed], *guessed]))
+                    drafts.append(Piece(each, [each.out[each.fed], *guessed]))
         return drafts
 
 
-def _turn(draft: Draft) -> int:
+def _turn(draft: Piece) -> int:
     lookup = draft.sequence.lookup
     return lookup.turn if lookup is not None else 0

@@ -27,15 +27,23 @@ from capamesh.node.generation.parts import TokenPart
 from capamesh.node.generation.request import GenerationRequest
 from capamesh.node.generation.residents import Residents
 from capamesh.node.generation.reuse import Reuse
-from capamesh.node.generation.sequence import Constraint, Sequence, SequencePart, TokenText
+from capamesh.node.generation.sequence import (
+    NO_SLOT,
+    Constraint,
+    Sequence,
+    SequencePart,
+    TokenText,
+)
 from capamesh.node.generation.settings import GenerationSettings
 from capamesh.node.generation.shares import TenantShares
 from capamesh.node.generation.slots import Logits, Slots
-from capamesh.node.generation.step_plan import StepPlan
+from capamesh.node.generation.step_plan import Piece, StepPlan
 from capamesh.node.generation.waiting import WaitingQueue, cost, need
 from capamesh.protocol.errors import CapameshError, DeadlineExceeded
 
 _MOST_PROMISED: Final = 2**62
+_HOLD_S: Final = 1.0
+"""How long answers that go on here may wait for others that do: half of the silence for which a node is given up."""
 _MOST_REUSED: Final = 4096
 """The tokens of kept prompts that slots are filled with before those who generate get their next token (measured: 5 to 9 µs a token)."""
 
@@ -174,17 +182,7 @@ class GenerationEngine:
     def stepped(self, plan: StepPlan, logits: Logits | None, now_s: float, took_s: float) -> None:
         """Take the scores of a run that has ended `now_s` and took `took_s`, as described by `StepPlan.run`."""
         if not plan.is_decode:
-            self._filled_s += took_s
-            self._pace.filled(len(plan.tokens), took_s)
-            sequence = plan.sequences[0]
-            self._shares.charge(sequence.request.client, took_s)
-            self._residents.ran(sequence, took_s)
-            if plan.is_replay:
-                sequence.fed += len(plan.tokens)
-            if not self._residents.left(sequence):
-                if logits is not None and not plan.is_replay:
-                    self._reuse.hold(sequence, logits)
-                self._join(sequence, logits)
+            self._filled(plan, logits, took_s)
             return
         self._filled_s = 0.0
         parts = self._decoding.take(plan, logits, took_s)
@@ -192,6 +190,29 @@ class GenerationEngine:
         self._decoded_s = now_s
         for each in parts:
             self._tell(each.sequence, each.part)
+
+    def _filled(self, plan: StepPlan, logits: Logits | None, took_s: float) -> None:
+        self._filled_s += took_s
+        if not plan.replays:
+            self._pace.filled(len(plan.tokens), took_s)
+            sequence = plan.sequences[0]
+            self._ran(sequence, took_s)
+            if not self._residents.left(sequence):
+                if logits is not None:
+                    self._reuse.hold(sequence, logits)
+                self._join(sequence, logits)
+            return
+        self._pace.filled(sum(len(each.tokens) for each in plan.replays), took_s)
+        for each in plan.replays:
+            each.sequence.fed += len(each.tokens)
+            self._ran(each.sequence, took_s / len(plan.replays))
+        for each in plan.replays:
+            if not self._residents.left(each.sequence):
+                self._join(each.sequence, each.scores)
+
+    def _ran(self, sequence: Sequence, took_s: float) -> None:
+        self._shares.charge(sequence.request.client, took_s)
+        self._residents.ran(sequence, took_s)
 
     def failed(self, plan: StepPlan, error: CapameshError) -> None:
         """End what a run was for that failed, with `error`; nothing is kept of the slots that it has used."""
@@ -257,32 +278,52 @@ class GenerationEngine:
         sequence = residents.turn()
         if sequence is None:
             return None
-        is_bulk = sequence.request.is_bulk
+        # bulk waits for people's prompts, and runs its own in chunks that people can wait for
+        is_hurried = residents.has_hurry(sequence, is_held=self._filled_s < _HOLD_S)
+        is_alone = not (is_hurried or sequence.request.is_bulk)
+        if residents.replays(sequence):
+            group = residents.replaying(sequence) if is_alone else [sequence]
+            if all(map(residents.replays, group)):
+                return self._plan_replay(group[: self._slots.most_replayed], is_alone=is_alone)
+            sequence = next(each for each in group if not residents.replays(each))
         at = self._slots.used(sequence.slot)
         left = len(sequence.prefill) - at
-        is_replay = left <= 0
-        if is_replay:
-            left = min(residents.left(sequence), self._slots.most_replayed)
-        # bulk waits for people's prompts, and runs its own in chunks that people can wait for
-        is_hurried = bool(residents.live) if is_bulk else residents.serves_people
-        count = self._pace.chunk(left, is_alone=not (is_hurried or is_bulk))
+        count = self._pace.chunk(left, is_alone=is_alone)
         if is_hurried and self._filled_s and not self._pace.is_in_time(count, self._filled_s):
             return None
         while residents.used_tokens + count > self.pool_tokens:
             if self._give_way() is sequence:
                 return None
-        if is_replay:
-            tokens = sequence.out[sequence.fed : sequence.fed + count]
-            wants_logits = sequence.fed + count == len(sequence.out)
-        else:
-            tokens = sequence.prefill[at : at + count]
-            wants_logits = count == left and sequence.wants_token
         return StepPlan(
             (sequence, *sequence.siblings),
             sequence.slot,
-            tokens,
-            wants_logits=wants_logits,
-            is_replay=is_replay,
+            sequence.prefill[at : at + count],
+            wants_logits=count == left and sequence.wants_token,
+        )
+
+    def _plan_replay(self, group: list[Sequence], *, is_alone: bool) -> StepPlan | None:
+        """Return a run of known tokens of answers of a `group`, as `_plan_fill` does."""
+        residents = self._residents
+        most = self._slots.most_replayed // len(group)
+        if not is_alone:
+            (sequence,) = group
+            most = self._pace.chunk(min(residents.left(sequence), most), is_alone=False)
+            is_hurried = residents.has_hurry(sequence, is_held=self._filled_s < _HOLD_S)
+            if is_hurried and self._filled_s and not self._pace.is_in_time(most, self._filled_s):
+                return None
+        pieces = tuple(Piece(each, each.out[each.fed : each.fed + most]) for each in group)
+        count = sum(len(each.tokens) for each in pieces)
+        while residents.used_tokens + count > self.pool_tokens:
+            if self._give_way() in group:
+                return None
+        return StepPlan(
+            tuple(group),
+            NO_SLOT,
+            [],
+            wants_logits=any(
+                each.sequence.fed + len(each.tokens) == len(each.sequence.out) for each in pieces
+            ),
+            replays=pieces,
         )
 
     def _plan_decode(self) -> StepPlan | None:

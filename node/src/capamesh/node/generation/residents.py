@@ -177,10 +177,31 @@ class Residents:
             self._slots.truncate(place, 0)
         self.live.clear()
 
-    @property
-    def serves_people(self) -> bool:
-        """Return whether any that generates is not bulk."""
-        return any(not each.request.is_bulk for each in self.live)
+    def has_hurry(self, sequence: Sequence, *, is_held: bool) -> bool:
+        """Return whether those who generate need their next tokens while `sequence` is filled.
+
+        Bulk does not, beside people; nor, while `is_held`, do answers that go on here beside another that does: all of them
+        paused together, and the longest pause is the shortest if none decodes before all may.
+        """
+        if sequence.request.is_bulk:
+            return bool(self.live)
+        is_held = is_held and bool(sequence.request.resumed)
+        return any(
+            not (each.request.is_bulk or (is_held and each.request.resumed)) for each in self.live
+        )
+
+    def replays(self, sequence: Sequence) -> bool:
+        """Return whether the prompt of `sequence`, which is being filled, has run, and tokens of its answer are next."""
+        return self._slots.used(sequence.slot) >= len(sequence.prefill)
+
+    def replaying(self, sequence: Sequence) -> list[Sequence]:
+        """Return those that may go on together: `sequence`, and answers of its rank that go on here, with their prompts still to run or not."""
+        rank = sequence.request.rank
+        return [
+            each
+            for each in self.filling
+            if each is sequence or (each.replayed and each.request.rank == rank)
+        ]
 
     def bulk_by_loss(self) -> list[Sequence]:
         """Return the bulk ones that generate: first whoever gave way least often, of these who has least to be computed again."""

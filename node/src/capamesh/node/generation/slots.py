@@ -33,7 +33,7 @@ class Slots(Protocol):
     scores_each: bool
     """True if the model gives the scores behind each token of a run, not behind the last alone."""
     most_replayed: int
-    """The most tokens that `replay` takes at once; 0: it takes none."""
+    """The most tokens of all slots together that `replay` takes at once; 0: it takes none."""
 
     @abstractmethod
     def decode(self, tokens: Sequence[int]) -> Logits:
@@ -50,10 +50,13 @@ class Slots(Protocol):
         """
 
     @abstractmethod
-    def replay(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
-        """Feed known tokens of an answer to `slot`; each gets the bits that a decode step gives. Return logits as `extend` does.
+    def replay(
+        self, pieces: Sequence[tuple[int, Sequence[int]]], *, wants_logits: bool
+    ) -> Logits | None:
+        """Feed known tokens of answers to several slots, each by its number; they get the bits that decode steps give.
 
-        Raises `RunFailed`: the model did not run; the slot's contents are then unknown.
+        Return the logits behind the last token of each piece in the shape [pieces, vocabulary] if they are wanted.
+        Raises `RunFailed`: the model did not run; the slots' contents are then unknown.
         """
 
     @abstractmethod

@@ -6,8 +6,8 @@ from capamesh.node.generation.sequence import NO_SLOT, Constraint, Sequence
 from capamesh.node.generation.slots import Logits, Slots
 
 
-class Draft:
-    """The run of one sequence that generates: its next token, and those that are guessed to follow."""
+class Piece:
+    """Tokens of one sequence that run together: known ones of its answer, or its next one and those that are guessed to follow."""
 
     __slots__ = ("scores", "sequence", "tokens")
 
@@ -15,16 +15,16 @@ class Draft:
         self.sequence = sequence
         self.tokens = tokens
         self.scores: Logits | None = None
-        """The scores behind each of the tokens in the shape [tokens, vocabulary], once they have run."""
+        """Once they have run, the scores behind each of the tokens of a draft in the shape [tokens, vocabulary], of a replay behind the last in the shape [vocabulary]."""
 
 
 class StepPlan:
-    """One run of the model: a token for each sequence that generates, or several of one that is filled.
+    """One run of the model: a token for each sequence that generates, several of one that is filled, or known ones of answers that go on.
 
     Those who generate may have drafts instead, each of which is a run of its own in the same step.
     """
 
-    __slots__ = ("aside", "drafts", "is_replay", "sequences", "slot", "tokens", "wants_logits")
+    __slots__ = ("aside", "drafts", "replays", "sequences", "slot", "tokens", "wants_logits")
 
     def __init__(
         self,
@@ -33,20 +33,20 @@ class StepPlan:
         tokens: list[int],
         *,
         wants_logits: bool,
-        is_replay: bool = False,
-        drafts: tuple[Draft, ...] = (),
+        replays: tuple[Piece, ...] = (),
+        drafts: tuple[Piece, ...] = (),
         aside: frozenset[int] = frozenset(),
     ) -> None:
         self.sequences = sequences
         """The sequences that run, in the order of their slots; the one that is filled comes first, then its siblings."""
         self.slot = slot
-        """The slot that is filled; `NO_SLOT` where sequences get a token each."""
+        """The slot that is filled; `NO_SLOT` where sequences get a token each, or replay."""
         self.tokens = tokens
         """The tokens to run: one of each sequence, or those of the chunk. Sequences behind the last of which a token is run have none."""
         self.wants_logits = wants_logits
         """True if a token is drawn from the scores."""
-        self.is_replay = is_replay
-        """True if the slot is filled with known tokens of an answer, not of a prompt."""
+        self.replays = replays
+        """The known tokens of answers that run, all in one run; then nothing else does."""
         self.drafts = drafts
         """The drafts that are run behind the tokens."""
         self.aside = aside
@@ -55,7 +55,7 @@ class StepPlan:
     @property
     def is_decode(self) -> bool:
         """Return whether sequences get a token each; else a prompt is filled."""
-        return self.slot == NO_SLOT
+        return self.slot == NO_SLOT and not self.replays
 
     @property
     def size(self) -> int:
@@ -71,8 +71,13 @@ class StepPlan:
 
         Raises `RunFailed`: the model did not run.
         """
-        if self.is_replay:
-            return slots.replay(self.slot, self.tokens, wants_logits=self.wants_logits)
+        if self.replays:
+            pieces = [(each.sequence.slot, each.tokens) for each in self.replays]
+            found = slots.replay(pieces, wants_logits=self.wants_logits)
+            if found is not None:
+                for at, each in enumerate(self.replays):
+                    each.scores = found[at]
+            return None
         if not self.is_decode:
             return slots.extend(self.slot, self.tokens, wants_logits=self.wants_logits)
         logits = slots.decode(self.tokens) if self.tokens else None
@@ -86,11 +91,11 @@ class StepPlan:
         """Return the grammars of which the mask is needed after the run, and can be made during it."""
         if not self.wants_logits:
             return []
-        ahead = 1
-        if not self.is_decode:
-            ahead = len(self.tokens) if self.is_replay else 0
+        ahead = {id(each.sequence): len(each.tokens) for each in self.replays}
+        other = 1 if self.is_decode else 0
         return [
             each.constraint
             for each in self.sequences
-            if each.constraint is not None and each.fed + ahead == len(each.out)
+            if each.constraint is not None
+            and each.fed + ahead.get(id(each), other) == len(each.out)
         ]

@@ -60,14 +60,17 @@ class WatchedSlots(Slots):
             self._meter.ran(len(tokens), self._clock() - began_s)
 
     @override
-    def replay(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
+    def replay(
+        self, pieces: Sequence[tuple[int, Sequence[int]]], *, wants_logits: bool
+    ) -> Logits | None:
         began_s = self._clock()
         mark = self._marks.begin(self._number, Phase.RUNNING)
         try:
-            return self._slots.replay(slot, tokens, wants_logits=wants_logits)
+            return self._slots.replay(pieces, wants_logits=wants_logits)
         finally:
             self._marks.end(mark)
-            self._meter.ran(len(tokens), self._clock() - began_s)
+            rows = sum(len(tokens) for _, tokens in pieces)
+            self._meter.ran(rows, self._clock() - began_s)
 
     @override
     def score(self, slot: int, tokens: Sequence[int]) -> Logits:

@@ -67,11 +67,14 @@ class CountingSlots(Slots):
         return self._logits(slot) if wants_logits else None
 
     @override
-    def replay(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
-        for token in tokens:
-            self._append(slot, token)
+    def replay(
+        self, pieces: Sequence[tuple[int, Sequence[int]]], *, wants_logits: bool
+    ) -> Logits | None:
+        for slot, tokens in pieces:
+            for token in tokens:
+                self._append(slot, token)
         self._pass_time()
-        return self._logits(slot) if wants_logits else None
+        return np.stack([self._logits(slot) for slot, _ in pieces]) if wants_logits else None
 
     @override
     def score(self, slot: int, tokens: Sequence[int]) -> Logits:

@@ -114,12 +114,12 @@ def test_tokens_replayed_together_have_the_bits_of_steps(folders: Folders, kind:
     slots.copy(1, 3, 23)
     steps = [slots.decode([TOKENS[0], token, TOKENS[1]])[1].copy() for token in LONG[:37]]
     for first, end in ((0, 32), (32, 33), (33, 37)):
-        scores = slots.replay(3, LONG[first:end], wants_logits=end > 32)
+        scores = slots.replay([(3, LONG[first:end])], wants_logits=end > 32)
         assert scores is None or scores.tobytes() == steps[end - 1].tobytes()
     assert slots.used(3) == slots.used(1) == 60
     assert slots.save(3, 0, 60).tobytes() == slots.save(1, 0, 60).tobytes()
     with pytest.raises(RunFailed, match="room for 96"):
-        slots.replay(3, LONG[:37], wants_logits=False)
+        slots.replay([(3, LONG[:37])], wants_logits=False)
 
 
 def test_attention_that_reads_row_by_row_replays_step_by_step(
@@ -132,21 +132,42 @@ def test_attention_that_reads_row_by_row_replays_step_by_step(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no slot lies several times elsewhere")
+@pytest.mark.parametrize("kind", ["fp32", "q8", "w8a8"])
+def test_answers_replayed_beside_each_other_have_the_bits_of_each_alone(
+    folders: Folders, kind: str
+) -> None:
+    slots = DecoderSlots(folders[kind], count=4, length=96, threads=2)
+    for slot in range(4):
+        fill(slots, slot, TOKENS[slot % 2 :])
+    alone = [
+        slots.replay([(slot, LONG[slot : slot + count])], wants_logits=True)
+        for slot, count in ((0, 9), (1, 4))
+    ]
+    together = slots.replay([(3, LONG[1:5]), (2, LONG[:9])], wants_logits=True)
+    assert together is not None
+    for one, slot, row, other in ((alone[0], 0, 1, 2), (alone[1], 1, 0, 3)):
+        assert one is not None
+        assert together[row].tobytes() == one[0].tobytes()
+        used = slots.used(slot)
+        assert slots.save(other, 0, used).tobytes() == slots.save(slot, 0, used).tobytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no slot lies several times elsewhere")
 def test_slot_lies_in_one_place_again_once_it_is_replayed_or_emptied(folders: Folders) -> None:
     slots = slots_of(folders["q8"])
     assert slots._repeated is not None
     for wants_logits in (True, False):
         fill(slots, 2, TOKENS)
-        slots.replay(2, [5, 6], wants_logits=False)
+        slots.replay([(2, [5, 6])], wants_logits=False)
         assert slot_memory.has_repeated_slots()
-        assert slots._repeated.slot == 2
+        assert 2 in slots._repeated.slots
         if wants_logits:
-            slots.replay(2, [7], wants_logits=True)
+            slots.replay([(2, [7])], wants_logits=True)
         else:
             slots.truncate(2, 0)
-        assert slots._repeated.slot is None
+        assert set(slots._repeated.slots) == {None}
         assert not slot_memory.has_repeated_slots()
-    slots.replay(0, [5, 6], wants_logits=False)
+    slots.replay([(0, [5, 6])], wants_logits=False)
     repeated = weakref.ref(slots._repeated)
     slots.close()
     assert repeated() is None
@@ -166,7 +187,7 @@ def test_tokens_are_replayed_one_by_one_where_there_is_no_room_for_mappings(
             monkeypatch.setattr(slot_memory, "_MOST_MAPPINGS", limit)
             if limit == 99:  # another slot was replayed in between
                 slots._repeated.clear()
-            scores = slots.replay(slot, LONG[first : first + 20], wants_logits=first > 0)
+            scores = slots.replay([(slot, LONG[first : first + 20])], wants_logits=first > 0)
         assert scores is not None
         seen.append((scores.tobytes(), slots.save(slot, 0, 64).tobytes(), slots.used(slot)))
     assert seen[0] == seen[1] == seen[2]
@@ -353,7 +374,7 @@ def test_pages_of_a_repeated_slot_count_once_in_the_memory_of_the_process() -> N
     assert repeated is not None
     memory.load(1, 0, np.ones((2, 4, 4096, 64), np.float32), 4096)
     before, used = resident_bytes(), OnnxBackend().used_bytes()
-    assert repeated.point(1)
+    assert repeated.point([1] * 32)
     for part in range(2):
         rows = (ctypes.c_char * (32 * repeated.part_bytes)).from_address(repeated.address(part, 0))
         assert set(rows[3 :: mmap.PAGESIZE]) == {0x3F}  # the first byte of 1.0

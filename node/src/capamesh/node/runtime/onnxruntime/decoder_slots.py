@@ -31,7 +31,7 @@ from capamesh.node.runtime.onnxruntime.slot_memory import (
     DeviceMemory,
     HostMemory,
     Place,
-    RepeatedSlot,
+    RepeatedSlots,
     SlotMemory,
 )
 from capamesh.protocol.errors import ModelInvalid, RunFailed
@@ -40,8 +40,8 @@ _DYNAMIC_BLOCK_BASE: Final = "4"
 """The shares in which threads take work are the smaller the less of it is left. A step is hundreds of operators, each as long as its last thread: where the
 router or a client takes a core for a moment, the others go on with what is left (measured: a step takes 0.9 times as long alone, and half
 as long where much else runs; the bits are the same)."""
-MOST_REPLAYED: Final = 32
-"""The most rows of a run that replays (guess: more gain little, and each is a mapping of memory for each layer)."""
+MOST_REPLAYED: Final = 64
+"""The most rows of a run that replays (measured: 32 take a tenth longer; each is a mapping of memory for each layer)."""
 _PROBED: Final = 8
 """The rows by which it is found out whether rows of one slot see each other (guess: all of more heads and layers than threads must be lucky to hide it)."""
 ATTENTION: Final = "GroupQueryAttention"
@@ -130,7 +130,7 @@ class DecoderSlots(Slots):
         """The bindings that fill a slot, by its number."""
         self._replays: dict[int, _Run] = {}
         """The bindings of replays, by how many tokens they run."""
-        self._repeated: RepeatedSlot | None = None
+        self._repeated: RepeatedSlots | None = None
         if isinstance(self._memory, HostMemory):
             self._repeated = self._memory.repeated(MOST_REPLAYED)
         self.most_replayed = MOST_REPLAYED if self._rows_see_each_other() else 0
@@ -152,18 +152,35 @@ class DecoderSlots(Slots):
         return logits[0] if wants_logits else None
 
     @override
-    def replay(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
-        used, repeated = int(self._used[slot]), self._repeated
-        self._check_room(used, len(tokens))
-        if repeated is not None and repeated.point(slot):
-            places = range(used, used + len(tokens))
-            logits = self._replay(repeated, tokens, places, is_scored=wants_logits)
-            self._used[slot] = used + len(tokens)
+    def replay(
+        self, pieces: Sequence[tuple[int, Sequence[int]]], *, wants_logits: bool
+    ) -> Logits | None:
+        rows: list[int] = []
+        ids: list[int] = []
+        places: list[int] = []
+        ends: list[int] = []
+        for slot, tokens in pieces:
+            used = int(self._used[slot])
+            self._check_room(used, len(tokens))
+            rows += [slot] * len(tokens)
+            ids += tokens
+            places += range(used, used + len(tokens))
+            ends.append(len(ids) - 1)
+        repeated = self._repeated
+        if repeated is not None and repeated.point(rows):
+            logits = self._replay(repeated, ids, places, tuple(ends) if wants_logits else ())
+            for slot, tokens in pieces:
+                self._used[slot] += len(tokens)
             if wants_logits:
                 repeated.clear()
         else:  # a run of one token has the bits of a step, too
-            logits = [self._extend(slot, [token], 1) for token in tokens][-1]
-        return logits[-1] if wants_logits else None
+            logits = np.concatenate(
+                [
+                    [self._extend(slot, [token], 1) for token in tokens][-1]
+                    for slot, tokens in pieces
+                ]
+            )
+        return logits if wants_logits else None
 
     @override
     def score(self, slot: int, tokens: Sequence[int]) -> Logits:
@@ -177,7 +194,7 @@ class DecoderSlots(Slots):
     @override
     def truncate(self, slot: int, count: int) -> None:
         self._used[slot] = min(count, int(self._used[slot]))
-        if not count and self._repeated is not None and self._repeated.slot == slot:
+        if not count and self._repeated is not None and slot in self._repeated.slots:
             self._repeated.clear()
 
     @override
@@ -225,20 +242,19 @@ class DecoderSlots(Slots):
 
     def _replay(
         self,
-        repeated: RepeatedSlot,
+        repeated: RepeatedSlots,
         tokens: Sequence[int],
         places: Sequence[int],
-        *,
-        is_scored: bool,
+        ends: tuple[int, ...],
     ) -> Logits:
-        """Run `tokens` at `places` of the slot that lies in `repeated`, a row of a decode step for each; return logits, with `is_scored` those behind the last token last."""
+        """Run `tokens` at `places` of the slots that lie in `repeated`, a row of a decode step for each; return the logits of the rows `ends`."""
         rows = len(tokens)
         run = self._replays.get(rows)
         if run is None:
             run = self._replays[rows] = _Run(
-                self._session, self._config, repeated, self._device, 0, rows, is_one=True
+                self._session, self._config, repeated, self._device, 0, rows
             )
-        run.resize(1, scored=int(is_scored))
+        run.resize(1, scored=int(bool(ends)), ends=ends)
         ids = np.array(tokens, np.int64).reshape(rows, 1)
         return run.run(ids, np.array(places, np.int64))
 
@@ -248,7 +264,7 @@ class DecoderSlots(Slots):
         If so, the rows' order does not matter. Attention that writes and reads row by row gives other bits if the first row is the last token.
         """
         repeated = self._repeated
-        if repeated is None or self.length <= _PROBED or not repeated.point(0):
+        if repeated is None or self.length <= _PROBED or not repeated.point([0] * _PROBED):
             return False
         places = range(1, _PROBED + 1)
         tokens = [at % self.vocabulary for at in places]
@@ -256,7 +272,7 @@ class DecoderSlots(Slots):
         try:
             self.decode([0])
             for order in (1, -1):
-                self._replay(repeated, tokens[::order], places[::order], is_scored=False)
+                self._replay(repeated, tokens[::order], places[::order], ())
                 block = self.save(0, 0, _PROBED + 1)
                 found.append(block.tobytes())
                 self.load(0, np.zeros_like(block[..., 1:, :]), _PROBED)
@@ -284,19 +300,15 @@ class _Run:
         self,
         session: Untyped,
         config: GenaiConfig,
-        memory: SlotMemory | RepeatedSlot,
+        memory: SlotMemory | RepeatedSlots,
         device: DecoderDevice,
         first: int,
         rows: int,
-        *,
-        is_one: bool = False,
     ) -> None:
-        """With `is_one` all rows are of one slot, and logits are those behind the last."""
         self._session = session
         self._config = config
         self._device = device
         self._rows = rows
-        self._is_one = is_one
         self._length = memory.shape[3]
         self._places = np.arange(self._length, dtype=np.int64)
         self._binding = session.io_binding()
@@ -308,15 +320,19 @@ class _Run:
             self._binding.bind_input(past, *part, address)
             self._binding.bind_output(present, *part, address)
         self._tokens = self._scored = 0
+        self._ends: tuple[int, ...] = ()
         self._inputs: dict[str, npt.NDArray[Any]] = {}
         self._logits: npt.NDArray[Any] = np.zeros((0, 0), np.float32)
         self._logits_of = _logits_places(session, config)
 
-    def resize(self, tokens: int, *, scored: int) -> None:
-        """Make the arrays anew for runs of `tokens` of each slot with logits behind the last `scored` of them, unless they are so already."""
-        if (tokens, scored) == (self._tokens, self._scored):
+    def resize(self, tokens: int, *, scored: int, ends: tuple[int, ...] = ()) -> None:
+        """Make the arrays anew for runs of `tokens` of each slot with logits behind the last `scored` of them, unless they are so already.
+
+        With `ends` there are logits of these slots alone, in their order, as rows of the run.
+        """
+        if (tokens, scored, ends) == (self._tokens, self._scored, self._ends):
             return
-        self._tokens, self._scored = tokens, scored
+        self._tokens, self._scored, self._ends = tokens, scored, ends
         names, rows = self._config.inputs, self._rows
         inputs: dict[str, npt.NDArray[Any]] = {names.input_ids: np.zeros((rows, tokens), np.int64)}
         if names.seqlens_k:
@@ -327,8 +343,8 @@ class _Run:
         if names.position_ids:
             inputs[names.position_ids] = np.zeros((rows, tokens), np.int64)
         if names.rows:
-            ends = np.arange(rows if self._is_one else 1, rows + 1, dtype=np.int64) * tokens
-            inputs[names.rows] = (ends[:, None] - np.arange(scored, 0, -1)).reshape(-1)
+            behind = (np.array(ends or range(rows), np.int64) + 1) * tokens
+            inputs[names.rows] = (behind[:, None] - np.arange(scored, 0, -1)).reshape(-1)
         self._inputs = inputs
         self._bind_inputs()
         kind, places = self._logits_of
@@ -374,6 +390,8 @@ class _Run:
         logits = self._logits
         if not names.rows:
             logits = logits[:, -max(1, self._scored) :].reshape(-1, logits.shape[-1])
+            if self._ends:
+                logits = logits[list(self._ends)]
         return logits if logits.dtype == np.float32 else logits.astype(np.float32)
 
     def _bind_inputs(self) -> None:

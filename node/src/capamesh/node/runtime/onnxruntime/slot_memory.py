@@ -72,9 +72,9 @@ class HostMemory(SlotMemory):
         self.place, self.kind, self.shape = HOST, kind, shape
         self._array = _zeros(shape, kind)
 
-    def repeated(self, rows: int) -> RepeatedSlot | None:
-        """Return addresses at which one slot lies `rows` times; None: the system cannot do that, or slots do not end where pages do."""
-        repeated = RepeatedSlot(self, rows)
+    def repeated(self, rows: int) -> RepeatedSlots | None:
+        """Return addresses at which slots lie again, `rows` times in all; None: the system cannot do that, or slots do not end where pages do."""
+        repeated = RepeatedSlots(self, rows)
         if sys.platform != "linux" or repeated.part_bytes % mmap.PAGESIZE:
             return None
         return repeated
@@ -103,8 +103,8 @@ class HostMemory(SlotMemory):
         self._array = self._array[:, :0].copy()
 
 
-class RepeatedSlot:
-    """One slot as often as a run has rows, row behind row: all are the same pages of memory, so that each row reads what others wrote.
+class RepeatedSlots:
+    """Slots as often as a run has rows of them, row behind row: rows of one slot are the same pages of memory, so that each reads what others wrote.
 
     Addresses are kept for as long as it lives; pages are there between `point` and `clear`.
     """
@@ -115,21 +115,21 @@ class RepeatedSlot:
         self.place, self.kind, self.shape = HOST, memory.kind, (parts, rows, *of_slot)
         self.part_bytes = math.prod(of_slot) * np.dtype(memory.kind).itemsize
         """The bytes of a slot's keys or values of one layer."""
-        self.slot: int | None = None
-        """The slot that lies here; None: none does."""
+        self.slots: list[int | None] = [None] * rows
+        """The slot that lies in each row; None: none does."""
         self._memory = memory
         self._size_bytes = parts * rows * self.part_bytes
         self._begin = 0
 
     def address(self, part: int, _: int) -> int:
-        """Return where the rows of the slot's keys or values of one layer begin, once a slot has been here."""
+        """Return where the rows' keys or values of one layer begin, once a slot has been here."""
         return self._begin + part * self.shape[1] * self.part_bytes
 
-    def point(self, slot: int) -> bool:
-        """Let `slot` lie here; return False if the process has no room for so many mappings or addresses."""
-        if slot == self.slot:
+    def point(self, slots: Sequence[int]) -> bool:
+        """Let the first rows be those slots; return False if the process has no room for so many mappings or addresses."""
+        changed = [row for row, slot in enumerate(slots) if self.slots[row] != slot]
+        if not changed:
             return True
-        self.slot = None
         parts, rows, *_ = self.shape
         _MAPPINGS[id(self)] = parts * rows
         if sum(list(_MAPPINGS.values())) > _MOST_MAPPINGS:
@@ -139,18 +139,20 @@ class RepeatedSlot:
             if not self._begin:
                 self._begin = _mapped_nothing(0, self._size_bytes)
             for part in range(parts):
-                source, at = self._memory.address(part, slot), self.address(part, 0)
-                for row in range(rows):
+                at = self.address(part, 0)
+                for row in changed:
+                    source = self._memory.address(part, slots[row])
                     _mapped_again(source, self.part_bytes, at + row * self.part_bytes)
         except OSError:
             self.clear()
             return False
-        self.slot = slot
+        for row in changed:
+            self.slots[row] = slots[row]
         return True
 
     def clear(self) -> None:
         """Let no slot lie here."""
-        self.slot = None
+        self.slots = [None] * self.shape[1]
         if self._begin:
             with suppress(OSError):  # then its pages lie here, unread, until another's do
                 _mapped_nothing(self._begin, self._size_bytes)
