@@ -38,9 +38,8 @@ def python_of(requirements: Path, home: Path) -> Path:
     if not stamp.exists() or stamp.read_text() != text:
         _run((sys.executable, "-m", "venv", "--clear", str(home)))
         install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        if (
-            "--hash=" in text
-        ):  # all packages are named; an extra of one would have pip look at newer ones
+        # pins with hashes name all packages; an extra of one would have pip look at newer ones
+        if "--hash=" in text:
             install.append("--no-deps")
         _run((str(python), *install, "-r", str(requirements)))
         stamp.write_text(text)

@@ -4,7 +4,7 @@
 or the one in the folder that `make language-model` or `capamesh model import` made. In each round
 one node makes 16 answers, each drawn with a seed of its own, or with `--greedy` the likeliest without any, when it is killed, frozen or told to end. The other node goes on with
 them, and each stream must end with the text of the same request undisturbed. The pause of a stream is the longest time without a token
-from then on; it is held against the time in which as many answers that begin together get their first tokens behind prompts that are longer by what was had. The node that was hurt comes back
+from then on; it is held against the time in which as many answers that begin together at one node get their first tokens behind prompts that are longer by what was had. The node that was hurt comes back
 for the next round, in which the other is hurt. Pauses are times of the clock: they say something on a machine that does nothing else.
 
 What was seen of each round stays in the folder, and a second run with the same folder does only the rounds that are missing: 60 take nine minutes.
@@ -242,10 +242,11 @@ async def measure(options: argparse.Namespace, file: Path, console: Console) -> 
             folder = models / name
             write_decoder_folder(folder / "1", source=gguf(variant=Variant(context=CONTEXT)))
             (folder / "capamesh.toml").write_text("task = 'chat'\n")
-        async with Cluster(Path(top) / "cluster", models) as cluster:
+        # all cores for each, as on a machine of its own: one of them has the streams when pauses are looked at
+        async with Cluster(Path(top) / "cluster", models, node_options=()) as cluster:
             nodes = [await cluster.add(), await cluster.add()]
             await cluster.wait_routable(2, asked.models)
-            texts, begun_s = await undisturbed(cluster, asked)
+            texts, begun_s = await undisturbed(cluster, peer_of(nodes[0]), asked)
             for number in range(first, options.rounds):
                 kind = KINDS[number % len(KINDS)]
                 victim = (at + number) % 2
@@ -259,8 +260,10 @@ async def measure(options: argparse.Namespace, file: Path, console: Console) -> 
                 await cluster.wait_routable(2, asked.models)
 
 
-async def undisturbed(cluster: Cluster, asked: Asked) -> tuple[dict[tuple[str, int], str], float]:
-    """Return the texts that nothing disturbs, and how long as many answers behind longer prompts take to begin."""
+async def undisturbed(
+    cluster: Cluster, spare: str, asked: Asked
+) -> tuple[dict[tuple[str, int], str], float]:
+    """Return the texts that nothing disturbs, and how long as many answers behind longer prompts take to begin at one node, without the `spare`."""
     began_s: list[float] = []
     expected: list[Stream] = []
     for turn in range(3):  # the first warms up
@@ -269,11 +272,13 @@ async def undisturbed(cluster: Cluster, asked: Asked) -> tuple[dict[tuple[str, i
         expected = await anext(calm)
         if broken := [each.error for each in expected if each.error or not each.is_done]:
             raise SystemExit(f"an undisturbed answer broke off: {broken[0]}")
+        await hold(cluster, spare, "forced_open")
         asked_s = time.monotonic()
         longer = all_of(cluster.http_url, replace(asked, tokens=1), more=asked.had + turn)
         await anext(longer)
         read = await anext(longer)
         began_s.append(max(each.times[0] for each in read) - asked_s)
+        await hold(cluster, spare, "automatic")
     texts = {(each.model, each.number): each.text for each in expected}
     return texts, statistics.median(began_s[1:])
 

@@ -1,7 +1,8 @@
 """Online requests beside a job: how much longer they wait, and what the job gets of what they leave. Starts one process.
 
-Imported by `jobs.py`; as a program, the requests of a turn, which must not share the event loop of the job's own client. Turns with a job and without take turns; the load of requests comes at fixed times, whatever becomes of those
-before, at half of what the cluster answers. A turn with a job lasts as long as the job. What requests leave is told twice: as half of
+Imported by `jobs.py`; as a program it sends the requests of a turn, which must not share the event loop of the job's own client.
+Turns with a job and without take turns; the load of requests comes at fixed times, whatever becomes of those before, at a part of
+what the cluster answers. A turn with a job lasts as long as the job. What requests leave is told twice: as half of
 the job's rate alone, as if each of them took what a row in the best batch takes, and as the part of the cores' time that is idle.
 """
 
@@ -66,7 +67,6 @@ class Requests:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=PIPE,
             stdout=PIPE,
-            limit=1 << 30,
         )
         process.stdin.write(request_of(case)[0] + b"\n")
         await process.stdout.readline()

@@ -201,19 +201,28 @@ def test_resumed_answer_says_only_what_is_new(most_replayed: int) -> None:
         desk.submit(request(resumed=(3, 4), stop_tokens=frozenset([4])))
 
 
-def test_answers_that_go_on_together_replay_together_before_any_decodes() -> None:
+@pytest.mark.parametrize(
+    ("step_s", "kinds"),
+    [(0.01, "ffrrrrrrd"), (0.4, "ffrrdrrrdrd")],
+    ids=["soon", "within a second"],
+)
+def test_answers_that_go_on_together_replay_together_before_any_decodes(
+    step_s: float, kinds: str
+) -> None:
     slots = FakeSlots(length=96)
     slots.most_replayed = 8
-    desk = Desk(slots)
-    asked = [request(7, max_tokens=40, first=at) for at in range(1, 4)]
+    desk = Desk(slots, step_s=step_s)
+    asked = [request(7, max_tokens=50, first=at) for at in (1, 2)]
     alone = [ids_alone(each) for each in asked]
-    for each, ids in zip(asked, alone, strict=True):
-        desk.submit(dataclasses.replace(each, resumed=tuple(ids[:16])))
+    had = (8, 40)
+    for each, ids, count in zip(asked, alone, had, strict=True):
+        desk.submit(dataclasses.replace(each, resumed=tuple(ids[:count])))
     desk.run()
-    kinds = "".join("d" if p.is_decode else "r" if p.replays else "f" for p in desk.plans)
-    assert kinds.startswith("fff" + 8 * "r" + "d")
-    assert slots.replayed == [6] * 8
-    assert [desk.ids(each) for each in desk.told] == [ids[16:] for ids in alone]
+    seen = "".join("d" if p.is_decode else "r" if p.replays else "f" for p in desk.plans)
+    assert seen.startswith(kinds)
+    assert slots.replayed == [8] * 6
+    for told, ids, count in zip(desk.told, alone, had, strict=True):
+        assert desk.ids(told) == ids[count:]
 
 
 def test_failed_run_ends_those_it_was_for_and_the_engine_goes_on() -> None:

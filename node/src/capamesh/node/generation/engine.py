@@ -43,7 +43,7 @@ from capamesh.protocol.errors import CapameshError, DeadlineExceeded
 
 _MOST_PROMISED: Final = 2**62
 _HOLD_S: Final = 1.0
-"""How long answers that go on here may wait for others that do: half of the silence for which a node is given up."""
+"""How long an answer that goes on here may wait for others that do (guess: half of the silence after which a router gives a stream up)."""
 _MOST_REUSED: Final = 4096
 """The tokens of kept prompts that slots are filled with before those who generate get their next token (measured: 5 to 9 µs a token)."""
 
@@ -284,7 +284,7 @@ class GenerationEngine:
         if residents.replays(sequence):
             group = residents.replaying(sequence) if is_alone else [sequence]
             if all(map(residents.replays, group)):
-                return self._plan_replay(group[: self._slots.most_replayed], is_alone=is_alone)
+                return self._plan_replay(group, is_hurried=is_hurried, is_alone=is_alone)
             sequence = next(each for each in group if not residents.replays(each))
         at = self._slots.used(sequence.slot)
         left = len(sequence.prefill) - at
@@ -301,16 +301,17 @@ class GenerationEngine:
             wants_logits=count == left and sequence.wants_token,
         )
 
-    def _plan_replay(self, group: list[Sequence], *, is_alone: bool) -> StepPlan | None:
-        """Return a run of known tokens of answers of a `group`, as `_plan_fill` does."""
+    def _plan_replay(
+        self, group: list[Sequence], *, is_hurried: bool, is_alone: bool
+    ) -> StepPlan | None:
+        """Return a run of known tokens of the answers of a `group`, which is of one unless `is_alone`, as `_plan_fill` does."""
         residents = self._residents
+        group = group[: self._slots.most_replayed]
         most = self._slots.most_replayed // len(group)
         if not is_alone:
-            (sequence,) = group
-            most = self._pace.chunk(min(residents.left(sequence), most), is_alone=False)
-            is_hurried = residents.has_hurry(sequence, is_held=self._filled_s < _HOLD_S)
-            if is_hurried and self._filled_s and not self._pace.is_in_time(most, self._filled_s):
-                return None
+            most = self._pace.chunk(min(residents.left(group[0]), most), is_alone=False)
+        if is_hurried and self._filled_s and not self._pace.is_in_time(most, self._filled_s):
+            return None
         pieces = tuple(Piece(each, each.out[each.fed : each.fed + most]) for each in group)
         count = sum(len(each.tokens) for each in pieces)
         while residents.used_tokens + count > self.pool_tokens:
